@@ -1,0 +1,91 @@
+"""Errors that speak to a user in one line, and the checks that raise them."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class ConfigurationError(ValueError):
+    """A bad value in a configuration: names the field, the value and what is allowed.
+
+    Parameters
+    ----------
+    field : str
+        Dotted name of the configuration field, such as ``strategy.max_clusters``.
+    value : object
+        The value that was given.
+    allowed : str
+        What is allowed instead, as the end of the sentence "...; allowed: ".
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+        super().__init__(f"{field}: {_short(value)} is not valid; allowed: {allowed}")
+
+    def within(self, prefix: str) -> ConfigurationError:
+        """Return the same error with its field placed under `prefix`."""
+        return ConfigurationError(f"{prefix}.{self.field}", self.value, self.allowed)
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, for a reason worth one line and no traceback."""
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return ``did you mean 'x'? `` with the nearest of `names`, or an empty string."""
+    close = difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def unknown_name(field: str, name: object, names: Iterable[str]) -> ConfigurationError:
+    """Return the error for a `name` that is none of `names`, with the nearest one first."""
+    options = sorted(names)
+    return ConfigurationError(field, name, nearest(str(name), options) + ", ".join(options))
+
+
+def check_number(
+    field: str,
+    value: float,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Raise `ConfigurationError` unless `value` is a finite number within the given bounds."""
+    bounds = [
+        (above, ">", lambda bound: value > bound),
+        (at_least, ">=", lambda bound: value >= bound),
+        (below, "<", lambda bound: value < bound),
+        (at_most, "<=", lambda bound: value <= bound),
+    ]
+    wanted = [(symbol, bound) for bound, symbol, _ in bounds if bound is not None]
+    allowed = "a number" + "".join(f" {symbol} {bound:g}" for symbol, bound in wanted)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
+        raise ConfigurationError(field, value, allowed)
+    if not all(holds(bound) for bound, _, holds in bounds if bound is not None):
+        raise ConfigurationError(field, value, allowed)
+
+
+def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
+    """Raise `ConfigurationError` unless `value` is one of `choices`."""
+    options = list(choices)
+    if value not in options:
+        raise ConfigurationError(
+            field, value, nearest(str(value), options) + ", ".join(options)
+        )
+
+
+def check_assumed_malicious(value: float) -> None:
+    """Check a defence's assumed fraction of malicious clients: at least 0, below one half."""
+    check_number("assumed_malicious", value, at_least=0.0, below=0.5)

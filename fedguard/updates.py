@@ -1,0 +1,504 @@
+"""The language between grids and defences: layouts, client updates and verdicts.
+
+A grid hands the server the replies of one round; `ClientUpdates.from_replies` turns them into one
+(clients x parameters) matrix of model deltas and sets malformed replies aside; a defence turns
+that matrix into a `Verdict`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from torch import Tensor, nn
+
+MAX_MAGNITUDE = 1e10
+"""Largest absolute value of a delta's entry that is taken for a number a training could produce."""
+
+MAX_EXAMPLES = 10**9
+"""Largest number of examples a client is believed to hold."""
+
+_BUFFER_SUFFIXES = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class TensorArray(Array):
+    """A Flower `Array` that keeps its NumPy array and serialises it only when bytes are read.
+
+    Writing 4 MB to ``.npy`` bytes and reading them back costs about 6 ms; inside one process
+    nobody needs the bytes.
+    """
+
+    def __init__(self, ndarray: np.ndarray) -> None:
+        self.dtype = str(ndarray.dtype)
+        self.shape = tuple(int(size) for size in ndarray.shape)
+        self.stype = "numpy.ndarray"
+        self._ndarray = ndarray
+        self._data: bytes | None = None
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The array as ``.npy`` bytes, made on first use."""
+        if self._data is None:
+            self._data = Array.from_numpy_ndarray(self._ndarray).data
+        return self._data
+
+    def numpy(self) -> np.ndarray:
+        """Return the array itself; callers must not write to it."""
+        return self._ndarray
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """How a model's named tensors lie in one flat vector: trainable parameters first.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Names in vector order.
+    shapes : tuple of tuple of int
+        Shape of each tensor, in vector order.
+    dtypes : tuple of str
+        NumPy name of each tensor's type, in vector order; integer buffers are rounded back.
+    num_trainable_tensors : int
+        How many of the tensors, counted from the front, are trainable parameters; the rest are
+        buffers such as BatchNorm statistics.
+    record_names : tuple of str
+        The same names in the order of the model's state dict.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    num_trainable_tensors: int
+    record_names: tuple[str, ...]
+
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of entries of each tensor, in vector order."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each tensor starts in the vector; one more entry than there are tensors."""
+        return tuple(int(end) for end in np.cumsum((0, *self.sizes)))
+
+    @property
+    def size(self) -> int:
+        """Length D of the vector."""
+        return self.offsets[-1]
+
+    @property
+    def num_trainable(self) -> int:
+        """Length of the vector's trainable part."""
+        return self.offsets[self.num_trainable_tensors]
+
+    @classmethod
+    def _build(
+        cls, entries: Mapping[str, tuple[tuple[int, ...], str]], buffers: set[str]
+    ) -> ParameterLayout:
+        trainable = [name for name in entries if name not in buffers]
+        names = (*trainable, *(name for name in entries if name in buffers))
+        return cls(
+            names=names,
+            shapes=tuple(entries[name][0] for name in names),
+            dtypes=tuple(entries[name][1] for name in names),
+            num_trainable_tensors=len(trainable),
+            record_names=tuple(entries),
+        )
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> ParameterLayout:
+        """Return the layout of a module's state dict."""
+        state = module.state_dict()
+        entries = {
+            name: (tuple(value.shape), str(value.dtype).removeprefix("torch."))
+            for name, value in state.items()
+        }
+        return cls._build(entries, set(state) - {name for name, _ in module.named_parameters()})
+
+    @classmethod
+    def from_arrays(cls, arrays: ArrayRecord) -> ParameterLayout:
+        """Return the layout of an array record; buffers are known by name or integer type."""
+        entries = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
+        buffers = {
+            name
+            for name, (_, dtype) in entries.items()
+            if name.endswith(_BUFFER_SUFFIXES) or not np.issubdtype(np.dtype(dtype), np.floating)
+        }
+        return cls._build(entries, buffers)
+
+    @classmethod
+    def flat(cls, size: int) -> ParameterLayout:
+        """Return the layout of one anonymous trainable vector of `size` entries."""
+        return cls(("vector",), ((size,),), ("float32",), 1, ("vector",))
+
+    def flatten(self, tensors: Mapping[str, Tensor | np.ndarray]) -> Tensor:
+        """Return the (D,) float32 vector of named tensors.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If a name is missing or a shape differs.
+        """
+        vector = torch.empty(self.size)
+        for name, shape, start, end in zip(
+            self.names, self.shapes, self.offsets, self.offsets[1:], strict=False
+        ):
+            value = torch.as_tensor(tensors[name])
+            if tuple(value.shape) != shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {shape}")
+            vector[start:end] = value.detach().reshape(-1)
+        return vector
+
+    def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
+        """Return the named float tensors of a (D,) vector, as views."""
+        return {
+            name: vector[start:end].view(shape)
+            for name, shape, start, end in zip(
+                self.names, self.shapes, self.offsets, self.offsets[1:], strict=False
+            )
+        }
+
+    def vector_from_arrays(self, arrays: ArrayRecord) -> Tensor:
+        """Return the (D,) float32 vector of an array record."""
+        return self.flatten({name: arrays[name].numpy() for name in self.names})
+
+    def to_arrays(self, vector: Tensor) -> ArrayRecord:
+        """Return a (D,) vector as an array record in state-dict order and original types."""
+        tensors = self.unflatten(vector.detach().cpu())
+        dtypes = dict(zip(self.names, self.dtypes, strict=True))
+        record = ArrayRecord()
+        for name in self.record_names:
+            dtype = np.dtype(dtypes[name])
+            array = tensors[name].numpy()
+            if not np.issubdtype(dtype, np.floating):
+                array = np.rint(array)
+            record[name] = TensorArray(array.astype(dtype, copy=False))
+        return record
+
+    def load(self, module: nn.Module, vector: Tensor) -> None:
+        """Copy a (D,) vector into a module's parameters and buffers, in place."""
+        state = module.state_dict()
+        with torch.no_grad():
+            for name, value in self.unflatten(vector).items():
+                target = state[name]
+                target.copy_(value if target.is_floating_point() else value.round())
+
+
+class StackedReplies(list[Message]):
+    """Replies of one round that carry their model deltas as one matrix.
+
+    Grids that train in this process return it, so that a defence need not unpack messages. Rows
+    are in the order of the list. Anything that rewrites a reply must rewrite the row as well.
+
+    Parameters
+    ----------
+    messages : iterable of Message
+        The replies as ordinary Flower messages.
+    deltas : Tensor
+        (K, D) float32, client model minus global model.
+    num_examples : Tensor
+        (K,) float64, as claimed.
+    """
+
+    def __init__(self, messages: Iterable[Message], deltas: Tensor, num_examples: Tensor) -> None:
+        super().__init__(messages)
+        self.deltas = deltas
+        self.num_examples = num_examples
+
+
+@dataclass(frozen=True)
+class ClientUpdates:
+    """The well-formed updates of one round, and why the others were set aside.
+
+    Attributes
+    ----------
+    deltas : Tensor
+        (K, D) float32, client model minus global model, trainable parameters first. Every entry is
+        finite and at most `MAX_MAGNITUDE`.
+    num_examples : Tensor
+        (K,) float64, at least 1, as claimed by the clients; claims can lie.
+    node_ids : tuple of int
+        (K,) who sent each row.
+    global_vector : Tensor
+        (D,) float32, the model the clients started from.
+    layout : ParameterLayout
+        Names, shapes and offsets of the D entries.
+    malformed : dict of int to str
+        Node id to the reason why its reply was set aside.
+    remarks : dict of int to str
+        Node id to what else was odd about a reply that counts, such as a second reply.
+    server_round : int
+        The round the updates belong to.
+    """
+
+    deltas: Tensor
+    num_examples: Tensor
+    node_ids: tuple[int, ...]
+    global_vector: Tensor
+    layout: ParameterLayout
+    malformed: dict[int, str] = field(default_factory=dict)
+    remarks: dict[int, str] = field(default_factory=dict)
+    server_round: int = 0
+
+    def __len__(self) -> int:
+        return len(self.node_ids)
+
+    @property
+    def trainable(self) -> Tensor:
+        """(K, T) view of the trainable parameters' deltas, without buffers."""
+        return self.deltas[:, : self.layout.num_trainable]
+
+    def select(self, rows: Sequence[int] | Tensor) -> ClientUpdates:
+        """Return the updates of the given rows, in that order."""
+        index = torch.as_tensor(rows, dtype=torch.long)
+        return ClientUpdates(
+            deltas=self.deltas[index],
+            num_examples=self.num_examples[index],
+            node_ids=tuple(self.node_ids[int(row)] for row in index),
+            global_vector=self.global_vector,
+            layout=self.layout,
+            server_round=self.server_round,
+        )
+
+    @classmethod
+    def from_matrix(
+        cls,
+        deltas: Tensor | np.ndarray,
+        num_examples: Tensor | np.ndarray | Sequence[float] | None = None,
+        node_ids: Sequence[int] | None = None,
+        global_vector: Tensor | None = None,
+        layout: ParameterLayout | None = None,
+        *,
+        malformed: Mapping[int, str] | None = None,
+        remarks: Mapping[int, str] | None = None,
+        server_round: int = 0,
+    ) -> ClientUpdates:
+        """Build updates from a (K, D) matrix; rows that are no sane update are set aside.
+
+        Parameters
+        ----------
+        deltas : Tensor or ndarray
+            (K, D), client model minus global model.
+        num_examples : array of float, optional
+            (K,) claims; 1 each if left out.
+        node_ids : sequence of int, optional
+            (K,) ids; 0 to K - 1 if left out.
+        global_vector : Tensor, optional
+            (D,) the global model; zeros if left out.
+        layout : ParameterLayout, optional
+            Names and shapes; one anonymous vector if left out.
+        malformed, remarks : mapping of int to str, optional
+            Reasons known from before, kept.
+        server_round : int
+            The round the updates belong to.
+        """
+        matrix = torch.as_tensor(deltas)
+        if matrix.ndim != 2:
+            raise ValueError(f"deltas must be a (clients, parameters) matrix, not {matrix.ndim}-d")
+        matrix = matrix.detach().to(torch.float32)
+        count, size = matrix.shape
+        ids = tuple(range(count)) if node_ids is None else tuple(int(node) for node in node_ids)
+        claims = (
+            torch.ones(count, dtype=torch.float64)
+            if num_examples is None
+            else torch.as_tensor(num_examples, dtype=torch.float64)
+        )
+        if len(ids) != count or claims.shape != (count,):
+            raise ValueError(f"{count} rows need {count} node ids and {count} num_examples")
+        reasons = dict(malformed or {})
+        good = []
+        for row, (node, reason) in enumerate(zip(ids, _row_faults(matrix, claims), strict=True)):
+            if reason is None:
+                good.append(row)
+            else:
+                reasons[node] = reason
+        if len(good) < count:
+            matrix, claims = matrix[good], claims[good]
+        return cls(
+            deltas=matrix,
+            num_examples=claims,
+            node_ids=tuple(ids[row] for row in good),
+            global_vector=torch.zeros(size) if global_vector is None else global_vector,
+            layout=ParameterLayout.flat(size) if layout is None else layout,
+            malformed=reasons,
+            remarks=dict(remarks or {}),
+            server_round=server_round,
+        )
+
+    @classmethod
+    def from_replies(
+        cls,
+        replies: Iterable[Message],
+        global_vector: Tensor,
+        layout: ParameterLayout,
+        *,
+        expected: Iterable[int] | None = None,
+        weighted_by_key: str = "num-examples",
+        server_round: int = 0,
+    ) -> ClientUpdates:
+        """Stack the replies of one round; costs nothing for `StackedReplies`.
+
+        Rows are sorted by node id, so that the order of arrival decides nothing.
+
+        Parameters
+        ----------
+        replies : iterable of Message
+            What the grid returned.
+        global_vector : Tensor
+            (D,) the model that was sent out.
+        layout : ParameterLayout
+            Its layout.
+        expected : iterable of int, optional
+            Node ids that were asked; those that did not answer are recorded.
+        weighted_by_key : str
+            Name of the metric that holds the number of examples.
+        server_round : int
+            The current round.
+        """
+        messages = list(replies)
+        asked = None if expected is None else set(expected)
+        chosen, malformed, remarks = _sort_out(messages, asked)
+        nodes = sorted(chosen)
+        if isinstance(replies, StackedReplies):
+            rows = [chosen[node] for node in nodes]
+            whole = rows == list(range(len(messages)))
+            matrix = replies.deltas if whole else replies.deltas[rows]
+            claims = replies.num_examples if whole else replies.num_examples[rows]
+        else:
+            matrix = torch.empty(len(nodes), layout.size)
+            examples: list[float] = []
+            kept: list[int] = []
+            for node in nodes:
+                try:
+                    claim = _read_claim(messages[chosen[node]], weighted_by_key)
+                    _read_model(messages[chosen[node]], layout, matrix[len(kept)])
+                except (KeyError, ValueError, TypeError, EOFError, OSError) as error:
+                    malformed[node] = _reason(error)
+                    continue
+                examples.append(claim)
+                kept.append(node)
+            nodes = kept
+            matrix = matrix[: len(kept)]
+            matrix -= global_vector
+            claims = torch.tensor(examples, dtype=torch.float64)
+        return cls.from_matrix(
+            matrix,
+            claims,
+            nodes,
+            global_vector,
+            layout,
+            malformed=malformed,
+            remarks=remarks,
+            server_round=server_round,
+        )
+
+
+def _row_faults(matrix: Tensor, claims: Tensor, chunk: int = 64) -> list[str | None]:
+    """Return for each row why it is no sane update, or None; reads the matrix once."""
+    if matrix.shape[1] == 0:
+        peak = torch.zeros(len(matrix))
+    else:
+        # amax propagates NaN; chunks bound the temporary that abs() makes.
+        peak = torch.cat([part.abs().amax(dim=1) for part in matrix.split(chunk)] or [claims[:0]])
+    faults: list[str | None] = []
+    for value, claim in zip(peak.tolist(), claims.tolist(), strict=True):
+        if math.isnan(value):
+            faults.append("not a number (NaN) in the update")
+        elif math.isinf(value):
+            faults.append("infinite value in the update")
+        elif value > MAX_MAGNITUDE:
+            faults.append(f"value of size {value:.1e} in the update")
+        elif not 1 <= claim <= MAX_EXAMPLES:
+            faults.append(f"num-examples of {claim:g}")
+        else:
+            faults.append(None)
+    return faults
+
+
+def _sort_out(
+    messages: Sequence[Message], asked: set[int] | None
+) -> tuple[dict[int, int], dict[int, str], dict[int, str]]:
+    """Return which message counts for each node, who is set aside and what was odd."""
+    chosen: dict[int, int] = {}
+    malformed: dict[int, str] = {}
+    remarks: dict[int, str] = {}
+    for position, message in enumerate(messages):
+        node = message.metadata.src_node_id
+        if asked is not None and node not in asked:
+            malformed[node] = "reply from a client that was not asked"
+        elif node in chosen or node in malformed:
+            remarks[node] = "sent more than one reply; the first counts"
+        elif message.has_error():
+            malformed[node] = f"error reply: {message.error.reason}"[:200]
+        else:
+            chosen[node] = position
+    for node in sorted((asked or set()) - chosen.keys() - malformed.keys()):
+        malformed[node] = "no reply"
+    return chosen, malformed, remarks
+
+
+def _read_claim(message: Message, weighted_by_key: str) -> float:
+    records = list(message.content.metric_records.values())
+    if len(records) != 1:
+        raise ValueError(f"{len(records)} metric records, expected 1")
+    record: MetricRecord = records[0]
+    if weighted_by_key not in record:
+        raise ValueError(f"no {weighted_by_key} in the metrics")
+    claim = record[weighted_by_key]
+    if isinstance(claim, list):
+        raise ValueError(f"{weighted_by_key} is a list")
+    return float(claim)
+
+
+def _read_model(message: Message, layout: ParameterLayout, out: Tensor) -> None:
+    records = list(message.content.array_records.values())
+    if len(records) != 1:
+        raise ValueError(f"{len(records)} array records, expected 1")
+    record = records[0]
+    if missing := [name for name in layout.names if name not in record]:
+        raise ValueError(f"missing array {missing[0]!r}")
+    if extra := [name for name in record if name not in layout.record_names]:
+        raise ValueError(f"unexpected array {extra[0]!r}")
+    tensors: dict[str, np.ndarray] = {}
+    for name, shape in zip(layout.names, layout.shapes, strict=True):
+        # The header's shape is a claim as well; np.load checks it against the bytes it has.
+        if tuple(record[name].shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(record[name].shape)}, expected {shape}")
+        array = record[name].numpy()
+        if array.dtype.kind not in "fiu":
+            raise ValueError(f"{name} holds {array.dtype}, expected numbers")
+        tensors[name] = array
+    out.copy_(layout.flatten(tensors))
+
+
+def _reason(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else type(error).__name__
+    return " ".join(text.split())[:200]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a defence decided about one round.
+
+    Attributes
+    ----------
+    delta : Tensor
+        (D,) float32, what the server adds to the global model.
+    weights : Tensor
+        (K,) share of each client in `delta`; 0 means rejected.
+    scores : dict of str to Tensor
+        Each (K,): what the defence measured, named as in its paper.
+    reasons : dict of int to str
+        Node id to why the client was rejected.
+    """
+
+    delta: Tensor
+    weights: Tensor
+    scores: dict[str, Tensor] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
