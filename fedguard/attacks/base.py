@@ -1,0 +1,125 @@
+"""What an attack is: hooks that a malicious client or the coalition may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fedguard.updates import ClientUpdates
+
+KnowledgeScope = Literal["partial", "full"]
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the attacker sees when it crafts its updates.
+
+    Attributes
+    ----------
+    scope : str
+        ``"partial"``: `updates` holds the coalition's own honest updates; ``"full"``: every
+        honest update of the round.
+    updates : ClientUpdates
+        Honest updates (what each client would have sent) that the attacker can read.
+    cohort_size : int
+        Number n of clients asked in this round.
+    num_malicious : int
+        Number f of them that belong to the coalition.
+    server_round : int
+        The current round.
+    generator : torch.Generator
+        The coalition's random stream of this round.
+    defence : str
+        Registered name of the strategy it faces; an adaptive attack may use it.
+    aggregate : callable
+        Maps `ClientUpdates` to the (D,) delta that a copy of the deployed rule would return; for
+        attacks that search against the rule itself. None where the rule cannot be copied.
+    """
+
+    scope: KnowledgeScope
+    updates: ClientUpdates
+    cohort_size: int
+    num_malicious: int
+    server_round: int
+    generator: torch.Generator
+    defence: str = ""
+    aggregate: Callable[[ClientUpdates], Tensor] | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """(D,) mean of the visible honest updates."""
+        return self.updates.deltas.mean(dim=0)
+
+    @property
+    def std(self) -> Tensor:
+        """(D,) standard deviation of the visible honest updates; 0 where only one is visible."""
+        return self.updates.deltas.std(dim=0, unbiased=False)
+
+
+@dataclass
+class LocalStep:
+    """One optimiser step of a malicious client's local training.
+
+    Attributes
+    ----------
+    parameters : sequence of Tensor
+        The model's trainable parameters; their ``grad`` holds the step's gradients.
+    start : sequence of Tensor
+        The global model's parameters at the beginning of the round, same order.
+    last_update : sequence of Tensor or None
+        What the server added in the round before, same order; None in the first round.
+    """
+
+    parameters: Sequence[Tensor]
+    start: Sequence[Tensor]
+    last_update: Sequence[Tensor] | None
+
+
+class Attack:
+    """No attack: malicious clients behave honestly. Subclasses override the hooks they need."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Any of ``"updates"`` (crafts model updates), ``"data"`` (poisons examples), ``"training"``
+    (changes local steps), ``"images"`` (examples must be images)."""
+
+    backdoor: ClassVar[bool] = False
+    """Whether success is measured with `trigger` on test examples."""
+
+    target_class: int | None = None
+    """Class that a backdoor aims at."""
+
+    def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return a malicious client's training data, changed; never in place.
+
+        Parameters
+        ----------
+        x : Tensor
+            (N, ...) examples on their unscaled values.
+        y : Tensor
+            (N,) labels.
+        rng : torch.Generator
+            The client's stream for this purpose.
+        """
+        return x, y
+
+    def local_step(self, step: LocalStep, update: Callable[[], None]) -> None:
+        """Take one optimiser step; `update` applies the gradients that `step` holds."""
+        update()
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) deltas that the coalition sends instead of its honest ones."""
+        return coalition.deltas
+
+    def trigger(self, x: Tensor) -> Tensor:
+        """Return examples with the backdoor's trigger stamped on; never in place."""
+        return x
+
+    def bind(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        """Learn the task before the first round; raise `ConfigurationError` if it cannot work."""

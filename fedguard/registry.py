@@ -1,0 +1,258 @@
+"""Names to parts: our own, third parties' entry points, and ``package.module:Class``.
+
+A part is a plain class whose constructor arguments are its configuration. A new part is one new
+file plus one line here; a third party's part is one entry point in its own package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedguard.errors import ConfigurationError, nearest, unknown_name
+
+KINDS = ("strategy", "attack", "dataset", "model", "partition")
+
+_GROUPS = {
+    "strategy": "fedguard.strategies",
+    "attack": "fedguard.attacks",
+    "dataset": "fedguard.datasets",
+    "model": "fedguard.models",
+    "partition": "fedguard.partitions",
+}
+
+_OWN: dict[str, dict[str, str]] = {
+    "strategy": {
+        "fedavg": "fedguard.strategies.fedavg:FedAvg",
+        "geminiguard": "fedguard.strategies.geminiguard:GeminiGuard",
+        "krum": "fedguard.strategies.krum:Krum",
+        "median": "fedguard.strategies.median:Median",
+        "multi-krum": "fedguard.strategies.krum:MultiKrum",
+        "trimmed-mean": "fedguard.strategies.trimmed_mean:TrimmedMean",
+    },
+    "attack": {
+        "none": "fedguard.attacks.base:Attack",
+        "alie": "fedguard.attacks.alie:Alie",
+        "badnets": "fedguard.attacks.badnets:BadNets",
+        "gaussian": "fedguard.attacks.gaussian:Gaussian",
+        "label-flip": "fedguard.attacks.label_flip:LabelFlip",
+        "min-max": "fedguard.attacks.min_max:MinMax",
+        "sign-flip": "fedguard.attacks.sign_flip:SignFlip",
+    },
+    "dataset": {
+        "cifar10": "fedguard.data.vision:Cifar10",
+        "cifar100": "fedguard.data.vision:Cifar100",
+        "digits": "fedguard.data.digits:Digits",
+        "fashion-mnist": "fedguard.data.vision:FashionMnist",
+        "image-folder": "fedguard.data.image_folder:ImageFolder",
+        "mnist": "fedguard.data.vision:Mnist",
+        "table": "fedguard.data.table:Table",
+    },
+    "model": {
+        "cnn": "fedguard.models.cnn:Cnn",
+        "logistic": "fedguard.models.logistic:Logistic",
+        "mlp": "fedguard.models.mlp:Mlp",
+        "resnet18": "fedguard.models.resnet:ResNet18",
+    },
+    "partition": {
+        "dirichlet": "fedguard.data.partitions:Dirichlet",
+        "iid": "fedguard.data.partitions:Iid",
+        "label-quantity": "fedguard.data.partitions:LabelQuantity",
+        "noise": "fedguard.data.partitions:Noise",
+        "prob": "fedguard.data.partitions:Prob",
+        "quantity": "fedguard.data.partitions:Quantity",
+        "shards": "fedguard.data.partitions:Shards",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One constructor argument of a part.
+
+    Attributes
+    ----------
+    name : str
+        The argument's name.
+    annotation : Any
+        Its type, resolved; `Any` where the part declares none.
+    default : Any
+        Its default, or `inspect.Parameter.empty` if the part demands a value.
+    """
+
+    name: str
+    annotation: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether the part cannot be made without it."""
+        return self.default is inspect.Parameter.empty
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS)
+
+
+@cache
+def _plugins(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=_GROUPS[kind])}
+
+
+def names(kind: str) -> list[str]:
+    """Return every name of `kind`, own and third-party, sorted.
+
+    Raises
+    ------
+    ConfigurationError
+        If `kind` is none of `KINDS`.
+    """
+    _check_kind(kind)
+    return sorted({*_OWN[kind], *_plugins(kind)})
+
+
+def _import(kind: str, path: str) -> Any:
+    module_name, _, attribute = path.partition(":")
+    allowed = f"an importable package.module:Class, or one of {', '.join(names(kind))}"
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(kind, path, f"{allowed} ({error})") from error
+    return found
+
+
+def find(kind: str, name: str) -> Callable[..., Any]:
+    """Return the class (or other callable) of a part.
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+    name : str
+        A registered name, an entry point's name, or ``package.module:Class``.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such part; names the nearest one.
+    """
+    _check_kind(kind)
+    if name in _OWN[kind]:
+        found = _import(kind, _OWN[kind][name])
+    elif name in _plugins(kind):
+        found = _plugins(kind)[name].load()
+    elif ":" in name:
+        found = _import(kind, name)
+    else:
+        raise unknown_name(kind, name, names(kind))
+    if not callable(found):
+        raise ConfigurationError(kind, name, "a class or another callable")
+    return typing.cast("Callable[..., Any]", found)
+
+
+def parameters(part: Callable[..., Any]) -> dict[str, Parameter]:
+    """Return a part's constructor arguments, base classes' included where it forwards ``**``.
+
+    A class whose constructor takes ``**kwargs`` is taken to hand them to the next constructor
+    in its method resolution order.
+    """
+    if not inspect.isclass(part):
+        return _signature(part)
+    found: dict[str, Parameter] = {}
+    for owner in part.__mro__:
+        if "__init__" not in vars(owner) or owner is object:
+            continue
+        signature = inspect.signature(owner.__init__)
+        for name, parameter in _signature(owner.__init__).items():
+            if name != "self":
+                found.setdefault(name, parameter)
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return found
+
+
+def _signature(function: Callable[..., Any]) -> dict[str, Parameter]:
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # a third party's annotations may name what is not importable
+        hints = {}
+    positional = (
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    )
+    return {
+        name: Parameter(name, hints.get(name, Any), parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in positional
+    }
+
+
+def check_arguments(
+    kind: str, part: Callable[..., Any], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return `arguments` converted to the types that `part` declares.
+
+    Raises
+    ------
+    ConfigurationError
+        If an argument is unknown (names the nearest one) or has the wrong type.
+    """
+    known = parameters(part)
+    converted: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name not in known:
+            offered = ", ".join(_settable(known)) or "no arguments"
+            hint = nearest(name, known)
+            raise ConfigurationError(f"{kind}.{name}", value, f"{hint}{offered}")
+        converted[name] = _convert(f"{kind}.{name}", value, known[name].annotation)
+    return converted
+
+
+def _settable(known: Mapping[str, Parameter]) -> Iterable[str]:
+    return sorted(name for name in known if name != "self")
+
+
+def _convert(field: str, value: Any, annotation: Any) -> Any:
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    except Exception:  # a type that pydantic knows nothing of, such as a model or a callable
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise ConfigurationError(field, value, error.errors()[0]["msg"]) from error
+
+
+def create(kind: str, name: str, **arguments: Any) -> Any:
+    """Make a part from its name and constructor arguments.
+
+    Raises
+    ------
+    ConfigurationError
+        If the name or an argument is unknown, missing or not allowed.
+    """
+    part = find(kind, name)
+    converted = check_arguments(kind, part, arguments)
+    for parameter in parameters(part).values():
+        if parameter.required and parameter.name not in converted:
+            raise ConfigurationError(
+                f"{kind}.{parameter.name}", None, f"a value; {name} needs it"
+            )
+    try:
+        return part(**converted)
+    except ConfigurationError as error:
+        if error.field.startswith(f"{kind}."):
+            raise
+        raise error.within(kind) from error
