@@ -1,0 +1,5 @@
+"""Attacks on federated learning, one file each; `fedguard.registry` knows their names."""
+
+from fedguard.attacks.base import Attack, Knowledge, LocalStep
+
+__all__ = ["Attack", "Knowledge", "LocalStep"]

@@ -1,0 +1,1 @@
+"""Where clients run: each grid is a `flwr.serverapp.Grid`."""

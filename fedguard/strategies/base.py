@@ -1,0 +1,198 @@
+"""`RobustStrategy`: Flower's FedAvg with its aggregation behind one method, `combine`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from logging import WARNING
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy.strategy_utils import sample_nodes
+from torch import Tensor, nn
+
+from fedguard.randomness import SERVER, numpy_generator
+from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
+
+RoundObserver = Callable[[int, ClientUpdates, Verdict], None]
+"""Called with the server round, what came in and what the defence decided."""
+
+
+@dataclass(frozen=True)
+class ServerTools:
+    """What the server lends to a defence that needs more than the updates.
+
+    Attributes
+    ----------
+    model : nn.Module
+        A model of the federation's architecture; a defence may load any vector into it.
+    x : Tensor
+        (M, ...) auxiliary examples held by the server, normalised as the model expects.
+    y : Tensor
+        (M,) their labels; a defence that says it uses unlabelled data does not read them.
+    latent_layer : str
+        Name of the submodule whose output is the latent representation.
+    num_classes : int
+        Number of classes.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    latent_layer: str
+    num_classes: int
+
+
+class RobustStrategy(FedAvg):  # type: ignore[misc]
+    """Base class of every fedguard strategy; a defence writes `combine` and nothing else.
+
+    One round:
+
+    1. sample clients from a stream keyed by the seed and the round, and send them the model;
+    2. stack the replies into `ClientUpdates`; malformed ones are set aside with a reason;
+    3. `combine` turns them into a `Verdict`;
+    4. add the verdict's delta to the global model, unless it is not finite.
+
+    It runs in any Flower ServerApp. It never sees which clients are malicious.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of client sampling and of the defence's own random choices.
+    **flower : Any
+        Arguments of Flower's FedAvg, such as ``fraction_train`` or ``weighted_by_key``.
+    """
+
+    needs_server_tools = False
+    """Whether `combine` uses `tools`; the simulator then keeps auxiliary data for the server."""
+
+    def __init__(self, *, seed: int = 0, **flower: Any) -> None:
+        flower.setdefault("fraction_evaluate", 0.0)
+        super().__init__(**flower)
+        self.seed = seed
+        self.observers: list[RoundObserver] = []
+        self.tools: ServerTools | None = None
+        self.current_round = 0
+        self._layout: ParameterLayout | None = None
+        self._global_vector: Tensor | None = None
+        self._asked: tuple[int, ...] = ()
+
+    @abstractmethod
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return what the server adds to the global model and how each client fared.
+
+        `updates` has at least one row, and its rows are finite. Must not change `updates`.
+        """
+
+    def reset(self) -> None:
+        """Forget what earlier rounds taught; for strategies that keep state between rounds."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what must survive a restart, as named tensors."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample clients by the seed and send them the global model."""
+        self._remember(server_round, arrays)
+        if self.fraction_train == 0.0:
+            return []
+        available = len(list(grid.get_node_ids()))
+        wanted = max(int(available * self.fraction_train), self.min_train_nodes)
+        # Flower's helper waits for enough nodes; its choice is dropped for a seeded one.
+        _, nodes = sample_nodes(grid, self.min_available_nodes, wanted)
+        stream = numpy_generator(self.seed, server_round, SERVER, "sampling")
+        chosen = stream.choice(len(nodes), size=wanted, replace=False)
+        ordered = sorted(nodes)
+        self._asked = tuple(sorted(ordered[position] for position in chosen))
+        config["server-round"] = server_round
+        record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
+        return self._construct_messages(record, list(self._asked), MessageType.TRAIN)
+
+    def _remember(self, server_round: int, arrays: ArrayRecord) -> None:
+        self.current_round = server_round
+        if self._layout is None:
+            self._layout = (
+                ParameterLayout.from_arrays(arrays)
+                if self.tools is None
+                else ParameterLayout.from_module(self.tools.model)
+            )
+        self._global_vector = self._layout.vector_from_arrays(arrays)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Set malformed replies aside, let the defence decide, return the new model."""
+        if self._layout is None or self._global_vector is None:
+            raise RuntimeError("aggregate_train was called before configure_train")
+        updates = ClientUpdates.from_replies(
+            replies,
+            self._global_vector,
+            self._layout,
+            expected=self._asked,
+            weighted_by_key=self.weighted_by_key,
+            server_round=server_round,
+        )
+        verdict = self.decide(updates)
+        for observer in self.observers:
+            observer(server_round, updates, verdict)
+        vector = self._global_vector + verdict.delta
+        metrics = MetricRecord(
+            {
+                "accepted": int((verdict.weights > 0).sum()),
+                "rejected": len(verdict.reasons) + len(updates.malformed),
+            }
+        )
+        return self._layout.to_arrays(vector), metrics
+
+    def decide(self, updates: ClientUpdates) -> Verdict:
+        """Return `combine`'s verdict, or one that leaves the model as it is.
+
+        The model stays where no client sent a usable update and where the rule's delta is not
+        finite or would take the model beyond float32.
+        """
+        if len(updates) == 0:
+            return Verdict(torch.zeros(updates.layout.size), torch.zeros(0))
+        verdict = self.combine(updates)
+        if bool(torch.isfinite(verdict.delta + updates.global_vector).all()):
+            return verdict
+        log(WARNING, "the aggregate is not finite; the global model stays as it is")
+        return Verdict(
+            torch.zeros(updates.layout.size),
+            torch.zeros(len(updates)),
+            verdict.scores,
+            dict.fromkeys(updates.node_ids, "the aggregate was not finite"),
+        )
+
+
+def weighted_mean(deltas: Tensor, weights: Tensor) -> Tensor:
+    """Return the (D,) float32 sum of rows by `weights` (K,), which add up to 1."""
+    return (weights.to(deltas.dtype) @ deltas).to(torch.float32)
+
+
+def selected_mean(updates: ClientUpdates, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of the kept rows and the weights (K,) that give it.
+
+    Parameters
+    ----------
+    updates : ClientUpdates
+        The round's updates.
+    keep : Tensor
+        (K,) bool, at least one True.
+    """
+    weights = keep.to(torch.float64) / int(keep.sum())
+    return weighted_mean(updates.deltas, weights), weights
+
+
+def uniform(count: int) -> Tensor:
+    """Return `count` equal float64 weights that add up to 1."""
+    return torch.full((count,), 1.0 / max(count, 1), dtype=torch.float64)

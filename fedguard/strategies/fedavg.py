@@ -1,0 +1,22 @@
+"""Federated averaging, the rule without a defence."""
+
+from __future__ import annotations
+
+from fedguard.strategies.base import RobustStrategy, weighted_mean
+from fedguard.updates import ClientUpdates, Verdict
+
+
+class FedAvg(RobustStrategy):
+    """Average the updates by the number of examples that each client claims.
+
+    ``delta = sum_k n_k delta_k / sum_k n_k``
+
+    McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+    AISTATS 2017. No defence: one client can move the model anywhere. Unlike Flower's own FedAvg it
+    sets malformed replies aside instead of raising or averaging them in.
+    """
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the weighted mean; see `RobustStrategy.combine`."""
+        weights = updates.num_examples / updates.num_examples.sum()
+        return Verdict(weighted_mean(updates.deltas, weights), weights)

@@ -1,0 +1,38 @@
+"""Coordinate-wise trimmed mean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedguard.errors import check_assumed_malicious
+from fedguard.strategies.base import RobustStrategy, uniform
+from fedguard.strategies.bounds import assumed_count
+from fedguard.strategies.coordinates import central_mean
+from fedguard.updates import ClientUpdates, Verdict
+
+
+class TrimmedMean(RobustStrategy):
+    """In every coordinate drop the b smallest and b largest values and average the rest.
+
+    ``delta_d = mean of the sorted delta_{.,d} at ranks b+1 .. K-b``, ``b = ceil(a K)`` for an
+    assumed malicious fraction ``a``, at most ``(K-1) // 2``.
+
+    Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
+    ICML 2018. Every client weighs the same.
+
+    Parameters
+    ----------
+    assumed_malicious : float
+        Assumed fraction of malicious clients, 0 <= a < 0.5.
+    """
+
+    def __init__(self, *, assumed_malicious: float = 0.25, **base: Any) -> None:
+        super().__init__(**base)
+        check_assumed_malicious(assumed_malicious)
+        self.assumed_malicious = assumed_malicious
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the trimmed mean; see `RobustStrategy.combine`."""
+        count = len(updates)
+        trim = min(assumed_count(self.assumed_malicious, count), (count - 1) // 2)
+        return Verdict(central_mean(updates.deltas, trim, count - trim), uniform(count))
