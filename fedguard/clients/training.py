@@ -1,0 +1,221 @@
+"""Local training: what every client, honest or malicious, does with its shard in one round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedguard.attacks.base import Attack, LocalStep
+from fedguard.data.federation import Federation
+from fedguard.randomness import generator
+from fedguard.updates import ParameterLayout
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Hyper-parameters of local SGD.
+
+    Attributes
+    ----------
+    lr : float
+        Learning rate, above 0.
+    momentum : float
+        0 to below 1.
+    weight_decay : float
+        L2 penalty, at least 0.
+    local_epochs : int
+        Passes over the shard per round, at least 1.
+    batch_size : int
+        Examples per step, at least 1; the last batch of an epoch may be smaller.
+    """
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    local_epochs: int
+    batch_size: int
+
+
+class FlatModel:
+    """A module whose trainable parameters and gradients are views of two flat vectors.
+
+    Loading the global model is then one copy, an optimiser step a few vector operations, and a
+    client's delta one subtraction, whatever the number of layers.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The model; its parameters are re-pointed, so nobody else should hold on to them.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.layout = ParameterLayout.from_module(module)
+        device = next(module.parameters()).device
+        trainable = self.layout.num_trainable
+        self.vector = torch.empty(trainable, device=device)
+        self.gradient = torch.zeros(trainable, device=device)
+        self.parameters = [parameter for _, parameter in module.named_parameters()]
+        self.buffers = {name: module.state_dict()[name] for name in self._buffer_names()}
+        named = dict(module.named_parameters())
+        for index, name in enumerate(self.layout.names[: self.layout.num_trainable_tensors]):
+            view = self._slice(self.vector, index)
+            view.copy_(named[name].detach())
+            named[name].data = view
+            named[name].grad = self._slice(self.gradient, index)
+
+    def _buffer_names(self) -> tuple[str, ...]:
+        return self.layout.names[self.layout.num_trainable_tensors :]
+
+    def _slice(self, vector: Tensor, index: int) -> Tensor:
+        start, end = self.layout.offsets[index : index + 2]
+        return vector[start:end].view(self.layout.shapes[index])
+
+    def load(self, vector: Tensor) -> None:
+        """Copy a (D,) model vector into parameters and buffers."""
+        self.vector.copy_(vector[: self.layout.num_trainable])
+        for offset, name in enumerate(self._buffer_names()):
+            index = self.layout.num_trainable_tensors + offset
+            value = self._slice(vector, index)
+            target = self.buffers[name]
+            target.copy_(value if target.is_floating_point() else value.round())
+
+    def delta_from(self, vector: Tensor, out: Tensor) -> None:
+        """Write model minus `vector` into `out`, both (D,)."""
+        trainable = self.layout.num_trainable
+        torch.sub(self.vector, vector[:trainable], out=out[:trainable])
+        for offset, name in enumerate(self._buffer_names()):
+            index = self.layout.num_trainable_tensors + offset
+            self._slice(out, index).copy_(self.buffers[name] - self._slice(vector, index))
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """Return the trainable tensors of a (D,) vector as views, in parameter order."""
+        return [self._slice(vector, i) for i in range(self.layout.num_trainable_tensors)]
+
+
+class ClientTrainer:
+    """Trains any client of a federation, one at a time, on one reused model.
+
+    For client k in round t:
+
+    1. load the global vector into the model;
+    2. take the shard (poisoned where a malicious client attacks in this round);
+    3. run SGD over batches drawn from the stream (seed, t, k, "batches");
+    4. write model minus global into the client's row.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The model, on the device to train on.
+    federation : Federation
+        Data and roles.
+    settings : TrainingSettings
+        Local SGD.
+    seed : int
+        Seed of the batch order.
+    """
+
+    def __init__(
+        self, module: nn.Module, federation: Federation, settings: TrainingSettings, seed: int
+    ) -> None:
+        self.model = FlatModel(module)
+        self.federation = federation
+        self.settings = settings
+        self.seed = seed
+        self._momentum = torch.zeros_like(self.model.vector)
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Layout of the model's vector."""
+        return self.model.layout
+
+    def train(
+        self,
+        client: int,
+        server_round: int,
+        global_vector: Tensor,
+        out: Tensor,
+        *,
+        attacking: bool = False,
+        last_update: Tensor | None = None,
+    ) -> tuple[int, float]:
+        """Train one client and write its delta into `out`.
+
+        Parameters
+        ----------
+        client : int
+            Client id.
+        server_round : int
+            Current round, from 1.
+        global_vector : Tensor
+            (D,) the model it received, on the trainer's device.
+        out : Tensor
+            (D,) where the delta goes.
+        attacking : bool
+            Whether malicious clients attack in this round.
+        last_update : Tensor, optional
+            (D,) what the server added in the round before.
+
+        Returns
+        -------
+        tuple of int and float
+            Number of examples and mean training loss over the last epoch.
+        """
+        x, y = self.federation.examples(client, attacking=attacking)
+        self.model.load(global_vector)
+        self.model.module.train()
+        attack = self._step_attack(client, attacking)
+        step = self._local_step(global_vector, last_update) if attack is not None else None
+        loss = self._epochs(x, y, client, server_round, attack, step)
+        self.model.delta_from(global_vector, out)
+        return len(y), loss
+
+    def _step_attack(self, client: int, attacking: bool) -> Attack | None:
+        attack = self.federation.attack
+        changes_steps = attacking and client in self.federation.malicious
+        return attack if changes_steps and "training" in attack.needs else None
+
+    def _local_step(self, global_vector: Tensor, last_update: Tensor | None) -> LocalStep:
+        return LocalStep(
+            parameters=self.model.parameters,
+            start=self.model.views(global_vector),
+            last_update=None if last_update is None else self.model.views(last_update),
+        )
+
+    def _epochs(
+        self,
+        x: Tensor,
+        y: Tensor,
+        client: int,
+        server_round: int,
+        attack: Attack | None,
+        step: LocalStep | None,
+    ) -> float:
+        stream = generator(self.seed, server_round, client, "batches")
+        self._momentum.zero_()
+        total = torch.zeros((), device=x.device)
+        for _ in range(self.settings.local_epochs):
+            total.zero_()
+            order = torch.randperm(len(y), generator=stream).to(x.device)
+            for rows in order.split(self.settings.batch_size):
+                loss = functional.cross_entropy(self.model.module(x[rows]), y[rows])
+                self.model.gradient.zero_()
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.detach() * len(rows)
+                if attack is None or step is None:
+                    self._update()
+                else:
+                    attack.local_step(step, self._update)
+        return float(total / len(y))
+
+    def _update(self) -> None:
+        """Take one SGD step from the flat gradient."""
+        gradient, vector = self.model.gradient, self.model.vector
+        if self.settings.weight_decay:
+            gradient.add_(vector, alpha=self.settings.weight_decay)
+        if self.settings.momentum:
+            gradient = self._momentum.mul_(self.settings.momentum).add_(gradient)
+        vector.add_(gradient, alpha=-self.settings.lr)

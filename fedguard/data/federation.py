@@ -1,0 +1,134 @@
+"""The federation: clients as index sets into one tensor data set, each honest or malicious."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fedguard.attacks.base import Attack
+from fedguard.data.dataset import Dataset
+from fedguard.errors import ConfigurationError
+from fedguard.randomness import SERVER, generator, numpy_generator
+
+
+def draw_malicious(num_clients: int, fraction: float, seed: int) -> frozenset[int]:
+    """Return the malicious clients: a seeded draw of the given fraction, rounded to nearest."""
+    count = round(fraction * num_clients)
+    stream = numpy_generator(seed, 0, SERVER, "malicious")
+    return frozenset(int(client) for client in stream.choice(num_clients, count, replace=False))
+
+
+def hold_out_for_server(
+    labels: Tensor, num_classes: int, samples: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Split training rows into the server's auxiliary rows and those left for the clients.
+
+    The server's rows are balanced over classes as far as the classes reach.
+
+    Returns
+    -------
+    tuple of Tensor
+        (samples,) row numbers of the server, sorted, and the remaining row numbers, sorted.
+    """
+    if not 0 <= samples < len(labels):
+        raise ConfigurationError(
+            "server_samples", samples, f"0 to {len(labels) - 1} of the training rows"
+        )
+    order = torch.randperm(len(labels), generator=generator(seed, 0, SERVER, "server data"))
+    # Rank every row within its class; the lowest ranks over all classes are a balanced choice.
+    rank = torch.empty(len(labels), dtype=torch.long)
+    for label in range(num_classes):
+        rows = order[labels[order] == label]
+        rank[rows] = torch.arange(len(rows))
+    chosen = torch.argsort(rank[order], stable=True)[:samples]
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[order[chosen]] = True
+    return held.nonzero().flatten(), (~held).nonzero().flatten()
+
+
+@dataclass
+class Federation:
+    """Clients as index sets into one data set, with their roles.
+
+    Attributes
+    ----------
+    dataset : Dataset
+        The data, unscaled.
+    shards : sequence of Tensor
+        One int64 tensor of training rows per client.
+    malicious : frozenset of int
+        Malicious clients. Only the attack and the metrics may read it.
+    attack : Attack
+        What malicious clients do to their data.
+    seed : int
+        Seed of data poisoning and input noise.
+    server_rows : Tensor
+        Training rows held by the server; in no client's shard.
+    noise_std : sequence of float, optional
+        Standard deviation of each client's input noise.
+    device : torch.device
+        Where examples are kept once they have been used.
+    """
+
+    dataset: Dataset
+    shards: Sequence[Tensor]
+    malicious: frozenset[int]
+    attack: Attack
+    seed: int
+    server_rows: Tensor
+    noise_std: Sequence[float] | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        self._cache: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
+        shape = (-1,) + (1,) * (len(self.dataset.input_shape) - 1)
+        self._mean = torch.tensor(self.dataset.mean).view(shape)
+        self._std = torch.tensor(self.dataset.std).view(shape)
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients K."""
+        return len(self.shards)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Return examples as the model sees them, on the federation's device."""
+        return ((x - self._mean) / self._std).to(self.device)
+
+    def examples(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor]:
+        """Return a client's training data as its model sees it.
+
+        Parameters
+        ----------
+        client : int
+            Client id, 0 to K - 1.
+        attacking : bool
+            Whether a malicious client poisons its data; honest clients never do.
+        """
+        poisons = attacking and client in self.malicious and "data" in self.attack.needs
+        key = (client, poisons)
+        if key not in self._cache:
+            self._cache[key] = self._build(client, poisons)
+        return self._cache[key]
+
+    def _build(self, client: int, poisons: bool) -> tuple[Tensor, Tensor]:
+        rows = self.shards[client]
+        x, y = self.dataset.x_train[rows], self.dataset.y_train[rows]
+        if self.noise_std is not None and self.noise_std[client] > 0:
+            stream = generator(self.seed, 0, client, "input noise")
+            x = x + self.noise_std[client] * torch.randn(x.shape, generator=stream)
+        if poisons:
+            x, y = self.attack.poison(x, y, generator(self.seed, 0, client, "poison"))
+        return self.normalise(x), y.to(self.device)
+
+    def server_examples(self) -> tuple[Tensor, Tensor]:
+        """Return the server's auxiliary examples as the model sees them, and their labels."""
+        x = self.dataset.x_train[self.server_rows]
+        return self.normalise(x), self.dataset.y_train[self.server_rows].to(self.device)
+
+    def class_counts(self) -> Tensor:
+        """Return how many examples of each class each client holds, (K, C)."""
+        labels, classes = self.dataset.y_train, self.dataset.num_classes
+        return torch.stack([labels[rows].bincount(minlength=classes) for rows in self.shards])

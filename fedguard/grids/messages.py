@@ -1,0 +1,71 @@
+"""Messages inside one process: built from matrix rows only where somebody reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedguard.updates import ParameterLayout
+
+ARRAYS_KEY = "arrays"
+METRICS_KEY = "metrics"
+CONFIG_KEY = "config"
+ROUND_KEY = "server-round"
+EXAMPLES_KEY = "num-examples"
+
+
+class LazyReply(Message):
+    """An ordinary Flower reply whose content is built when it is first read.
+
+    Parameters
+    ----------
+    reply_to : Message
+        The instruction that it answers.
+    build : callable
+        Returns the content.
+    """
+
+    def __init__(self, reply_to: Message, build: Callable[[], RecordDict]) -> None:
+        super().__init__(RecordDict(), reply_to=reply_to)
+        self.__dict__["_build"] = build
+
+    @property
+    def content(self) -> RecordDict:
+        """The reply's content."""
+        build = self.__dict__.pop("_build", None)
+        if build is not None:
+            self.__dict__["_content"] = build()
+        found: RecordDict = self.__dict__["_content"]
+        return found
+
+    @content.setter
+    def content(self, value: RecordDict) -> None:
+        self.__dict__.pop("_build", None)
+        self.__dict__["_content"] = value
+
+
+def model_reply_content(
+    layout: ParameterLayout, model: Tensor, metrics: dict[str, int | float]
+) -> RecordDict:
+    """Return the content of a training reply: a (D,) model and its metrics."""
+    record: ArrayRecord = layout.to_arrays(model)
+    return RecordDict({ARRAYS_KEY: record, METRICS_KEY: MetricRecord(metrics)})
+
+
+def server_round_of(message: Message, default: int) -> int:
+    """Return the server round that a message names in any of its config records."""
+    for record in message.content.config_records.values():
+        value = record.get(ROUND_KEY)
+        if isinstance(value, int):
+            return value
+    return default
+
+
+def arrays_of(message: Message) -> ArrayRecord:
+    """Return the one array record that an instruction carries."""
+    records = list(message.content.array_records.values())
+    if len(records) != 1:
+        raise ValueError(f"an instruction carries {len(records)} array records, expected 1")
+    return records[0]

@@ -1,0 +1,1 @@
+"""What a run is judged by. Only this room and the attacks know who is malicious."""
