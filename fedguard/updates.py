@@ -204,12 +204,21 @@ class StackedReplies(list[Message]):
         (K, D) float32, client model minus global model.
     num_examples : Tensor
         (K,) float64, as claimed.
+    layout : ParameterLayout
+        Layout of the rows.
     """
 
-    def __init__(self, messages: Iterable[Message], deltas: Tensor, num_examples: Tensor) -> None:
+    def __init__(
+        self,
+        messages: Iterable[Message],
+        deltas: Tensor,
+        num_examples: Tensor,
+        layout: ParameterLayout,
+    ) -> None:
         super().__init__(messages)
         self.deltas = deltas
         self.num_examples = num_examples
+        self.layout = layout
 
 
 @dataclass(frozen=True)
@@ -365,7 +374,7 @@ class ClientUpdates:
         asked = None if expected is None else set(expected)
         chosen, malformed, remarks = _sort_out(messages, asked)
         nodes = sorted(chosen)
-        if isinstance(replies, StackedReplies):
+        if isinstance(replies, StackedReplies) and replies.layout == layout:
             rows = [chosen[node] for node in nodes]
             whole = rows == list(range(len(messages)))
             matrix = replies.deltas if whole else replies.deltas[rows]

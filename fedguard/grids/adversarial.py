@@ -88,7 +88,11 @@ class AdversarialGrid(WrappedGrid):
     ) -> Iterable[Message]:
         batch = replies if isinstance(replies, StackedReplies) else list(replies)
         arrays = arrays_of(training[0])
-        layout = ParameterLayout.from_arrays(arrays)
+        layout = (
+            batch.layout
+            if isinstance(batch, StackedReplies)
+            else ParameterLayout.from_arrays(arrays)
+        )
         updates = ClientUpdates.from_replies(
             batch, layout.vector_from_arrays(arrays), layout, server_round=server_round
         )

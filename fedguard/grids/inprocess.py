@@ -133,4 +133,4 @@ def stacked_replies(
         return lambda: model_reply_content(layout, global_vector + deltas[row], metrics)
 
     replies = [LazyReply(message, content_of(row)) for row, message in enumerate(messages)]
-    return StackedReplies(replies, deltas, examples)
+    return StackedReplies(replies, deltas, examples, layout)

@@ -66,6 +66,15 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
         Seed of client sampling and of the defence's own random choices.
     **flower : Any
         Arguments of Flower's FedAvg, such as ``fraction_train`` or ``weighted_by_key``.
+
+    Attributes
+    ----------
+    observers : list of callable
+        Called after every decision; the simulator's recorder is one.
+    tools : ServerTools or None
+        Model and auxiliary data of the server; set it where `needs_server_tools` is true.
+    layout : ParameterLayout or None
+        Layout of the model's vector; taken from the first arrays unless set before.
     """
 
     needs_server_tools = False
@@ -78,7 +87,7 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
         self.observers: list[RoundObserver] = []
         self.tools: ServerTools | None = None
         self.current_round = 0
-        self._layout: ParameterLayout | None = None
+        self.layout: ParameterLayout | None = None
         self._global_vector: Tensor | None = None
         self._asked: tuple[int, ...] = ()
 
@@ -120,24 +129,20 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
 
     def _remember(self, server_round: int, arrays: ArrayRecord) -> None:
         self.current_round = server_round
-        if self._layout is None:
-            self._layout = (
-                ParameterLayout.from_arrays(arrays)
-                if self.tools is None
-                else ParameterLayout.from_module(self.tools.model)
-            )
-        self._global_vector = self._layout.vector_from_arrays(arrays)
+        if self.layout is None:
+            self.layout = ParameterLayout.from_arrays(arrays)
+        self._global_vector = self.layout.vector_from_arrays(arrays)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Set malformed replies aside, let the defence decide, return the new model."""
-        if self._layout is None or self._global_vector is None:
+        if self.layout is None or self._global_vector is None:
             raise RuntimeError("aggregate_train was called before configure_train")
         updates = ClientUpdates.from_replies(
             replies,
             self._global_vector,
-            self._layout,
+            self.layout,
             expected=self._asked,
             weighted_by_key=self.weighted_by_key,
             server_round=server_round,
@@ -152,7 +157,7 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
                 "rejected": len(verdict.reasons) + len(updates.malformed),
             }
         )
-        return self._layout.to_arrays(vector), metrics
+        return self.layout.to_arrays(vector), metrics
 
     def decide(self, updates: ClientUpdates) -> Verdict:
         """Return `combine`'s verdict, or one that leaves the model as it is.

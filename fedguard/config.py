@@ -1,0 +1,251 @@
+"""`SimulationConfig`: every knob of a run, typed and checked before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from fedguard import registry
+from fedguard.errors import ConfigurationError, nearest
+
+ENGINES = ("auto", "inprocess", "ray", "flower")
+
+
+class Part(BaseModel):
+    """A registered part and its constructor arguments.
+
+    Written in YAML as a name, ``krum``, or as a mapping, ``{name: krum, assumed_malicious: 0.3}``.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments that were given."""
+        return dict(self.model_extra or {})
+
+
+def _as_part(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+PartField = Annotated[Part, BeforeValidator(_as_part)]
+PathField = Annotated[Path, PlainSerializer(str, return_type=str)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _part(name: str, **arguments: Any) -> Any:
+    return Field(default_factory=lambda: Part(name=name, **arguments))
+
+
+class SimulationConfig(BaseModel):
+    """Every knob of a run.
+
+    The defaults are the main job: scikit-learn's handwritten digits, 20 clients of whom 4 lie.
+    Part fields (`strategy`, `attack`, `dataset`, `model`, `partition`) hold a registered name, or
+    ``package.module:Class``, with constructor arguments beside it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    strategy: PartField = _part("geminiguard")
+    """Aggregation rule or defence of the server."""
+    attack: PartField = _part("min-max", direction="unit")
+    """What malicious clients do."""
+    attack_knowledge: Literal["partial", "full"] = "partial"
+    """What the attacker sees: its own clients' honest updates, or every honest update."""
+    attack_rounds: Any = "all"
+    """When it attacks: ``all``, ``{window: [5, 10]}``, ``{probability: 0.3}``, ``{single: 7}``."""
+    dataset: PartField = _part("digits")
+    """Data set."""
+    data_dir: PathField | None = None
+    """Folder of the data set's files, where it needs any."""
+    model: PartField = _part("mlp")
+    """Network that is trained."""
+    latent_layer: str | None = None
+    """Submodule whose output is the latent representation; the model's own choice if left out."""
+    clients: int = Field(20, ge=1, le=1_000_000)
+    """Number of clients K."""
+    fraction: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of the clients asked in each round."""
+    malicious: float = Field(0.2, ge=0.0, le=1.0)
+    """Share of the clients that lie; defences never see it."""
+    assumed_malicious: float = Field(0.25, ge=0.0, lt=0.5)
+    """Share that a defence assumes, where its rule needs a bound."""
+    partition: PartField = _part("dirichlet")
+    """How the training data are divided among clients."""
+    server_samples: int = Field(100, ge=0)
+    """Auxiliary examples that the server holds; in no client's shard and not in the test set."""
+    rounds: int = Field(15, ge=1, le=1_000_000)
+    """Server rounds."""
+    local_epochs: int = Field(1, ge=1)
+    """Passes of a client over its shard per round."""
+    batch_size: int = Field(32, ge=1)
+    """Examples per SGD step."""
+    lr: float = Field(0.05, gt=0.0, le=1000.0)
+    """Learning rate of local SGD."""
+    momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    """Momentum of local SGD."""
+    weight_decay: float = Field(0.0, ge=0.0, le=10.0)
+    """L2 penalty of local SGD."""
+    engine: Literal["auto", "inprocess", "ray", "flower"] = "auto"
+    """Where clients run."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    seed: Seed = 0
+    """Seed of everything random in the run."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> SimulationConfig:
+        for kind in registry.KINDS:
+            part: Part = getattr(self, kind)
+            registry.check_arguments(kind, registry.find(kind, part.name), part.arguments)
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the configuration as plain values, parts' own defaults filled in."""
+        plain = self.model_dump(mode="json")
+        for kind in registry.KINDS:
+            part: Part = getattr(self, kind)
+            known = registry.parameters(registry.find(kind, part.name))
+            defaults = {
+                name: parameter.default
+                for name, parameter in known.items()
+                if not parameter.required and _is_plain(parameter.default)
+            }
+            settable = {k: v for k, v in defaults.items() if k not in _SET_BY_SIMULATION}
+            plain[kind] = {"name": part.name, **_plain(settable), **_plain(part.arguments)}
+        return plain
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the resolved configuration, `data_dir` left out."""
+        identity = {key: value for key, value in self.resolved().items() if key != "data_dir"}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+_SET_BY_SIMULATION = {
+    "arrayrecord_key",
+    "configrecord_key",
+    "fraction_evaluate",
+    "fraction_train",
+    "input_shape",
+    "min_available_nodes",
+    "min_evaluate_nodes",
+    "min_train_nodes",
+    "num_classes",
+    "seed",
+    "weighted_by_key",
+}
+"""Constructor arguments that the simulation fills in from the configuration itself."""
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(values), default=str))  # type: ignore[no-any-return]
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigurationError("CONFIG", str(path), f"a readable YAML file ({reason})") from error
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())[:160]
+        raise ConfigurationError("CONFIG", str(path), f"valid YAML ({where})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigurationError("CONFIG", str(path), "a mapping of configuration fields")
+    return values
+
+
+def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``strategy.max_clusters`` style fields in a nested mapping, in place."""
+    head, _, rest = dotted.partition(".")
+    if not rest:
+        if isinstance(values.get(head), dict) and isinstance(value, str):
+            # A new name for a part drops arguments that were meant for another one.
+            same = values[head].get("name") == value
+            values[head] = {**values[head], "name": value} if same else value
+        else:
+            values[head] = value
+        return
+    if head not in registry.KINDS or "." in rest:
+        offered = ", ".join(f"{kind}.ARGUMENT" for kind in registry.KINDS)
+        raise ConfigurationError(dotted, value, offered)
+    current = values.get(head)
+    if current is None:
+        default: Part = SimulationConfig.model_fields[head].get_default(call_default_factory=True)
+        current = {"name": default.name, **default.arguments}
+    elif isinstance(current, str):
+        current = {"name": current}
+    elif not isinstance(current, dict):
+        raise ConfigurationError(head, current, "a name, or a mapping with a name")
+    values[head] = {**current, rest: value}
+
+
+def parse(values: Mapping[str, Any]) -> SimulationConfig:
+    """Return the checked configuration of a plain mapping.
+
+    Raises
+    ------
+    ConfigurationError
+        For the first bad field, in one line with the nearest valid name.
+    """
+    try:
+        return SimulationConfig.model_validate(dict(values))
+    except ConfigurationError:
+        raise
+    except ValidationError as error:
+        raise _one_line(error) from error
+
+
+def _one_line(error: ValidationError) -> ConfigurationError:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigurationError):
+        return cause
+    field = ".".join(str(part) for part in first["loc"]) or "configuration"
+    if first["type"] == "extra_forbidden":
+        names = sorted(SimulationConfig.model_fields)
+        return ConfigurationError(
+            field, first["input"], f"{nearest(field, names)}the fields are {', '.join(names)}"
+        )
+    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch":
+        message = "auto, cpu, cuda or cuda:N"
+    if first["type"] == "missing":
+        message = f"a mapping with a {first['loc'][-1]}"
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        choices = [word.strip("'") for word in message.replace(" or ", ", ").split(", ")]
+        message = nearest(first["input"], choices) + message
+    return ConfigurationError(field, first["input"], message)

@@ -1,0 +1,154 @@
+"""The client-by-round map: who was rejected, who lied."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from fedguard.reporting.figures import axis, label_ticks, mark, round_ticks, rows_height, styled
+from fedguard.reporting.run_directory import ClientRecord, Run
+
+MAX_REASONS = 4000
+"""Most cells whose reason is shown on the map; all of them are in ``clients.jsonl``."""
+MAX_REASON_LENGTH = 160
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a cell of the map can say: its sign, its words and its colour on the page."""
+
+    symbol: str
+    words: str
+    colour: str
+
+
+STATUSES = (
+    Status("·", "honest, accepted", "var(--fine)"),
+    Status("×", "honest, rejected", "var(--wronged)"),
+    Status("▲", "malicious, accepted", "var(--through)"),
+    Status("■", "malicious, rejected", "var(--caught-cell)"),
+    Status("?", "malformed or no reply", "var(--malformed)"),
+)
+"""The statuses in the order of their codes; a cell without one was not asked."""
+
+NOT_ASKED = -1
+
+
+def status_of(record: ClientRecord, malicious: bool) -> int:
+    """Return the code of a record: its place in `STATUSES`."""
+    if record.malformed:
+        return 4
+    return 2 * malicious + (not record.accepted)
+
+
+def status_matrix(run: Run) -> tuple[np.ndarray, list[int]]:
+    """Return the (clients, rounds) int8 codes in the order of `run.client_ids`, and the rounds."""
+    rounds = sorted({record.round for record in run.clients})
+    columns = {server_round: column for column, server_round in enumerate(rounds)}
+    rows = {client: row for row, client in enumerate(run.client_ids)}
+    codes = np.full((len(rows), len(rounds)), NOT_ASKED, dtype=np.int8)
+    for record in run.clients:
+        malicious = record.client in run.malicious
+        codes[rows[record.client], columns[record.round]] = status_of(record, malicious)
+    return codes, rounds
+
+
+def _reasons(run: Run, rounds: list[int]) -> dict[str, str]:
+    """Return the reasons of rejected cells, keyed by their place in the flattened map."""
+    columns = {server_round: column for column, server_round in enumerate(rounds)}
+    rows = {client: row for row, client in enumerate(run.client_ids)}
+    told: dict[str, str] = {}
+    for record in run.clients:
+        if record.reason and len(told) < MAX_REASONS:
+            place = rows[record.client] * len(rounds) + columns[record.round]
+            told[str(place)] = html.escape(record.reason[:MAX_REASON_LENGTH], quote=False)
+    return told
+
+
+def _colours() -> list[list[Any]]:
+    """Return a colour scale of equal steps, one per status."""
+    count = len(STATUSES)
+    steps: list[list[Any]] = []
+    for code, status in enumerate(STATUSES):
+        steps += [[code / count, status.colour], [(code + 1) / count, status.colour]]
+    return steps
+
+
+def _group_marks(run: Run) -> list[dict[str, Any]]:
+    """Return the bar beside the rows of malicious clients and the line below them."""
+    count = sum(client in run.malicious for client in run.client_ids)
+    if count == 0:
+        return []
+    bar = {
+        "type": "line",
+        "xref": "paper",
+        "yref": "y",
+        "x0": 0,
+        "x1": 0,
+        "y0": -0.5,
+        "y1": count - 0.5,
+        "line": {"color": "var(--through)", "width": 5},
+    }
+    if count == len(run.client_ids):
+        return [bar]
+    border = {
+        "type": "line",
+        "xref": "paper",
+        "yref": "y",
+        "x0": 0,
+        "x1": 1,
+        "y0": count - 0.5,
+        "y1": count - 0.5,
+        "line": {"color": "var(--ink)", "width": 1.5, "dash": "dot"},
+    }
+    return [bar, border]
+
+
+def client_map_figure(run: Run) -> go.Figure | None:
+    """Return the map of clients (rows, malicious ones on top) by rounds (columns)."""
+    if not run.clients:
+        return None
+    codes, rounds = status_matrix(run)
+    labels = [mark(client, client in run.malicious) for client in run.client_ids]
+    cells = go.Heatmap(
+        x=rounds,
+        y=list(range(len(labels))),
+        z=np.where(codes == NOT_ASKED, np.nan, codes).astype(np.float32),
+        zmin=-0.5,
+        zmax=len(STATUSES) - 0.5,
+        colorscale=_colours(),
+        showscale=False,
+        xgap=1 if len(rounds) <= 120 else 0,
+        ygap=1 if len(labels) <= 60 else 0,
+        hoverongaps=False,
+        hovertemplate="client %{y}, round %{x}<extra></extra>",
+        meta={"celltext": "%{text}", "cellwidth": 8, "cellheight": 9},
+    )
+    ticks = round_ticks(rounds)
+    ticks["range"] = [rounds[0] - 0.5, rounds[-1] + 0.5]
+    return styled(
+        go.Figure(cells),
+        rows_height(len(labels)),
+        showlegend=False,
+        margin={"l": 46, "r": 12, "t": 14, "b": 42},
+        xaxis=axis("round", showgrid=False, **ticks),
+        yaxis=axis(
+            "client (◆ malicious)" if run.malicious else "client",
+            range=[len(labels) - 0.5, -0.5],
+            showgrid=False,
+            **label_ticks(labels),
+        ),
+        shapes=_group_marks(run),
+        meta={
+            "map": {
+                "labels": labels,
+                "symbols": [status.symbol for status in STATUSES],
+                "words": [status.words for status in STATUSES],
+                "reasons": _reasons(run, rounds),
+            }
+        },
+    )

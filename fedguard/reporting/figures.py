@@ -1,0 +1,335 @@
+"""The report's figures, drawn by plotly.
+
+Colours are names of the page's CSS variables, such as ``var(--accuracy)``; the page's script puts
+in the colours of the theme. Texts from a run are escaped, since plotly reads a subset of HTML.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from fedguard.reporting.run_directory import Run, number, sequence
+
+MAX_LABEL = 40
+MARKERS_UP_TO = 40
+"""Most rounds that are drawn with a marker each."""
+BINS = 40
+MAX_SCORES = 24
+"""Most scores that get a figure of their own."""
+
+_TRANSPARENT = "rgba(0,0,0,0)"
+
+
+def plain(text: object) -> str:
+    """Return a text that plotly shows as it is: escaped and of bounded length."""
+    words = " ".join(str(text).split())
+    short = words if len(words) <= MAX_LABEL else words[: MAX_LABEL - 1] + "…"
+    return html.escape(short, quote=False)
+
+
+def axis(title: str = "", **more: Any) -> dict[str, Any]:
+    """Return an axis in the page's style."""
+    return {
+        "title": {"text": title, "standoff": 8},
+        "gridcolor": "var(--line)",
+        "linecolor": "var(--line)",
+        "zeroline": False,
+        "automargin": True,
+        **more,
+    }
+
+
+def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+    """Give a figure the page's fonts, margins and colours; returns it."""
+    base = {
+        "template": "none",
+        "height": height,
+        "margin": {"l": 46, "r": 12, "t": 34, "b": 42},
+        "paper_bgcolor": _TRANSPARENT,
+        "plot_bgcolor": _TRANSPARENT,
+        "font": {"color": "var(--muted)", "size": 12, "family": "system-ui, sans-serif"},
+        "hoverlabel": {
+            "bgcolor": "var(--card)",
+            "bordercolor": "var(--line)",
+            "font": {"color": "var(--ink)"},
+            "align": "left",
+        },
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "dragmode": "zoom",
+    }
+    return figure.update_layout({**base, **layout})
+
+
+def _line(name: str, rounds: list[int], values: Sequence[float | None], **style: Any) -> go.Scatter:
+    mode = "lines+markers" if len(rounds) <= MARKERS_UP_TO else "lines"
+    colour, symbol = style["colour"], style.get("symbol", "circle")
+    return go.Scatter(
+        x=rounds,
+        y=values,
+        name=name,
+        mode=mode,
+        line={"color": colour, "width": 2.5, "dash": style.get("dash", "solid")},
+        marker={"color": colour, "symbol": symbol, "size": 7},
+        connectgaps=False,
+    )
+
+
+def _rates(run: Run, lines: Sequence[tuple[str, str, dict[str, Any]]]) -> go.Figure | None:
+    """Return lines of shares over the rounds, or None where none has a value."""
+    rounds = [line["round"] for line in run.rounds]
+    drawn = [(name, run.series(key), style) for key, name, style in lines]
+    traces = [
+        _line(name, rounds, values, hover="%{y:.1%}", **style)
+        for name, values, style in drawn
+        if any(value is not None for value in values)
+    ]
+    for trace in traces:
+        trace.hovertemplate = "%{y:.1%}"
+    if not traces:
+        return None
+    return styled(
+        go.Figure(traces),
+        320,
+        hovermode="x unified",
+        showlegend=True,
+        xaxis=axis("round", **round_ticks(rounds)),
+        yaxis=axis(range=[-0.02, 1.04], tickformat=".0%", dtick=0.2, fixedrange=True),
+    )
+
+
+def round_ticks(rounds: Sequence[int]) -> dict[str, Any]:
+    """Return axis settings that keep to whole rounds and never show more than about ten."""
+    if not rounds:
+        return {}
+    first, last = min(rounds), max(rounds)
+    step = next((s for s in (1, 2, 5, 10, 20, 25, 50, 100) if (last - first) / s <= 10), None)
+    pad = 0.5 + 0.01 * (last - first)
+    return {"range": [first - pad, last + pad], "tick0": 0, **({"dtick": step} if step else {})}
+
+
+def accuracy_figure(run: Run) -> go.Figure | None:
+    """Return accuracy and attack success by round."""
+    figure = _rates(
+        run,
+        [
+            ("accuracy", "accuracy", {"colour": "var(--accuracy)"}),
+            (
+                "attack_success_rate",
+                "attack success",
+                {"colour": "var(--attack)", "dash": "dash", "symbol": "diamond"},
+            ),
+        ],
+    )
+    classes = len(run.class_names)
+    if figure is not None and classes > 1:
+        figure.add_hline(
+            y=1 / classes,
+            line={"color": "var(--muted)", "width": 1, "dash": "dot"},
+            annotation={"text": "guessing", "font": {"color": "var(--muted)", "size": 11}},
+            annotation_position="bottom right",
+        )
+    return figure
+
+
+def detection_figure(run: Run) -> go.Figure | None:
+    """Return the shares of malicious and of honest updates rejected, by round."""
+    return _rates(
+        run,
+        [
+            ("true_positive_rate", "malicious rejected", {"colour": "var(--caught)"}),
+            (
+                "false_positive_rate",
+                "honest rejected",
+                {"colour": "var(--wronged-line)", "dash": "dash", "symbol": "x"},
+            ),
+        ],
+    )
+
+
+def loss_figure(run: Run) -> go.Figure | None:
+    """Return the test loss by round, on a logarithmic axis where it spans a factor of 100."""
+    rounds, values = [line["round"] for line in run.rounds], run.series("loss")
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    logarithmic = min(known) > 0 and max(known) / min(known) > 100
+    trace = _line("loss", rounds, values, colour="var(--accuracy)")
+    trace.hovertemplate = "round %{x}: %{y:.4g}<extra></extra>"
+    vertical = axis(type="log", dtick=1, exponentformat="power") if logarithmic else axis()
+    if not logarithmic:
+        vertical["rangemode"] = "tozero"
+    return styled(
+        go.Figure(trace),
+        260,
+        showlegend=False,
+        margin={"l": 46, "r": 12, "t": 14, "b": 42},
+        xaxis=axis("round", **round_ticks(rounds)),
+        yaxis=vertical,
+    )
+
+
+def recall_figure(run: Run) -> go.Figure | None:
+    """Return the final model's recall of each class, with the accuracy as a line."""
+    recall = [number(value) for value in sequence(run.final.get("per_class_recall"))]
+    if not any(value is not None for value in recall):
+        return None
+    labels = [plain(name) for name in run.class_names[: len(recall)]]
+    bars = go.Bar(
+        x=recall,
+        y=list(range(len(recall))),
+        customdata=labels,
+        orientation="h",
+        marker={"color": "var(--accuracy)"},
+        texttemplate="%{x:.1%}" if len(recall) <= 50 else "",
+        textposition="auto",
+        hovertemplate="%{customdata}: %{x:.1%}<extra></extra>",
+    )
+    figure = styled(
+        go.Figure(bars),
+        min(max(260, 22 * len(recall) + 60), 1000),
+        showlegend=False,
+        bargap=0.25,
+        margin={"l": 46, "r": 12, "t": 14, "b": 42},
+        xaxis=axis(range=[0, 1.005], tickformat=".0%", dtick=0.2, fixedrange=True),
+        yaxis=axis(
+            autorange="reversed", showgrid=False, **label_ticks(labels, most=50)
+        ),
+    )
+    return figure
+
+
+def label_ticks(labels: Sequence[str], most: int = 45) -> dict[str, Any]:
+    """Return tick settings for rows 0, 1, ... with these labels; every n-th where too many."""
+    step = max(1, -(-len(labels) // most))
+    return {
+        "tickmode": "array",
+        "tickvals": list(range(0, len(labels), step)),
+        "ticktext": list(labels[::step]),
+    }
+
+
+def pooled_scores(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return for each score its (honest, malicious) values over all clients and rounds."""
+    pools: dict[str, tuple[list[float], list[float]]] = {}
+    for record in run.clients:
+        for name, value in record.scores.items():
+            pools.setdefault(name, ([], []))[record.malicious].append(value)
+    return {name: (np.array(a), np.array(b)) for name, (a, b) in pools.items()}
+
+
+def score_edges(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return the bins' edges for a score and whether they are spaced on a logarithmic scale.
+
+    A positive score that spans a factor above 100 is binned by its logarithm. Otherwise values
+    further than 20 interquartile ranges from the quartiles do not stretch the axis: the outermost
+    bins take them.
+    """
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high / low > 100:
+        return np.geomspace(low, high, BINS + 1), True
+    first, third = np.quantile(values, [0.25, 0.75])
+    reach = 20 * (third - first)
+    if reach > 0:
+        low, high = max(low, float(first - reach)), min(high, float(third + reach))
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-300):
+        pad = abs(low) * 0.05 or 0.5
+        low, high = low - pad, high + pad
+    return np.linspace(low, high, BINS + 1), False
+
+
+def _outline(name: str, values: np.ndarray, edges: np.ndarray, **style: Any) -> go.Scatter:
+    """Return a histogram's outline as shares of its own group."""
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    shares = np.append(counts / max(len(values), 1), 0.0)
+    return go.Scatter(
+        x=np.concatenate([edges[:1], edges]),
+        y=np.concatenate([[0.0], shares]),
+        name=name,
+        mode="lines",
+        line={"shape": "hv", "color": style["colour"], "width": 2, "dash": style["dash"]},
+        fill="tozeroy",
+        fillcolor=style["fill"],
+        fillpattern={"shape": style["pattern"], "fgcolor": style["colour"], "size": 6},
+        hovertemplate="%{y:.1%}",
+    )
+
+
+def score_figure(honest: np.ndarray, malicious: np.ndarray) -> go.Figure:
+    """Return how one score is distributed among honest and among malicious updates."""
+    edges, logarithmic = score_edges(np.concatenate([honest, malicious]))
+    traces = []
+    if len(honest):
+        style = {"colour": "var(--honest-line)", "fill": "var(--honest-fill)", "dash": "solid"}
+        traces.append(_outline("honest", honest, edges, pattern="", **style))
+    if len(malicious):
+        style = {"colour": "var(--through)", "fill": "var(--through-fill)", "dash": "dot"}
+        traces.append(_outline("malicious", malicious, edges, pattern="/", **style))
+    horizontal = axis(type="log", exponentformat="power") if logarithmic else axis(nticks=6)
+    return styled(
+        go.Figure(traces),
+        240,
+        hovermode="x unified",
+        showlegend=True,
+        xaxis=horizontal,
+        yaxis=axis(tickformat=".0%", rangemode="tozero", nticks=5),
+    )
+
+
+def split_figure(run: Run) -> go.Figure | None:
+    """Return how many samples of each class each client holds."""
+    split = run.summary.get("split")
+    rows = sequence(split.get("counts")) if isinstance(split, dict) else []
+    rows = [[number(value) for value in sequence(row)] for row in rows]
+    width = max((len(row) for row in rows), default=0)
+    if width == 0:
+        return None
+    counts = np.full((len(rows), width), np.nan)
+    for position, row in enumerate(rows):
+        counts[position, : len(row)] = [np.nan if value is None else value for value in row]
+    names = [plain(name) for name in run.class_names[:width]]
+    names += [str(label) for label in range(len(names), width)]
+    clients = [mark(str(row), str(row) in run.malicious) for row in range(len(rows))]
+    columns = label_ticks(names, most=30)
+    return styled(
+        go.Figure(_counts_map(counts, names, clients)),
+        rows_height(len(rows)),
+        showlegend=False,
+        margin={"l": 46, "r": 12, "t": 14, "b": 42},
+        xaxis=axis("class", showgrid=False, **columns),
+        yaxis=axis("client", autorange="reversed", showgrid=False, **label_ticks(clients)),
+    )
+
+
+def _counts_map(counts: np.ndarray, names: list[str], clients: list[str]) -> go.Heatmap:
+    # Hundreds of columns of text would only grow the page: hover names where they fit.
+    total = np.nansum(counts)
+    small = counts.size <= 50_000
+    hover = [[f"client {client}, class {name}" for name in names] for client in clients]
+    return go.Heatmap(
+        z=counts.astype(np.float32 if total else np.int8),
+        hovertext=hover if small else None,
+        hovertemplate="%{hovertext}: %{z:,.0f} samples<extra></extra>"
+        if small
+        else "client %{y}, class %{x}: %{z:,.0f} samples<extra></extra>",
+        zmin=0,
+        colorscale=[[0, "var(--scale-low)"], [0.5, "var(--scale-mid)"], [1, "var(--scale-high)"]],
+        colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.6, "title": {"text": "samples"}},
+        xgap=1 if small else 0,
+        ygap=1 if len(clients) <= 60 else 0,
+        meta={"celltext": "%{z:,.0f}", "cellwidth": 30, "cellheight": 14},
+    )
+
+
+def mark(client: str, malicious: bool) -> str:
+    """Return a client's label on an axis; malicious ones carry a diamond."""
+    return f"◆ {plain(client)}" if malicious else plain(client)
+
+
+def rows_height(count: int) -> int:
+    """Return a map's height in pixels: rows tall enough to read while they fit, then thinner."""
+    return int(min(max(20 * count, 150), max(560, 3 * count))) + 70
