@@ -62,7 +62,7 @@ class SimulationConfig(BaseModel):
     ``package.module:Class``, with constructor arguments beside it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     strategy: PartField = _part("geminiguard")
     """Aggregation rule or defence of the server."""

@@ -27,22 +27,23 @@ class Status:
 
 
 STATUSES = (
+    Status("", "not asked", "rgba(0,0,0,0)"),
     Status("·", "honest, accepted", "var(--fine)"),
     Status("×", "honest, rejected", "var(--wronged)"),
     Status("▲", "malicious, accepted", "var(--through)"),
     Status("■", "malicious, rejected", "var(--caught-cell)"),
     Status("?", "malformed or no reply", "var(--malformed)"),
 )
-"""The statuses in the order of their codes; a cell without one was not asked."""
+"""The statuses in the order of their codes."""
 
-NOT_ASKED = -1
+NOT_ASKED, MALFORMED = 0, 5
 
 
 def status_of(record: ClientRecord, malicious: bool) -> int:
     """Return the code of a record: its place in `STATUSES`."""
     if record.malformed:
-        return 4
-    return 2 * malicious + (not record.accepted)
+        return MALFORMED
+    return 1 + 2 * malicious + (not record.accepted)
 
 
 def status_matrix(run: Run) -> tuple[np.ndarray, list[int]]:
@@ -117,14 +118,13 @@ def client_map_figure(run: Run) -> go.Figure | None:
     cells = go.Heatmap(
         x=rounds,
         y=list(range(len(labels))),
-        z=np.where(codes == NOT_ASKED, np.nan, codes).astype(np.float32),
+        z=codes,
         zmin=-0.5,
         zmax=len(STATUSES) - 0.5,
         colorscale=_colours(),
         showscale=False,
         xgap=1 if len(rounds) <= 120 else 0,
         ygap=1 if len(labels) <= 60 else 0,
-        hoverongaps=False,
         hovertemplate="client %{y}, round %{x}<extra></extra>",
         meta={"celltext": "%{text}", "cellwidth": 8, "cellheight": 9},
     )

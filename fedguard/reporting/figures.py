@@ -84,7 +84,7 @@ def _rates(run: Run, lines: Sequence[tuple[str, str, dict[str, Any]]]) -> go.Fig
     rounds = [line["round"] for line in run.rounds]
     drawn = [(name, run.series(key), style) for key, name, style in lines]
     traces = [
-        _line(name, rounds, values, hover="%{y:.1%}", **style)
+        _line(name, rounds, values, **style)
         for name, values, style in drawn
         if any(value is not None for value in values)
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fedguard.strategies.base import RobustStrategy, weighted_mean
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -15,6 +17,8 @@ class FedAvg(RobustStrategy):
     AISTATS 2017. No defence: one client can move the model anywhere. Unlike Flower's own FedAvg it
     sets malformed replies aside instead of raising or averaging them in.
     """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"translation", "scale"})
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the weighted mean; see `RobustStrategy.combine`."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fedguard.errors import check_assumed_malicious, check_number
-from fedguard.strategies.base import RobustStrategy, selected_mean
+from fedguard.strategies.averaging import average, equal_weights, lowest, rejections
+from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.bounds import assumed_count
 from fedguard.strategies.distances import squared_distances
 from fedguard.updates import ClientUpdates, Verdict
@@ -51,6 +52,8 @@ class MultiKrum(RobustStrategy):
         m, at least 1; n - f if left out.
     """
 
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+
     def __init__(
         self, *, assumed_malicious: float = 0.25, num_selected: int | None = None, **base: Any
     ) -> None:
@@ -67,17 +70,13 @@ class MultiKrum(RobustStrategy):
         bound = assumed_count(self.assumed_malicious, count)
         scores = krum_scores(squared_distances(updates.trainable), bound)
         wanted = count - bound if self.num_selected is None else self.num_selected
-        threshold = scores.sort().values[min(max(wanted, 1), count) - 1]
-        keep = scores <= threshold
-        delta, weights = selected_mean(updates, keep)
-        reasons = {
-            node: f"Krum score {score:.3g} above {threshold:.3g}"
-            for node, score, kept in zip(
-                updates.node_ids, scores.tolist(), keep.tolist(), strict=True
-            )
-            if not kept
-        }
-        return Verdict(delta, weights, {"krum_score": scores}, reasons)
+        keep = lowest(scores, wanted)
+        weights = equal_weights(keep)
+        limit = float(scores[keep].max())
+        reasons = rejections(
+            updates, weights, lambda row: f"Krum score {scores[row]:.3g} above {limit:.3g}"
+        )
+        return Verdict(average(updates, weights), weights, {"krum_score": scores}, reasons)
 
 
 class Krum(MultiKrum):

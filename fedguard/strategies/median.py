@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fedguard.strategies.base import RobustStrategy, uniform
 from fedguard.strategies.coordinates import coordinate_median
 from fedguard.updates import ClientUpdates, Verdict
@@ -15,6 +17,8 @@ class Median(RobustStrategy):
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
     ICML 2018. Every client weighs the same: claimed numbers of examples are not used.
     """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the median; see `RobustStrategy.combine`."""

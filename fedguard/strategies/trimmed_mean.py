@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from fedguard.errors import check_assumed_malicious
 from fedguard.strategies.base import RobustStrategy, uniform
@@ -25,6 +25,8 @@ class TrimmedMean(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5.
     """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
 
     def __init__(self, *, assumed_malicious: float = 0.25, **base: Any) -> None:
         super().__init__(**base)

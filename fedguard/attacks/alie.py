@@ -1,0 +1,67 @@
+"""ALIE: a little is enough."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from scipy.stats import norm as normal
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import send, spread, visible
+from fedguard.errors import check_number
+from fedguard.updates import ClientUpdates
+
+
+def alie_z(cohort_size: int, num_malicious: int) -> float:
+    """Return the paper's largest shift z that still leaves the coalition a majority.
+
+    ``z = Phi^-1((n - f - s) / (n - f))``, ``s = floor(n / 2 + 1) - f`` honest supporters.
+
+    At least one supporter is counted, and a negative z (small cohorts with few attackers, where
+    the formula says that no shift is safe) becomes 0.
+
+    Parameters
+    ----------
+    cohort_size : int
+        n, clients in the round.
+    num_malicious : int
+        f of them.
+    """
+    honest = max(cohort_size - num_malicious, 1)
+    supporters = max(cohort_size // 2 + 1 - num_malicious, 1)
+    share = (honest - supporters) / honest
+    return max(0.0, float(normal.ppf(share)))
+
+
+class Alie(Attack):
+    """All malicious clients send the mean, shifted by a fraction of the honest spread.
+
+    ``d' = mu - z sigma`` with mean mu and standard deviation sigma of the visible honest updates
+    per coordinate.
+
+    Baruch, Baruch and Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed
+    Learning", NeurIPS 2019. sigma is the population standard deviation; where one update is
+    visible, its absolute values stand in for sigma.
+
+    Parameters
+    ----------
+    z : float, optional
+        Shift in standard deviations, at least 0; from the cohort's n and f if left out (see
+        `alie_z`; it may be 0 in small cohorts, which makes the attack harmless).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+
+    def __init__(self, *, z: float | None = None) -> None:
+        if z is not None:
+            check_number("z", z, at_least=0.0)
+        self.z = z
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) deltas, one vector for all; see `Attack.craft`."""
+        rows = visible(coalition, knowledge)
+        if not len(rows):
+            return coalition.deltas
+        z = alie_z(knowledge.cohort_size, knowledge.num_malicious) if self.z is None else self.z
+        return send(coalition, rows.mean(dim=0) - z * spread(rows))

@@ -1,0 +1,48 @@
+"""Gaussian noise in the place of an update."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import send
+from fedguard.errors import check_number
+from fedguard.updates import ClientUpdates
+
+
+class Gaussian(Attack):
+    """Each malicious client sends independent Gaussian noise instead of its update.
+
+    ``d_i' ~ N(0, std^2 I)``, or with ``relative`` ``d_i' ~ N(0, (std * rms(d_i))^2 I)``
+
+    Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
+    NeurIPS 2017, with a standard deviation of 200. The default of 1 is small beside that and
+    still far above the size of trained weights, so plain averaging is ruined within a few rounds.
+
+    Parameters
+    ----------
+    std : float
+        Standard deviation per coordinate, above 0; in units of the weights, or of the root mean
+        square of the client's own honest update if `relative`.
+    relative : bool
+        Whether `std` is relative to the honest update; an honest update of zeros then gives zeros.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+
+    def __init__(self, *, std: float = 1.0, relative: bool = False) -> None:
+        check_number("std", std, above=0.0)
+        self.std = std
+        self.relative = relative
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) noise; see `Attack.craft`."""
+        honest = coalition.trainable
+        noise = torch.randn(honest.shape, generator=knowledge.generator) * self.std
+        if self.relative and honest.numel():
+            rms = honest.to(torch.float64).square().mean(dim=1, keepdim=True).sqrt()
+            noise *= rms.to(torch.float32)
+        return send(coalition, noise)

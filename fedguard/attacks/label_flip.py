@@ -1,0 +1,90 @@
+"""Label flip: train on wrong labels."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedguard.attacks.base import Attack
+from fedguard.attacks.poisoning import check_class, drawn_share
+from fedguard.errors import ConfigurationError, check_choice, check_number
+
+Mode = Literal["static", "cyclic", "targeted", "random"]
+
+_MODES = ("static", "cyclic", "targeted", "random")
+
+
+class LabelFlip(Attack):
+    """Malicious clients train as asked, on labels that are wrong.
+
+    static ``y' = C - 1 - y``; cyclic ``y' = (y + 1) mod C``; targeted ``y' = target`` where
+    ``y = source``; random ``y'`` uniform among the C - 1 other classes.
+
+    Tolpegin et al., "Data Poisoning Attacks Against Federated Learning Systems", ESORICS 2020
+    (targeted); Biggio, Nelson and Laskov, "Support Vector Machines Under Adversarial Label
+    Noise", ACML 2011 (random). With an odd number of classes, static leaves the middle one as it
+    is.
+
+    Parameters
+    ----------
+    mode : str
+        ``"static"``, ``"cyclic"``, ``"targeted"`` or ``"random"``.
+    source_class, target_class : int
+        The flip of the targeted mode; other modes do not read them.
+    poison_fraction : float
+        Share of the client's examples that are flipped, 0 to 1; in the targeted mode of its
+        examples of the source class. They are drawn from the client's stream.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"data"})
+
+    def __init__(
+        self,
+        *,
+        mode: Mode = "static",
+        source_class: int = 0,
+        target_class: int = 1,
+        poison_fraction: float = 1.0,
+    ) -> None:
+        check_choice("mode", mode, _MODES)
+        check_number("source_class", source_class, at_least=0)
+        check_number("target_class", target_class, at_least=0)
+        check_number("poison_fraction", poison_fraction, at_least=0.0, at_most=1.0)
+        if mode == "targeted" and source_class == target_class:
+            raise ConfigurationError("target_class", target_class, "a class other than the source")
+        self.mode = mode
+        self.source_class = source_class if mode == "targeted" else None
+        self.target_class = target_class if mode == "targeted" else None
+        self.poison_fraction = poison_fraction
+        self.num_classes = 0
+
+    def bind(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        """Learn the number of classes; see `Attack.bind`."""
+        if self.source_class is not None and self.target_class is not None:
+            check_class("source_class", self.source_class, num_classes)
+            check_class("target_class", self.target_class, num_classes)
+        self.num_classes = num_classes
+
+    def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the examples with flipped labels; see `Attack.poison`."""
+        if not self.num_classes:
+            raise RuntimeError("label-flip does not know the classes yet: call bind first")
+        candidates = torch.arange(len(y))
+        if self.source_class is not None:
+            candidates = candidates[(y == self.source_class).cpu()]
+        chosen = drawn_share(candidates, self.poison_fraction, rng).to(y.device)
+        flipped = y.clone()
+        flipped[chosen] = self._flip(y[chosen], rng)
+        return x, flipped
+
+    def _flip(self, y: Tensor, rng: torch.Generator) -> Tensor:
+        if self.target_class is not None:
+            return torch.full_like(y, self.target_class)
+        if self.mode == "static":
+            return self.num_classes - 1 - y
+        if self.mode == "cyclic":
+            return (y + 1) % self.num_classes
+        step = torch.randint(1, max(self.num_classes, 2), y.shape, generator=rng)
+        return (y + step.to(y.device, y.dtype)) % self.num_classes

@@ -1,0 +1,39 @@
+"""Sign flip: send the opposite of one's own update."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import send
+from fedguard.errors import check_number
+from fedguard.updates import ClientUpdates
+
+
+class SignFlip(Attack):
+    """Each malicious client sends its own honest update with the sign turned, and scaled.
+
+    ``d_i' = -scale * d_i``
+
+    Li et al., "RSA: Byzantine-Robust Stochastic Aggregation Methods for Distributed Learning from
+    Heterogeneous Datasets", AAAI 2019. Scale 1 is the plain sign flip; a larger one is the scaled
+    sign flip, which reverses plain averaging once ``scale > (n - f) / f``. Needs no knowledge of
+    other clients.
+
+    Parameters
+    ----------
+    scale : float
+        Factor, above 0.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        check_number("scale", scale, above=0.0)
+        self.scale = scale
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) flipped deltas; see `Attack.craft`."""
+        return send(coalition, coalition.trainable * -self.scale)

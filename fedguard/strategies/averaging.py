@@ -1,0 +1,76 @@
+"""How a rule that weighs or selects whole clients turns its weights into one update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fedguard.strategies.coordinates import coordinate_median
+from fedguard.updates import ClientUpdates
+
+TIE = 1e-9
+"""Relative difference below which two scores count as equal."""
+
+
+def average(updates: ClientUpdates, weights: Tensor, factors: Tensor | None = None) -> Tensor:
+    """Return the (D,) float32 sum of the clients' deltas by `weights`.
+
+    Buffers, which no distance or norm looks at, take the coordinate-wise median of the clients
+    with a positive weight instead: a client cannot hide a huge BatchNorm statistic behind
+    well-behaved parameters.
+
+    Parameters
+    ----------
+    updates : ClientUpdates
+        The round's updates.
+    weights : Tensor
+        (K,) at least 0; they add up to 1, or are all 0 (then the result is 0).
+    factors : Tensor, optional
+        (K,) by what each client's trainable delta is multiplied, as clipping does.
+    """
+    share = weights if factors is None else weights * factors
+    trainable = updates.layout.num_trainable
+    delta = torch.zeros(updates.layout.size, device=updates.deltas.device)
+    delta[:trainable] = share.to(torch.float32) @ updates.trainable
+    accepted = weights > 0
+    if trainable < updates.layout.size and bool(accepted.any()):
+        delta[trainable:] = coordinate_median(updates.deltas[accepted, trainable:])
+    return delta
+
+
+def equal_weights(keep: Tensor) -> Tensor:
+    """Return (K,) float64 weights: the same for every kept client, 0 for the others."""
+    return keep.to(torch.float64) / max(int(keep.sum()), 1)
+
+
+def clip_factors(norms: Tensor, bound: float | Tensor) -> Tensor:
+    """Return the (K,) factors ``min(1, bound / norm)`` that bring norms down to `bound`."""
+    return (bound / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(max=1.0)
+
+
+def median(values: Tensor) -> Tensor:
+    """Return the median of (N,) values; the mean of the middle two where N is even."""
+    ordered = values.sort().values
+    return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
+
+
+def lowest(scores: Tensor, wanted: int) -> Tensor:
+    """Return the (K,) mask of the `wanted` lowest scores, at least one and at most K.
+
+    Scores that tie with the last one are in too, so that the order of clients decides nothing.
+    """
+    limit = scores.sort().values[min(max(wanted, 1), len(scores)) - 1]
+    return scores <= limit + TIE * limit.abs()
+
+
+def rejections(
+    updates: ClientUpdates, weights: Tensor, describe: Callable[[int], str]
+) -> dict[int, str]:
+    """Return node id to `describe(row)` for every client whose weight is 0."""
+    return {
+        updates.node_ids[row]: describe(row)
+        for row, weight in enumerate(weights.tolist())
+        if weight == 0.0
+    }
