@@ -104,7 +104,12 @@ class Simulation:
         return make_trainer(self.config, self.model, self.federation)
 
     def run(
-        self, out: Path, *, resume: bool = False, on_round: RoundListener = lambda _: None
+        self,
+        out: Path,
+        *,
+        resume: bool = False,
+        on_round: RoundListener = lambda _: None,
+        grid: Grid | None = None,
     ) -> dict[str, Any]:
         """Run all rounds and write the run directory; return the summary.
 
@@ -116,17 +121,25 @@ class Simulation:
             Go on from the newest checkpoint in `out`, if there is one.
         on_round : callable
             Called with each round's record.
+        grid : Grid, optional
+            Where clients run, in place of the configured engine; its node ids are client ids.
         """
-        return _Run(self, out, resume, on_round).execute()
+        return _Run(self, out, resume, on_round, grid).execute()
 
 
 class _Run:
     """The state of one execution of a simulation."""
 
     def __init__(
-        self, simulation: Simulation, out: Path, resume: bool, on_round: RoundListener
+        self,
+        simulation: Simulation,
+        out: Path,
+        resume: bool,
+        on_round: RoundListener,
+        grid: Grid | None,
     ) -> None:
         self.simulation = simulation
+        self.grid = grid
         self.config = simulation.config
         self.recorder = Recorder(out)
         self.out = out
@@ -173,6 +186,9 @@ class _Run:
         self.recorder.write_json(files.THREAT_MODEL, threat_model(self.simulation))
 
     def _start(self) -> None:
+        if self.grid is not None:
+            self._serve(self.grid)
+            return
         if self.config.engine == "flower":
             from fedguard.grids.flower import run_in_flower
 

@@ -1,0 +1,267 @@
+"""The command: ``python -m fedguard.simulate`` and ``fedguard``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from fedguard import registry
+from fedguard.config import SimulationConfig, assign, load_yaml, parse
+from fedguard.errors import ConfigurationError, RunError, nearest, unknown_name
+
+_PARTS = "Robustness"
+_DATA = "Data and model"
+_TRAINING = "Training"
+_RUN = "Run"
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+def _option(*names: str, panel: str, help: str) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
+
+
+@app.command()
+def simulate(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file; flags win over it.", show_default=False)
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        _option(panel=_PARTS, help="Aggregation rule or defence: a name or package.module:Class."),
+    ] = None,
+    attack: Annotated[
+        str | None, _option(panel=_PARTS, help="What malicious clients do; 'none' for honest ones.")
+    ] = None,
+    attack_knowledge: Annotated[
+        str | None, _option(panel=_PARTS, help="partial: sees its own clients' updates; full: all.")
+    ] = None,
+    malicious: Annotated[
+        str | None, _option(panel=_PARTS, help="Share of clients that lie, 0 to 1.")
+    ] = None,
+    assumed_malicious: Annotated[
+        str | None,
+        _option(panel=_PARTS, help="Share that the defence assumes; it never sees the true one."),
+    ] = None,
+    dataset: Annotated[
+        str | None, _option(panel=_DATA, help="digits needs no files; see --list datasets.")
+    ] = None,
+    data_dir: Annotated[
+        str | None, _option(panel=_DATA, help="Folder with the data set's files.")
+    ] = None,
+    model: Annotated[str | None, _option(panel=_DATA, help="Network.")] = None,
+    latent_layer: Annotated[
+        str | None, _option(panel=_DATA, help="Submodule whose output is the latent space.")
+    ] = None,
+    partition: Annotated[
+        str | None, _option(panel=_DATA, help="How data are divided among clients.")
+    ] = None,
+    alpha: Annotated[
+        str | None, _option(panel=_DATA, help="Dirichlet concentration; small is heterogeneous.")
+    ] = None,
+    server_samples: Annotated[
+        str | None, _option(panel=_DATA, help="Auxiliary examples that the server holds.")
+    ] = None,
+    clients: Annotated[str | None, _option(panel=_TRAINING, help="Number of clients.")] = None,
+    fraction: Annotated[
+        str | None, _option(panel=_TRAINING, help="Share of clients asked per round.")
+    ] = None,
+    rounds: Annotated[str | None, _option(panel=_TRAINING, help="Server rounds.")] = None,
+    local_epochs: Annotated[
+        str | None, _option(panel=_TRAINING, help="Passes over a shard per round.")
+    ] = None,
+    batch_size: Annotated[
+        str | None, _option(panel=_TRAINING, help="Examples per SGD step.")
+    ] = None,
+    lr: Annotated[str | None, _option(panel=_TRAINING, help="Learning rate.")] = None,
+    momentum: Annotated[str | None, _option(panel=_TRAINING, help="SGD momentum.")] = None,
+    weight_decay: Annotated[str | None, _option(panel=_TRAINING, help="L2 penalty.")] = None,
+    engine: Annotated[
+        str | None, _option(panel=_RUN, help="auto, inprocess, ray or flower.")
+    ] = None,
+    device: Annotated[
+        str | None, _option(panel=_RUN, help="auto, cpu, cuda or cuda:N.")
+    ] = None,
+    seed: Annotated[str | None, _option(panel=_RUN, help="Seed of everything random.")] = None,
+    out: Annotated[
+        Path | None, _option(panel=_RUN, help="Run directory; runs/NAME if left out.")
+    ] = None,
+    resume: Annotated[
+        bool, _option("--resume", panel=_RUN, help="Go on from the newest checkpoint in --out.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        _option("--set", panel=_RUN, help="Any field or part argument: strategy.max_clusters=6."),
+    ] = None,
+    as_json: Annotated[
+        bool, _option("--json", panel=_RUN, help="Print the summary as one JSON line at the end.")
+    ] = False,
+    listing: Annotated[
+        str | None,
+        _option("--list", panel=_RUN, help="Print the names of a kind of part and stop."),
+    ] = None,
+) -> None:
+    """Attack a federated model and see whether a defence keeps it alive.
+
+    With nothing but a strategy it attacks scikit-learn's handwritten digits:
+
+        python -m fedguard.simulate --strategy geminiguard
+        python -m fedguard.simulate --strategy fedavg
+
+    Every option is a field of the YAML configuration; the run directory's config.yaml repeats the
+    run exactly.
+    """
+    if listing is not None:
+        _print_names(listing)
+        return
+    flags = {
+        name: value
+        for name, value in locals().items()
+        if name in SimulationConfig.model_fields and value is not None
+    }
+    values = load_yaml(config) if config is not None else {}
+    for name, value in flags.items():
+        assign(values, name, _scalar(value))
+    if alpha is not None:
+        assign(values, "partition.alpha", _scalar(alpha))
+    for setting in settings or []:
+        field, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigurationError("--set", setting, "FIELD=VALUE")
+        assign(values, field.strip(), _scalar(text))
+    run(parse(values), out, resume=resume, as_json=as_json)
+
+
+def _scalar(text: str) -> Any:
+    """Return a flag's text as the value that YAML would read."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 takes 1e-3 for a string
+        except ValueError:
+            return value
+    return value
+
+
+def _print_names(kind: str) -> None:
+    kinds = {plural: kind for kind in registry.KINDS for plural in (kind, _plural(kind))}
+    if kind not in kinds:
+        raise unknown_name("--list", kind, [_plural(one) for one in registry.KINDS])
+    for name in registry.names(kinds[kind]):
+        print(name)
+
+
+def _plural(kind: str) -> str:
+    return "strategies" if kind == "strategy" else f"{kind}s"
+
+
+def run(config: SimulationConfig, out: Path | None, *, resume: bool, as_json: bool) -> None:
+    """Run one configuration with progress and a summary on the terminal."""
+    from rich.console import Console
+
+    from fedguard.reporting.progress import Progress
+    from fedguard.reporting.report import write_report
+    from fedguard.reporting.summary import render_summary
+    from fedguard.simulation import Simulation
+
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    directory = choose_directory(config, out, resume)
+    simulation = Simulation(config)
+    with Progress(config.rounds, enabled=True) as progress:
+        summary = simulation.run(directory, resume=resume, on_round=progress.update)
+    report = write_report(directory)
+    summary["report"] = str(report)
+    Console(stderr=as_json).print(render_summary(summary))
+    if as_json:
+        print(json.dumps(summary, allow_nan=False))
+
+
+def choose_directory(config: SimulationConfig, out: Path | None, resume: bool) -> Path:
+    """Return the run directory; never one that holds another run's results.
+
+    Raises
+    ------
+    ConfigurationError
+        If `out` holds a run and this is no resumption of it.
+    """
+    if out is None:
+        name = f"{config.strategy.name}-{config.attack.name}-{config.dataset.name}"
+        stem = name.replace("/", "_").replace(":", "_")
+        base = Path("runs") / f"{stem}-s{config.seed}-{config.digest()[:8]}"
+        if resume or not _holds_run(base):
+            return base
+        numbers = iter(range(2, 1_000_000))
+        return next(p for n in numbers if not _holds_run(p := Path(f"{base}-{n}")))
+    if out.exists() and not out.is_dir():
+        raise ConfigurationError("out", str(out), "a folder")
+    if _holds_run(out) and not resume:
+        raise ConfigurationError(
+            "out", str(out), "a folder without a run, or --resume to go on with the one in it"
+        )
+    if _holds_run(out):
+        _check_same(config, out)
+    return out
+
+
+def _holds_run(path: Path) -> bool:
+    return (path / "config.yaml").exists()
+
+
+def _check_same(config: SimulationConfig, out: Path) -> None:
+    """Refuse to resume a run under another configuration; name the first field that differs."""
+    before, now = load_yaml(out / "config.yaml"), config.resolved()
+    for field in now:
+        if field != "data_dir" and before.get(field) != now[field]:
+            raise ConfigurationError(
+                field, now[field], f"{before.get(field)!r}, as in the run that {out} holds"
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 done, 2 bad arguments or configuration, 1 a run that failed."""
+    import click
+
+    try:
+        command = typer.main.get_command(app)
+        command.main(
+            args=list(sys.argv[1:] if arguments is None else arguments),
+            prog_name="fedguard",
+            standalone_mode=False,
+        )
+    except ConfigurationError as error:
+        return _complain(str(error), 2)
+    except click.ClickException as error:
+        return _complain(_usage(error), 2)
+    except (RunError, MemoryError, OSError) as error:
+        return _complain(str(error) or type(error).__name__, 1)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _complain("stopped; --resume with the same --out goes on", 130)
+    return 0
+
+
+def _usage(error: Any) -> str:
+    name = getattr(error, "option_name", None)
+    if name is not None:
+        options = [opt for p in typer.main.get_command(app).params for opt in p.opts]
+        hint = nearest(name, [option for option in options if option.startswith("--")])
+        return f"{name}: no such option; {hint}see --help"
+    return " ".join(error.format_message().split())
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"fedguard: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
