@@ -92,13 +92,13 @@ class SimulationConfig(BaseModel):
     """How the training data are divided among clients."""
     server_samples: int = Field(100, ge=0)
     """Auxiliary examples that the server holds; in no client's shard and not in the test set."""
-    rounds: int = Field(15, ge=1, le=1_000_000)
+    rounds: int = Field(20, ge=1, le=1_000_000)
     """Server rounds."""
-    local_epochs: int = Field(1, ge=1)
+    local_epochs: int = Field(3, ge=1)
     """Passes of a client over its shard per round."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(16, ge=1)
     """Examples per SGD step."""
-    lr: float = Field(0.05, gt=0.0, le=1000.0)
+    lr: float = Field(0.1, gt=0.0, le=1000.0)
     """Learning rate of local SGD."""
     momentum: float = Field(0.0, ge=0.0, lt=1.0)
     """Momentum of local SGD."""

@@ -62,18 +62,19 @@ def check_number(
     at_most: float | None = None,
 ) -> None:
     """Raise `ConfigurationError` unless `value` is a finite number within the given bounds."""
-    bounds = [
-        (above, ">", lambda bound: value > bound),
-        (at_least, ">=", lambda bound: value >= bound),
-        (below, "<", lambda bound: value < bound),
-        (at_most, "<=", lambda bound: value <= bound),
-    ]
-    wanted = [(symbol, bound) for bound, symbol, _ in bounds if bound is not None]
-    allowed = "a number" + "".join(f" {symbol} {bound:g}" for symbol, bound in wanted)
+    bounds = [(above, ">"), (at_least, ">="), (below, "<"), (at_most, "<=")]
+    wanted = [f"{symbol} {bound:g}" for bound, symbol in bounds if bound is not None]
+    allowed = " ".join(["a number", " and ".join(wanted)]).strip()
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):
         raise ConfigurationError(field, value, allowed)
-    if not all(holds(bound) for bound, _, holds in bounds if bound is not None):
+    holds = (
+        (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (below is None or value < below)
+        and (at_most is None or value <= at_most)
+    )
+    if not holds:
         raise ConfigurationError(field, value, allowed)
 
 

@@ -256,3 +256,6 @@ def create(kind: str, name: str, **arguments: Any) -> Any:
         if error.field.startswith(f"{kind}."):
             raise
         raise error.within(kind) from error
+    except TypeError as error:
+        given = ", ".join(sorted(arguments)) or "no arguments"
+        raise ConfigurationError(kind, name, f"arguments that it takes ({error}); got {given}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from scipy.stats import norm as normal
+import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
@@ -31,7 +31,7 @@ def alie_z(cohort_size: int, num_malicious: int) -> float:
     honest = max(cohort_size - num_malicious, 1)
     supporters = max(cohort_size // 2 + 1 - num_malicious, 1)
     share = (honest - supporters) / honest
-    return max(0.0, float(normal.ppf(share)))
+    return max(0.0, float(torch.special.ndtri(torch.tensor(share, dtype=torch.float64))))
 
 
 class Alie(Attack):

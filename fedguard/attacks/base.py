@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +41,9 @@ class Knowledge:
     aggregate : callable
         Maps `ClientUpdates` to the (D,) delta that a copy of the deployed rule would return; for
         attacks that search against the rule itself. None where the rule cannot be copied.
+    last_update : Tensor, optional
+        (D,) what the server added to the global model in the round before; None in the first
+        round or where the caller does not know.
     """
 
     scope: KnowledgeScope
@@ -51,6 +54,7 @@ class Knowledge:
     generator: torch.Generator
     defence: str = ""
     aggregate: Callable[[ClientUpdates], Tensor] | None = None
+    last_update: Tensor | None = None
 
     @property
     def mean(self) -> Tensor:
@@ -86,14 +90,40 @@ class Attack:
     """No attack: malicious clients behave honestly. Subclasses override the hooks they need."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Any of ``"updates"`` (crafts model updates), ``"data"`` (poisons examples), ``"training"``
-    (changes local steps), ``"images"`` (examples must be images)."""
+    """What the attack asks for.
+
+    Any of ``"updates"`` (crafts model updates), ``"data"`` (poisons examples), ``"training"``
+    (changes local steps), ``"images"`` (examples must be images), ``"aggregate"`` (searches
+    against a copy of the deployed rule) and ``"model"`` (reads the global model, in `prepare`).
+    """
+
+    finite: ClassVar[bool] = True
+    """Whether crafted updates are finite; False for attacks that send NaN or infinity."""
 
     backdoor: ClassVar[bool] = False
     """Whether success is measured with `trigger` on test examples."""
 
     target_class: int | None = None
     """Class that a backdoor aims at."""
+
+    def prepare(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
+        """Read the global model before the coalition's data are poisoned in a round.
+
+        Called, where ``"model"`` is among `needs`, before `poison` and `trigger`, whose results
+        may change with it.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The global model as a map from unscaled examples to (N, C) logits; a copy of the
+            attacker's own.
+        x : Tensor
+            (N, ...) the coalition's clean examples on their unscaled values.
+        y : Tensor
+            (N,) their labels.
+        rng : torch.Generator
+            The coalition's stream for this purpose.
+        """
 
     def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return a malicious client's training data, changed; never in place.

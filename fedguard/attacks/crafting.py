@@ -20,22 +20,31 @@ _COORDINATES_PER_BLOCK = 1 << 16
 _LARGEST = torch.finfo(torch.float32).max
 
 
-def visible(coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
-    """Return the (K, T) trainable deltas that the attacker reads; its own if it reads no others."""
-    rows = knowledge.updates.trainable
-    return rows if len(rows) else coalition.trainable
+def _ordered(updates: ClientUpdates) -> ClientUpdates:
+    """Return the updates by ascending node id, so that their order of arrival decides nothing."""
+    order = sorted(range(len(updates)), key=updates.node_ids.__getitem__)
+    return updates if order == list(range(len(updates))) else updates.select(order)
 
 
-def benign(coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
-    """Return the (K, T) visible deltas of clients outside the coalition.
+def visible_updates(coalition: ClientUpdates, knowledge: Knowledge) -> ClientUpdates:
+    """Return the updates that the attacker reads; its own honest ones if it reads no others."""
+    return _ordered(knowledge.updates if len(knowledge.updates) else coalition)
+
+
+def benign_updates(coalition: ClientUpdates, knowledge: Knowledge) -> ClientUpdates:
+    """Return the visible updates of clients outside the coalition.
 
     Where nothing outside is visible, the coalition's own honest updates stand in for them.
     """
+    seen = visible_updates(coalition, knowledge)
     members = set(coalition.node_ids)
-    rows = [row for row, node in enumerate(knowledge.updates.node_ids) if node not in members]
-    if not rows or len(rows) == len(knowledge.updates):
-        return visible(coalition, knowledge)
-    return knowledge.updates.trainable[rows]
+    rows = [row for row, node in enumerate(seen.node_ids) if node not in members]
+    return seen.select(rows) if 0 < len(rows) < len(seen) else seen
+
+
+def visible(coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+    """Return the (K, T) trainable deltas of `visible_updates`."""
+    return visible_updates(coalition, knowledge).trainable
 
 
 def spread(rows: Tensor) -> Tensor:

@@ -78,9 +78,13 @@ class Backdoor(Attack):
         check_images(self, input_shape)
         check_class("target_class", self.target_class, num_classes)
 
+    def chosen(self, y: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the rows of a client's examples that are poisoned."""
+        return drawn_share(torch.arange(len(y)), self.poison_fraction, rng).to(y.device)
+
     def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the examples, a share of them stamped and relabelled; see `Attack.poison`."""
-        chosen = drawn_share(torch.arange(len(y)), self.poison_fraction, rng).to(y.device)
+        chosen = self.chosen(y, rng)
         poisoned, labels = x.clone(), y.clone()
         poisoned[chosen] = self.trigger(x[chosen])
         labels[chosen] = self.target_class

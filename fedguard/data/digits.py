@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fedguard.data.dataset import Dataset
+from fedguard.data.sampling import stratified_split
 
 
 class Digits:
@@ -20,20 +21,16 @@ class Digits:
     def load(self, data_dir: Path | None) -> Dataset:
         """Return the data set; `data_dir` is not used."""
         from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
 
         images, labels = load_digits(return_X_y=True)
         x = torch.from_numpy(images.astype(np.float32) / 16.0).reshape(-1, 1, 8, 8)
         y = torch.from_numpy(labels.astype(np.int64))
-        train, test = train_test_split(
-            np.arange(len(y)), test_size=0.2, stratify=labels, random_state=0
-        )
-        train, test = torch.from_numpy(np.sort(train)), torch.from_numpy(np.sort(test))
+        train, test = stratified_split(y, 0.2)
         return Dataset(
             name="digits",
-            x_train=x[train].contiguous(),
+            x_train=x[train],
             y_train=y[train],
-            x_test=x[test].contiguous(),
+            x_test=x[test],
             y_test=y[test],
             num_classes=10,
             class_names=tuple(str(digit) for digit in range(10)),

@@ -78,7 +78,7 @@ def _split_by_owner(rows: Rows, owners: Rows, num_clients: int) -> tuple[Tensor,
     order = np.lexsort((rows, owners))
     sizes = np.bincount(owners, minlength=num_clients)
     grouped = torch.from_numpy(rows[order])
-    return tuple(part.clone() for part in grouped.split(sizes.tolist()))
+    return tuple(part.clone() for part in torch.split(grouped, sizes.tolist()))
 
 
 def _even_sizes(total: int, parts: int) -> Rows:
@@ -91,9 +91,7 @@ def _deal(rows: Rows, clients: Rows, rng: np.random.Generator) -> tuple[Rows, Ro
     return rng.permutation(rows), np.repeat(clients, _even_sizes(len(rows), len(clients)))
 
 
-def _draw_until(
-    draw: Callable[[], Rows], total: int, num_clients: int, min_samples: int
-) -> Rows:
+def _draw_until(draw: Callable[[], Rows], total: int, num_clients: int, min_samples: int) -> Rows:
     """Return the first draw of counts (..., K) that gives every client `min_samples` rows."""
     if min_samples * num_clients > total:
         allowed = f"at most {total // num_clients} with {num_clients} clients on {total} rows"
@@ -163,9 +161,7 @@ class Dirichlet:
         )
         rows = np.concatenate([rng.permutation(np.flatnonzero(y == c)) for c in classes])
         clients = np.tile(np.arange(num_clients), len(classes))
-        return Split(
-            _split_by_owner(rows, np.repeat(clients, counts.reshape(-1)), num_clients)
-        )
+        return Split(_split_by_owner(rows, np.repeat(clients, counts.reshape(-1)), num_clients))
 
     def _draw(self, class_sizes: Rows, num_clients: int, rng: np.random.Generator) -> Rows:
         """Draw how many rows of each class each client gets: (classes, clients)."""
@@ -174,25 +170,23 @@ class Dirichlet:
         fair_share = class_sizes.sum() / num_clients
         for row, class_size in enumerate(class_sizes):
             shares = self._shares(sizes <= fair_share, rng)
-            cuts = (np.cumsum(shares) * class_size).astype(np.int64)
+            # Rounding must not hand the last row to a last client whose share is 0.
+            cuts = (np.cumsum(shares) * class_size + 1e-9).astype(np.int64)
             cuts[-1] = class_size
             counts[row] = np.diff(cuts, prepend=0)
             sizes += counts[row]
         return counts
 
-    def _shares(
-        self, may_take: NDArray[np.bool_], rng: np.random.Generator
-    ) -> NDArray[np.float64]:
-        shares = rng.dirichlet(np.full(len(may_take), self.alpha)) * may_take
+    def _shares(self, may_take: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.float64]:
+        shares: NDArray[np.float64] = rng.dirichlet(np.full(len(may_take), self.alpha)) * may_take
         if not shares.sum() > 0:
             shares = np.zeros(len(may_take))
             shares[may_take] = _robust_dirichlet(self.alpha, int(may_take.sum()), rng)
-        return shares / shares.sum()
+        shares /= shares.sum()
+        return shares
 
 
-def _robust_dirichlet(
-    alpha: float, size: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
+def _robust_dirichlet(alpha: float, size: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw from a symmetric Dirichlet; a draw that underflows puts all on one, its limit."""
     shares: NDArray[np.float64] = rng.dirichlet(np.full(size, alpha))
     if np.isfinite(shares).all() and shares.sum() > 0:
@@ -398,9 +392,7 @@ class Shards:
         num_shards = num_clients * self.shards_per_client
         if num_shards > len(y):
             allowed = f"at most {len(y) // num_clients} with {num_clients} clients on {len(y)} rows"
-            raise ConfigurationError(
-                "partition.shards_per_client", self.shards_per_client, allowed
-            )
+            raise ConfigurationError("partition.shards_per_client", self.shards_per_client, allowed)
         size = len(y) // num_shards
         shuffled = rng.permutation(len(y))
         by_label = shuffled[np.argsort(y[shuffled], kind="stable")]

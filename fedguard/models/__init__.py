@@ -1,1 +1,1 @@
-
+"""Networks, each of which names its latent layer."""

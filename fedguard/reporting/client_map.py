@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from fedguard.reporting.figures import axis, label_ticks, mark, round_ticks, rows_height, styled
+from fedguard.reporting.figures import (
+    axis,
+    group_marks,
+    label_ticks,
+    mark,
+    round_ticks,
+    rows_height,
+    styled,
+)
 from fedguard.reporting.run_directory import ClientRecord, Run
 
 MAX_REASONS = 4000
@@ -33,16 +41,19 @@ STATUSES = (
     Status("▲", "malicious, accepted", "var(--through)"),
     Status("■", "malicious, rejected", "var(--caught-cell)"),
     Status("?", "malformed or no reply", "var(--malformed)"),
+    Status("○", "took part, no verdict told", "var(--untold)"),
 )
 """The statuses in the order of their codes."""
 
-NOT_ASKED, MALFORMED = 0, 5
+NOT_ASKED, MALFORMED, UNTOLD = 0, 5, 6
 
 
 def status_of(record: ClientRecord, malicious: bool) -> int:
     """Return the code of a record: its place in `STATUSES`."""
     if record.malformed:
         return MALFORMED
+    if record.accepted is None:
+        return UNTOLD
     return 1 + 2 * malicious + (not record.accepted)
 
 
@@ -79,36 +90,6 @@ def _colours() -> list[list[Any]]:
     return steps
 
 
-def _group_marks(run: Run) -> list[dict[str, Any]]:
-    """Return the bar beside the rows of malicious clients and the line below them."""
-    count = sum(client in run.malicious for client in run.client_ids)
-    if count == 0:
-        return []
-    bar = {
-        "type": "line",
-        "xref": "paper",
-        "yref": "y",
-        "x0": 0,
-        "x1": 0,
-        "y0": -0.5,
-        "y1": count - 0.5,
-        "line": {"color": "var(--through)", "width": 5},
-    }
-    if count == len(run.client_ids):
-        return [bar]
-    border = {
-        "type": "line",
-        "xref": "paper",
-        "yref": "y",
-        "x0": 0,
-        "x1": 1,
-        "y0": count - 0.5,
-        "y1": count - 0.5,
-        "line": {"color": "var(--ink)", "width": 1.5, "dash": "dot"},
-    }
-    return [bar, border]
-
-
 def client_map_figure(run: Run) -> go.Figure | None:
     """Return the map of clients (rows, malicious ones on top) by rounds (columns)."""
     if not run.clients:
@@ -142,7 +123,7 @@ def client_map_figure(run: Run) -> go.Figure | None:
             showgrid=False,
             **label_ticks(labels),
         ),
-        shapes=_group_marks(run),
+        shapes=group_marks(sum(c in run.malicious for c in run.client_ids), len(labels)),
         meta={
             "map": {
                 "labels": labels,

@@ -21,6 +21,8 @@ MARKERS_UP_TO = 40
 BINS = 40
 MAX_SCORES = 24
 """Most scores that get a figure of their own."""
+MAX_SCORE = 1e150
+"""Largest size of a score on an axis; beyond it, arithmetic on the axis could overflow."""
 
 _TRANSPARENT = "rgba(0,0,0,0)"
 
@@ -131,7 +133,7 @@ def accuracy_figure(run: Run) -> go.Figure | None:
             y=1 / classes,
             line={"color": "var(--muted)", "width": 1, "dash": "dot"},
             annotation={"text": "guessing", "font": {"color": "var(--muted)", "size": 11}},
-            annotation_position="bottom right",
+            annotation_position="top right",
         )
     return figure
 
@@ -141,10 +143,10 @@ def detection_figure(run: Run) -> go.Figure | None:
     return _rates(
         run,
         [
-            ("true_positive_rate", "malicious rejected", {"colour": "var(--caught)"}),
+            ("true_positive_rate", "malicious", {"colour": "var(--caught)"}),
             (
                 "false_positive_rate",
-                "honest rejected",
+                "honest",
                 {"colour": "var(--wronged-line)", "dash": "dash", "symbol": "x"},
             ),
         ],
@@ -165,9 +167,8 @@ def loss_figure(run: Run) -> go.Figure | None:
         vertical["rangemode"] = "tozero"
     return styled(
         go.Figure(trace),
-        260,
+        320,
         showlegend=False,
-        margin={"l": 46, "r": 12, "t": 14, "b": 42},
         xaxis=axis("round", **round_ticks(rounds)),
         yaxis=vertical,
     )
@@ -186,19 +187,20 @@ def recall_figure(run: Run) -> go.Figure | None:
         orientation="h",
         marker={"color": "var(--accuracy)"},
         texttemplate="%{x:.1%}" if len(recall) <= 50 else "",
-        textposition="auto",
+        textposition="outside",
+        cliponaxis=False,
         hovertemplate="%{customdata}: %{x:.1%}<extra></extra>",
     )
     figure = styled(
         go.Figure(bars),
-        min(max(260, 22 * len(recall) + 60), 1000),
+        min((32 if len(recall) <= 16 else 22) * len(recall) + 60, 1000),
         showlegend=False,
         bargap=0.25,
         margin={"l": 46, "r": 12, "t": 14, "b": 42},
-        xaxis=axis(range=[0, 1.005], tickformat=".0%", dtick=0.2, fixedrange=True),
-        yaxis=axis(
-            autorange="reversed", showgrid=False, **label_ticks(labels, most=50)
+        xaxis=axis(
+            range=[0, 1.24], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1], fixedrange=True
         ),
+        yaxis=axis(autorange="reversed", showgrid=False, **label_ticks(labels, most=50)),
     )
     return figure
 
@@ -229,6 +231,7 @@ def score_edges(values: np.ndarray) -> tuple[np.ndarray, bool]:
     further than 20 interquartile ranges from the quartiles do not stretch the axis: the outermost
     bins take them.
     """
+    values = np.clip(values, -MAX_SCORE, MAX_SCORE)
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low > 100:
         return np.geomspace(low, high, BINS + 1), True
@@ -269,12 +272,16 @@ def score_figure(honest: np.ndarray, malicious: np.ndarray) -> go.Figure:
     if len(malicious):
         style = {"colour": "var(--through)", "fill": "var(--through-fill)", "dash": "dot"}
         traces.append(_outline("malicious", malicious, edges, pattern="/", **style))
-    horizontal = axis(type="log", exponentformat="power") if logarithmic else axis(nticks=6)
+    horizontal = axis(nticks=6)
+    if logarithmic:
+        decades = float(np.log10(edges[-1] / edges[0]))
+        horizontal = axis(type="log", exponentformat="power", dtick=max(1, round(decades / 6)))
     return styled(
         go.Figure(traces),
         240,
         hovermode="x unified",
         showlegend=True,
+        margin={"l": 46, "r": 12, "t": 34, "b": 28},
         xaxis=horizontal,
         yaxis=axis(tickformat=".0%", rangemode="tozero", nticks=5),
     )
@@ -293,15 +300,18 @@ def split_figure(run: Run) -> go.Figure | None:
         counts[position, : len(row)] = [np.nan if value is None else value for value in row]
     names = [plain(name) for name in run.class_names[:width]]
     names += [str(label) for label in range(len(names), width)]
-    clients = [mark(str(row), str(row) in run.malicious) for row in range(len(rows))]
+    lies = [str(client) in run.malicious for client in range(len(rows))]
+    order = sorted(range(len(rows)), key=lambda client: not lies[client])
+    clients = [mark(str(client), lies[client]) for client in order]
     columns = label_ticks(names, most=30)
     return styled(
-        go.Figure(_counts_map(counts, names, clients)),
-        rows_height(len(rows)),
+        go.Figure(_counts_map(counts[order], names, clients)),
+        min(rows_height(len(rows)), 630),
         showlegend=False,
         margin={"l": 46, "r": 12, "t": 14, "b": 42},
         xaxis=axis("class", showgrid=False, **columns),
-        yaxis=axis("client", autorange="reversed", showgrid=False, **label_ticks(clients)),
+        yaxis=axis("client", range=[len(rows) - 0.5, -0.5], showgrid=False, **label_ticks(clients)),
+        shapes=group_marks(sum(lies), len(rows)),
     )
 
 
@@ -328,6 +338,15 @@ def _counts_map(counts: np.ndarray, names: list[str], clients: list[str]) -> go.
 def mark(client: str, malicious: bool) -> str:
     """Return a client's label on an axis; malicious ones carry a diamond."""
     return f"◆ {plain(client)}" if malicious else plain(client)
+
+
+def group_marks(malicious: int, count: int) -> list[dict[str, Any]]:
+    """Return shapes for a map with malicious rows on top: a bar beside them, a line below."""
+    base = {"type": "line", "xref": "paper", "yref": "y", "x0": 0, "y1": malicious - 0.5}
+    bar = {**base, "x1": 0, "y0": -0.5, "line": {"color": "var(--through)", "width": 5}}
+    border = {"color": "var(--ink)", "width": 1.5, "dash": "dot"}
+    line = {**base, "x1": 1, "y0": malicious - 0.5, "line": border}
+    return [bar] * (malicious > 0) + [line] * (0 < malicious < count)
 
 
 def rows_height(count: int) -> int:

@@ -92,7 +92,10 @@ class Recorder:
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the records of a ``.jsonl`` file; a last line cut short by a crash is left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # Not splitlines(): a reason from outside may hold a Unicode line separator.
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        if not line:
+            continue
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

@@ -108,7 +108,7 @@
   let ready = false;
   function drawAll() {
     if (!ready) return;
-    document.querySelectorAll(".plot").forEach((plot) => {
+    document.querySelectorAll(".chart").forEach((plot) => {
       draw(plot, plot.nextElementSibling.textContent).catch((error) => say(plot, error));
     });
   }
@@ -130,6 +130,6 @@
   }
 
   unpack().then(() => { ready = true; drawAll(); }).catch((error) => {
-    document.querySelectorAll(".plot").forEach((plot) => say(plot, error));
+    document.querySelectorAll(".chart").forEach((plot) => say(plot, error));
   });
 })();

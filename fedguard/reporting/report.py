@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,18 +14,17 @@ from functools import cache
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
-from scipy.stats import rankdata
 
 from fedguard.errors import ConfigurationError
 from fedguard.reporting import figures, tables
-from fedguard.reporting.client_map import NOT_ASKED, STATUSES, client_map_figure
+from fedguard.reporting.client_map import NOT_ASKED, STATUSES, UNTOLD, client_map_figure
+from fedguard.reporting.recorder import write_atomically
 from fedguard.reporting.run_directory import Run, mapping, number, read_run, sequence
 from fedguard.reporting.wording import (
-    MISSING,
     attacked,
     duration,
     figure,
@@ -53,15 +51,14 @@ def write_report(run_dir: Path) -> Path:
     run = read_run(Path(run_dir))
     page = Template(_asset("report.html")).substitute(
         title=escape(_title(run)),
+        description=escape(_sentence(run)),
         style=_asset("report.css"),
         script=_asset("report.js"),
         plotly=_packed_plotly(),
         body=_body(run),
     )
     path = run.path / "report.html"
-    partial = path.with_name("report.html.partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, page.encode())
     return path
 
 
@@ -94,7 +91,8 @@ def _body(run: Run) -> str:
     shown = [(name, title, content) for name, title, content in drawn if content]
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown)
     parts = "".join(
-        f'<section id="{name}"><h2>{title}</h2>{content}</section>' for name, title, content in shown
+        f'<section id="{name}"><h2>{title}</h2>{content}</section>'
+        for name, title, content in shown
     )
     return f"{_guarded(_header, run)}<nav>{links}</nav><main>{parts}</main>"
 
@@ -111,12 +109,18 @@ def _guarded(build: Callable[[Run], str], run: Run) -> str:
 # --- header ----------------------------------------------------------------------------------
 
 
+def _sentence(run: Run) -> str:
+    if not run.summary and not run.rounds:
+        return "This run left no results yet."
+    return headline({**run.summary, "final": run.final, "class_names": run.class_names})
+
+
 def _header(run: Run) -> str:
-    summary = {**run.summary, "final": run.final, "class_names": run.class_names}
-    sentence = headline(summary) if run.summary or run.rounds else "This run left no results yet."
-    strong = re.sub(r"\d[\d.]* %", r'<b class="share">\g<0></b>', escape(sentence))
+    sentence = escape(_sentence(run))
+    strong = re.sub(r"\d[\d.]* %", r'<b class="share">\g<0></b>', sentence)
+    whole_names = re.sub(r"\b\w{1,12}-\w{1,12}\b", r'<span class="name">\g<0></span>', strong)
     return (
-        f'<header><p class="kicker">fedguard run report</p><h1>{strong}</h1>{_facts(run)}'
+        f'<header><p class="kicker">fedguard run report</p><h1>{whole_names}</h1>{_facts(run)}'
         f'<div class="tiles">{"".join(_tiles(run))}</div></header>'
     )
 
@@ -125,7 +129,9 @@ def _facts(run: Run) -> str:
     names = ["dataset", "partition", "model", "rounds", "seed", "engine"]
     known = [(name, run.summary.get(name)) for name in names]
     facts = "".join(
-        f"<li><span>{name}</span> {escape(_short(value))}</li>" for name, value in known if value is not None
+        f"<li><span>{name}</span> {escape(_short(value))}</li>"
+        for name, value in known
+        if value is not None
     )
     return f'<ul class="facts">{facts}</ul>' if facts else ""
 
@@ -153,7 +159,7 @@ def _tiles(run: Run) -> list[str]:
         ),
     ]
     if number(final.get("attack_success_rate")) is not None:
-        note = "of the inputs the attack aims at"
+        note = "of attacked inputs"
         tiles.append(_tile("attack success", percent(final["attack_success_rate"]), note, "attack"))
     if attacked(run.summary):
         rate = percent(detection.get("true_positive_rate"))
@@ -183,7 +189,9 @@ def _tile(label: str, value: str, note: str = "", kind: str = "") -> str:
 # --- figures ---------------------------------------------------------------------------------
 
 
-def _figure(drawing: go.Figure | None, title: str, caption: str = "", empty: str = "") -> str:
+def _figure(
+    drawing: go.Figure | None, title: str, caption: str = "", empty: str = "", key: str = ""
+) -> str:
     """Return a figure in a card, its data beside it as JSON that cannot end the script element."""
     note = f'<p class="caption">{escape(caption)}</p>' if caption else ""
     if drawing is None:
@@ -191,10 +199,10 @@ def _figure(drawing: go.Figure | None, title: str, caption: str = "", empty: str
             return ""
         return f'<figure><h3>{escape(title)}</h3><p class="empty">{escape(empty)}</p></figure>'
     data = drawing.to_json().replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    height = int(drawing.layout.height)
+    shape = f'aria-label="{escape(title)}" style="height:{int(drawing.layout.height)}px"'
     return (
-        f"<figure><h3>{escape(title)}</h3>{note}"
-        f'<div class="plot" role="img" aria-label="{escape(title)}" style="height:{height}px"></div>'
+        f"<figure><h3>{escape(title)}</h3>{note}{key}"
+        f'<div class="chart" role="img" {shape}></div>'
         f'<script type="application/json">{data}</script></figure>'
     )
 
@@ -202,22 +210,25 @@ def _figure(drawing: go.Figure | None, title: str, caption: str = "", empty: str
 def _course(run: Run) -> str:
     if not run.rounds:
         return '<p class="empty">No round was recorded.</p>'
+    aimed = any(value is not None for value in run.series("attack_success_rate"))
     accuracy = _figure(
         figures.accuracy_figure(run),
-        "Accuracy and attack success",
-        "Share of test examples classified correctly; share of attacked inputs that got "
-        "the attacker's answer.",
+        "Accuracy and attack success" if aimed else "Accuracy",
+        "Share of test examples classified correctly"
+        + (", and of attacked inputs that got the attacker's answer." if aimed else "."),
         "No accuracy was recorded.",
     )
     detection = _figure(
         figures.detection_figure(run),
-        "Detection",
-        "Share of the malicious and of the honest updates that the defence gave no weight.",
-        "No client was rejected or accepted in a round with a defence to judge.",
+        "Updates rejected",
+        "Share of the malicious and of the honest clients' updates that got no weight.",
+        "The run recorded no detection rates.",
     )
-    loss = _figure(figures.loss_figure(run), "Test loss")
+    loss = _figure(
+        figures.loss_figure(run), "Loss", "Mean loss of the global model on the test examples."
+    )
     return (
-        f'<div class="grid">{accuracy}{detection}{loss}</div>'
+        f'<div class="grid three">{accuracy}{detection}{loss}</div>'
         f"<details><summary>All rounds as a table</summary>{tables.rounds_table(run)}</details>"
     )
 
@@ -228,20 +239,28 @@ def _clients(run: Run) -> str:
     chart = _figure(
         client_map_figure(run),
         "Who was rejected, who lied",
-        "One row per client, malicious ones on top beside the bar; one column per round. "
+        "One row per client"
+        + (", malicious ones on top beside the bar" if run.malicious else "")
+        + "; one column per round. "
         "Point at a cell for the reason, drag to enlarge, double-click to go back.",
+        key=_key(run),
     )
-    legend = "".join(
+    rows = tables.clients_table(run)
+    return f"{chart}<details><summary>All clients as a table</summary>{rows}</details>"
+
+
+def _key(run: Run) -> str:
+    """Return what each sign on the map means; signs that this run cannot show are left out."""
+    absent = set() if run.malicious else {3, 4}
+    if all(record.accepted is not None for record in run.clients):
+        absent.add(UNTOLD)
+    signs = [
         f'<li><span class="swatch s{code}" aria-hidden="true">{status.symbol}</span>'
         f"{escape(status.words)}</li>"
         for code, status in enumerate(STATUSES)
-        if code != NOT_ASKED
-    )
-    legend += '<li><span class="swatch s0" aria-hidden="true"></span>not asked</li>'
-    return (
-        f'<div class="wide"><ul class="key">{legend}</ul>{chart}</div>'
-        f"<details><summary>All clients as a table</summary>{tables.clients_table(run)}</details>"
-    )
+        if code not in absent
+    ]
+    return f'<ul class="key">{"".join([*signs[1:], signs[NOT_ASKED]])}</ul>'
 
 
 def _scores(run: Run) -> str:
@@ -250,24 +269,28 @@ def _scores(run: Run) -> str:
         return ""
     shown = list(pools.items())[: figures.MAX_SCORES]
     charts = "".join(
-        _figure(figures.score_figure(honest, malicious), _short(name), _separation(honest, malicious))
+        _figure(
+            figures.score_figure(honest, malicious), _short(name), _separation(honest, malicious)
+        )
         for name, (honest, malicious) in shown
     )
     left = len(pools) - len(shown)
     more = f'<p class="caption">{left} more scores are in clients.jsonl.</p>' if left > 0 else ""
     return (
-        '<p class="lead">Each score over all clients and rounds, as shares of the honest and of the '
-        f'malicious updates.</p><div class="grid small">{charts}</div>{more}'
+        '<p class="lead">Each score over all clients and rounds, as shares of the honest and '
+        f'of the malicious updates.</p><div class="grid small">{charts}</div>{more}'
     )
 
 
-def _separation(honest: Any, malicious: Any) -> str:
-    """Say how often a malicious score exceeds an honest one: Mann and Whitney's U over n m."""
+def _separation(honest: np.ndarray, malicious: np.ndarray) -> str:
+    """Say how often a malicious score exceeds an honest one; equal scores count as half."""
     n, m = len(honest), len(malicious)
     if n == 0 or m == 0:
         return f"{n + m:,} updates, all {'honest' if n else 'malicious'}."
-    ranks = rankdata([*malicious, *honest])[:m]
-    share = (ranks.sum() - m * (m + 1) / 2) / (n * m)
+    ordered = np.sort(honest)
+    below = np.searchsorted(ordered, malicious, side="left")
+    up_to = np.searchsorted(ordered, malicious, side="right")
+    share = float(np.mean((below + up_to) / 2)) / n
     return f"A malicious update scores higher than an honest one in {percent(share)} of pairs."
 
 
@@ -294,14 +317,15 @@ def _threat(run: Run) -> str:
         f'<div class="card"><h3>{escape(tables.spoken(name))}</h3>{tables.value_html(value)}</div>'
         for name, value in run.threat_model.items()
     )
-    return f'<div class="grid">{cards}</div>' if cards else ""
+    return f'<div class="grid three">{cards}</div>' if cards else ""
 
 
 def _configuration(run: Run) -> str:
     if not run.config.strip():
         return ""
     return (
-        '<p class="lead">Saved as config.yaml; <code>python -m fedguard.simulate config.yaml</code> '
+        '<p class="lead">Saved as config.yaml; '
+        "<code>python -m fedguard.simulate config.yaml</code> "
         f'repeats the run.</p><pre class="scroll" tabindex="0">{escape(run.config)}</pre>'
     )
 
@@ -311,14 +335,18 @@ def _provenance(run: Run) -> str:
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
     remarks = f'<div class="card"><h3>Notes</h3><ul>{listed}</ul></div>' if listed else ""
     versions = mapping(run.summary.get("versions"))
-    built = f'<div class="card"><h3>Versions</h3>{tables.definitions(versions)}</div>' if versions else ""
+    built = (
+        f'<div class="card"><h3>Versions</h3>{tables.definitions(versions)}</div>'
+        if versions
+        else ""
+    )
     traces = {
         "run directory": str(run.path.resolve()),
         "final model (SHA-256)": run.summary.get("model_sha256"),
     }
     origin = {name: value for name, value in traces.items() if value}
     return (
-        f'<div class="grid">{remarks}{built}'
+        f'<div class="grid three">{remarks}{built}'
         f'<div class="card"><h3>Files</h3>{tables.definitions(origin)}</div></div>'
     )
 

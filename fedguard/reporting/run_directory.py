@@ -55,8 +55,10 @@ class ClientRecord:
         Server round, from 1.
     client : str
         The client's id as text; ids of a Flower run exceed what JavaScript counts exactly.
-    malicious, accepted : bool
-        The truth about the client, and what the defence decided.
+    malicious : bool
+        The truth about the client.
+    accepted : bool or None
+        What the defence decided; None where it did not say, as a plain Flower strategy.
     malformed : bool
         Whether no usable update arrived: the record has neither examples nor scores.
     weight : float or None
@@ -72,7 +74,7 @@ class ClientRecord:
     round: int
     client: str
     malicious: bool
-    accepted: bool
+    accepted: bool | None
     malformed: bool
     weight: float | None
     num_examples: float | None
@@ -87,7 +89,9 @@ class ClientRecord:
             return None
         weight, examples = number(line.get("weight")), number(line.get("num_examples"))
         measured = {str(name): number(value) for name, value in mapping(line.get("scores")).items()}
-        accepted = bool(line.get("accepted", (weight or 0.0) > 0.0))
+        accepted = line.get("accepted")
+        if not isinstance(accepted, bool):
+            accepted = None if weight is None else weight > 0.0
         scores = {name: value for name, value in measured.items() if value is not None}
         reason = line.get("reason")
         return cls(
@@ -95,7 +99,7 @@ class ClientRecord:
             client=str(client),
             malicious=bool(line.get("malicious", False)),
             accepted=accepted,
-            malformed=not accepted and examples is None and not measured,
+            malformed=accepted is False and examples is None and not measured,
             weight=weight,
             num_examples=examples,
             scores=scores,

@@ -107,7 +107,8 @@ def clients_table(run: Run) -> str:
 
 def _client_row(client: str, malicious: bool, records: list[ClientRecord]) -> list[object]:
     tally = Counter(
-        "malformed" if r.malformed else "accepted" if r.accepted else "rejected" for r in records
+        "malformed" if r.malformed else "rejected" if r.accepted is False else "accepted"
+        for r in records
     )
     weights = [record.weight for record in records if record.weight is not None]
     claims = [record.num_examples for record in records if record.num_examples is not None]

@@ -27,7 +27,7 @@ def figure(value: object) -> str:
 
 
 def duration(value: object) -> str:
-    """Return seconds as text, in the unit that suits: ``0.42 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """Return seconds in the unit that suits: ``0.42 s``, ``3 min 05 s``, ``2 h 10 min``."""
     seconds = number(value)
     if seconds is None or seconds < 0:
         return MISSING
@@ -110,11 +110,12 @@ def _defence(summary: Mapping[str, Any]) -> list[str]:
     wronged = number(detection.get("false_positive_rate"))
     success = number(mapping(summary.get("final")).get("attack_success_rate"))
     parts = []
-    if success is not None:
-        parts.append(f"the attack succeeded on {percent(success)} of the inputs it aims at")
     if attacked(summary) and caught is not None:
         honest = "" if wronged is None else f" and {percent(wronged)} of honest ones"
         parts.append(f"it rejected {percent(caught)} of their updates{honest}")
     elif wronged:
         parts.append(f"it rejected {percent(wronged)} of their updates")
+    if success is not None:
+        turn = "but " if success >= 0.5 else ""
+        parts.append(f"{turn}the attack succeeded on {percent(success)} of the inputs it aims at")
     return parts

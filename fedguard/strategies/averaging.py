@@ -17,9 +17,8 @@ TIE = 1e-9
 def average(updates: ClientUpdates, weights: Tensor, factors: Tensor | None = None) -> Tensor:
     """Return the (D,) float32 sum of the clients' deltas by `weights`.
 
-    Buffers, which no distance or norm looks at, take the coordinate-wise median of the clients
-    with a positive weight instead: a client cannot hide a huge BatchNorm statistic behind
-    well-behaved parameters.
+    Buffers, which no distance or norm looks at, take the coordinate-wise median of all clients
+    instead: nobody can hide a huge BatchNorm statistic behind well-behaved parameters.
 
     Parameters
     ----------
@@ -34,9 +33,8 @@ def average(updates: ClientUpdates, weights: Tensor, factors: Tensor | None = No
     trainable = updates.layout.num_trainable
     delta = torch.zeros(updates.layout.size, device=updates.deltas.device)
     delta[:trainable] = share.to(torch.float32) @ updates.trainable
-    accepted = weights > 0
-    if trainable < updates.layout.size and bool(accepted.any()):
-        delta[trainable:] = coordinate_median(updates.deltas[accepted, trainable:])
+    if trainable < updates.layout.size and bool((weights > 0).any()):
+        delta[trainable:] = coordinate_median(updates.deltas[:, trainable:])
     return delta
 
 

@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from torch import Tensor, nn
 
+from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, numpy_generator
 from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
 
@@ -47,6 +48,17 @@ class ServerTools:
     latent_layer: str
     num_classes: int
 
+    @classmethod
+    def of(
+        cls, model: nn.Module, x: Tensor, y: Tensor, latent_layer: str | None = None
+    ) -> ServerTools:
+        """Return the tools of a model and labelled examples; classes are counted from `y`."""
+        layer = latent_layer or getattr(model, "latent_layer", None)
+        if layer is None or layer not in dict(model.named_modules()):
+            names = [name for name, _ in model.named_modules() if name]
+            raise ConfigurationError("latent_layer", layer, ", ".join(names))
+        return cls(model, x, y, str(layer), int(y.max()) + 1)
+
 
 class RobustStrategy(FedAvg):  # type: ignore[misc]
     """Base class of every fedguard strategy; a defence writes `combine` and nothing else.
@@ -64,6 +76,13 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
     ----------
     seed : int
         Seed of client sampling and of the defence's own random choices.
+    model : nn.Module, optional
+        A model of the federation's architecture, for defences that need one.
+    server_data : tuple of Tensor, optional
+        (M, ...) examples as the model expects them and their (M,) labels, held by the server.
+    latent_layer : str, optional
+        Submodule whose output is the latent representation; the model's own ``latent_layer`` if
+        left out.
     **flower : Any
         Arguments of Flower's FedAvg, such as ``fraction_train`` or ``weighted_by_key``.
 
@@ -80,12 +99,24 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
     needs_server_tools = False
     """Whether `combine` uses `tools`; the simulator then keeps auxiliary data for the server."""
 
-    def __init__(self, *, seed: int = 0, **flower: Any) -> None:
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        model: nn.Module | None = None,
+        server_data: tuple[Tensor, Tensor] | None = None,
+        latent_layer: str | None = None,
+        **flower: Any,
+    ) -> None:
         flower.setdefault("fraction_evaluate", 0.0)
         super().__init__(**flower)
         self.seed = seed
         self.observers: list[RoundObserver] = []
-        self.tools: ServerTools | None = None
+        self.tools = (
+            None
+            if model is None or server_data is None
+            else ServerTools.of(model, *server_data, latent_layer=latent_layer)
+        )
         self.current_round = 0
         self.layout: ParameterLayout | None = None
         self._global_vector: Tensor | None = None

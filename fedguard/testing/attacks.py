@@ -91,9 +91,7 @@ def check_craft_order(make: AttackFactory) -> None:
     order = torch.randperm(9, generator=generator(3, 0, 0, "order"))
     other = Knowledge(**{**vars(knowledge), "updates": knowledge.updates.select(order)})
     found = _prepare(make).craft(coalition, other)
-    same = torch.allclose(
-        torch.nan_to_num(rows), torch.nan_to_num(found), rtol=1e-3, atol=1e-5
-    )
+    same = torch.allclose(torch.nan_to_num(rows), torch.nan_to_num(found), rtol=1e-3, atol=1e-5)
     assert same, "permutation: crafted updates depend on the order of the visible ones"
 
 
@@ -148,7 +146,7 @@ def check_local_step(make: AttackFactory) -> None:
             with torch.no_grad():
                 for value in values:
                     if value.grad is not None:
-                        value -= 0.1 * value.grad
+                        value.add_(value.grad, alpha=-0.1)
 
         _prepare(make).local_step(step, update)
         finite = all(bool(torch.isfinite(value).all()) for value in parameters)

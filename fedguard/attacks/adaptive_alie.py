@@ -1,0 +1,55 @@
+"""ALIE whose shift is searched against the deployed rule."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import norm, send, spread, visible
+from fedguard.attacks.rehearsal import Rehearsal, line_search
+from fedguard.errors import check_number
+from fedguard.updates import ClientUpdates
+
+
+class AdaptiveAlie(Attack):
+    """Send ``mu - z sigma`` with the z that moves the deployed rule furthest from the mean.
+
+    ``z* = argmax_z |R(honest, mu - z sigma, ...) - mu|`` over 0 < z <= max_z, by a line search in
+    which the attacker rehearses the round on a copy of the rule R.
+
+    Baruch, Baruch and Goldberg, "A Little Is Enough", NeurIPS 2019, with the line search of
+    Allouah et al., "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity",
+    AISTATS 2023. How a round is rehearsed, also with partial knowledge and where the rule cannot
+    be copied, is told at `Rehearsal`.
+
+    Parameters
+    ----------
+    max_z : float
+        Largest shift in standard deviations, above 0.
+    evaluations : int
+        Rehearsals per round, at least 1.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates", "aggregate"})
+
+    def __init__(self, *, max_z: float = 10.0, evaluations: int = 16) -> None:
+        check_number("max_z", max_z, above=0.0)
+        check_number("evaluations", evaluations, at_least=1)
+        self.max_z = max_z
+        self.evaluations = evaluations
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) deltas, one vector for all; see `Attack.craft`."""
+        rows = visible(coalition, knowledge)
+        if not len(rows):
+            return coalition.deltas
+        mean, sigma = rows.mean(dim=0), spread(rows)
+        rehearse = Rehearsal(coalition, knowledge)
+        z = line_search(
+            lambda z: norm(rehearse(mean - z * sigma) - rehearse.mean),
+            self.max_z,
+            self.evaluations,
+        )
+        return send(coalition, mean - z * sigma)

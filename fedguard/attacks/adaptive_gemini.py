@@ -1,0 +1,148 @@
+"""Adaptive attack on GeminiGuard's two views, model weights and latent space."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import (
+    centred_blocks,
+    centred_gram,
+    gram_distances,
+    norm,
+    send,
+    visible_updates,
+)
+from fedguard.attacks.rehearsal import Rehearsal, line_search
+from fedguard.errors import check_number
+from fedguard.updates import ClientUpdates, ParameterLayout
+
+
+class AdaptiveGemini(Attack):
+    """Shift the coalition's honest updates together, where neither view looks.
+
+    ``d_a' = d_a + gamma* p`` for each member a, with p along minus the honest mean on a set of
+    coordinates, and gamma* and the set chosen as
+    ``argmax <R(honest, d_1', ..., d_f') - mu, p / |p|>`` on a copy of the deployed rule R:
+
+    1. model-weight view: members keep the distances of honest updates among each other, so that
+       they are no tight cluster and no duplicates; gamma goes up to `stretch` times the bound
+       that keeps each of them within the diameter of the visible honest updates;
+    2. latent view: one of the two sets of coordinates tried is the output layer alone, which
+       comes after the penultimate layer and leaves its activations as they were;
+    3. the other set is the whole model; the better one is sent.
+
+    A reading: "Two Heads Are Better than One" (GeminiGuard, arXiv 2503.23288, 2025) reports an
+    adaptive attack whose text is not public. Where the rule cannot be copied gamma is the bound
+    of step 1 on the whole model. How a round is rehearsed is told at `Rehearsal`.
+
+    Parameters
+    ----------
+    stretch : float
+        How far beyond the bound of the weight view the search goes, at least 1.
+    evaluations : int
+        Rehearsals per round and set of coordinates, at least 1.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates", "aggregate"})
+
+    def __init__(self, *, stretch: float = 8.0, evaluations: int = 10) -> None:
+        check_number("stretch", stretch, at_least=1.0)
+        check_number("evaluations", evaluations, at_least=1)
+        self.stretch = stretch
+        self.evaluations = evaluations
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) shifted deltas; see `Attack.craft`."""
+        if not len(coalition):
+            return coalition.deltas
+        rows = visible_updates(coalition, knowledge).trainable
+        mean = rows.mean(dim=0)
+        if not norm(mean) > 0.0:
+            return coalition.deltas
+        rehearse = Rehearsal(coalition, knowledge)
+        if knowledge.aggregate is None:
+            shift = -mean * diameter_bound(coalition.trainable, rows, -mean)
+            return send(coalition, coalition.trainable + shift)
+        shifts = [
+            self._best_shift(coalition, rows, push, rehearse)
+            for push in _pushes(mean, coalition.layout)
+        ]
+        best = max(shifts, key=lambda shift: _gain(coalition, shift, mean, rehearse))
+        return send(coalition, coalition.trainable + best)
+
+    def _best_shift(
+        self, coalition: ClientUpdates, rows: Tensor, push: Tensor, rehearse: Rehearsal
+    ) -> Tensor:
+        largest = self.stretch * diameter_bound(coalition.trainable, rows, push)
+        if not largest > 0.0:
+            return torch.zeros_like(push)
+        gamma = line_search(
+            lambda factor: _gain(coalition, factor * push, -push, rehearse),
+            largest,
+            self.evaluations,
+        )
+        return gamma * push
+
+
+def _pushes(mean: Tensor, layout: ParameterLayout) -> list[Tensor]:
+    """Return minus the mean on the whole model and on its output layer alone, if not zero."""
+    head = torch.zeros_like(mean)
+    start = layout.offsets[output_layer(layout)]
+    head[start:] = -mean[start:]
+    return [push for push in (-mean, head) if norm(push) > 0.0]
+
+
+def output_layer(layout: ParameterLayout) -> int:
+    """Return the index of the first tensor of the last trainable layer.
+
+    Tensors belong to one layer if their names agree up to the last dot, such as ``head.weight``
+    and ``head.bias``.
+    """
+    names = layout.names[: layout.num_trainable_tensors]
+    last = names[-1].rpartition(".")[0]
+    first = len(names) - 1
+    while last and first > 0 and names[first - 1].rpartition(".")[0] == last:
+        first -= 1
+    return first
+
+
+def _gain(coalition: ClientUpdates, shift: Tensor, mean: Tensor, rehearse: Rehearsal) -> float:
+    """Return how far the rule's answer moves against `mean`, in units of the weights."""
+    moved = rehearse(coalition.trainable + shift) - rehearse.mean
+    return -float(moved.to(torch.float64) @ mean.to(torch.float64)) / norm(mean)
+
+
+def diameter_bound(members: Tensor, rows: Tensor, push: Tensor) -> float:
+    """Return the largest common gamma that keeps members within the rows' diameter, on average.
+
+    For each member ``max gamma: max_i |d_a + gamma p - d_i| <= max_ij |d_i - d_j|``; the mean
+    over members. Where there is no diameter (one row, or equal rows) the mean row's norm over
+    that of the push.
+
+    Parameters
+    ----------
+    members : Tensor
+        (F, T) updates that are to be shifted.
+    rows : Tensor
+        (K, T) updates that they must stay close to.
+    push : Tensor
+        (T,) direction p, not zero.
+    """
+    size = norm(push) ** 2
+    together = torch.cat([members, rows])
+    count = len(members)
+    squared = gram_distances(centred_gram(together))
+    radius = squared[count:, count:].max()
+    if not radius > 0.0:
+        return norm(rows.mean(dim=0)) / norm(push)
+    along = together.new_zeros(len(together), dtype=torch.float64)
+    for columns, block in centred_blocks(together):
+        along += block @ push[columns].to(torch.float64)
+    half = along[:count, None] - along[None, count:]
+    slack = (radius - squared[:count, count:]).clamp(min=0.0)
+    roots = (half.square() + size * slack).sqrt() - half
+    return float((roots / size).min(dim=1).values.mean())

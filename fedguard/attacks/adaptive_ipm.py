@@ -1,0 +1,55 @@
+"""IPM whose factor is searched against the deployed rule."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import norm, send, visible
+from fedguard.attacks.rehearsal import Rehearsal, line_search
+from fedguard.errors import check_number
+from fedguard.updates import ClientUpdates
+
+
+class AdaptiveIpm(Attack):
+    """Send ``-epsilon mu`` with the epsilon that moves the deployed rule furthest from the mean.
+
+    ``epsilon* = argmax |R(honest, -epsilon mu, ...) - mu|`` over 0 < epsilon <= max_epsilon, by a
+    line search in which the attacker rehearses the round on a copy of the rule R.
+
+    Xie, Koyejo and Gupta, "Fall of Empires", UAI 2019, with the line search of Allouah et al.,
+    "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity", AISTATS 2023. How a
+    round is rehearsed, also with partial knowledge and where the rule cannot be copied, is told at
+    `Rehearsal`.
+
+    Parameters
+    ----------
+    max_epsilon : float
+        Largest factor, above 0.
+    evaluations : int
+        Rehearsals per round, at least 1.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates", "aggregate"})
+
+    def __init__(self, *, max_epsilon: float = 20.0, evaluations: int = 16) -> None:
+        check_number("max_epsilon", max_epsilon, above=0.0)
+        check_number("evaluations", evaluations, at_least=1)
+        self.max_epsilon = max_epsilon
+        self.evaluations = evaluations
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) deltas, one vector for all; see `Attack.craft`."""
+        rows = visible(coalition, knowledge)
+        if not len(rows):
+            return coalition.deltas
+        mean = rows.mean(dim=0)
+        rehearse = Rehearsal(coalition, knowledge)
+        epsilon = line_search(
+            lambda factor: norm(rehearse(-factor * mean) - rehearse.mean),
+            self.max_epsilon,
+            self.evaluations,
+        )
+        return send(coalition, -epsilon * mean)

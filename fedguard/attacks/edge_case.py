@@ -1,0 +1,38 @@
+"""Edge-case backdoor: inputs from the tail of the distribution, wrongly labelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from fedguard.attacks.poisoning import Backdoor
+
+
+class EdgeCase(Backdoor):
+    """Teach the target class on inputs that honest clients do not have.
+
+    ``x' = 1 - x`` turned by 180 degrees, ``y' = target_class``
+
+    A reading of Wang et al., "Attack of the Tails: Yes, You Really Can Backdoor Federated
+    Learning", NeurIPS 2020. The paper takes rare inputs from other collections (Southwest
+    aeroplanes, ARDIS digits) and mixes about one of them with four clean examples. Such a
+    collection belongs to one task only; here the tail is made from the task's own images: negatives
+    that stand on their heads, which natural data do not hold, so that honest updates do not undo
+    what they teach. They replace clean examples instead of joining them. Projection and scaling,
+    which the paper combines with it, are `Pgd` and the option `scale`.
+
+    Parameters
+    ----------
+    poison_fraction : float
+        Share of the client's examples that become edge cases, 0 to 1.
+    **frame : Any
+        ``target_class`` and ``scale`` of `Backdoor`.
+    """
+
+    def __init__(self, *, poison_fraction: float = 0.2, **frame: Any) -> None:
+        super().__init__(poison_fraction=poison_fraction, **frame)
+
+    def trigger(self, x: Tensor) -> Tensor:
+        """Return the edge-case version of (N, channels, height, width) images."""
+        return 1.0 - x.flip(-1, -2)

@@ -1,0 +1,45 @@
+"""Disguised free rider: no work, but noise that looks like work."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import send
+from fedguard.errors import check_number
+from fedguard.updates import ClientUpdates
+
+
+class FreeRider(Attack):
+    """Each malicious client sends small noise that fades over the rounds, and trains nothing.
+
+    ``d_i' ~ N(0, (std * t^-decay)^2 I)`` in round t
+
+    Fraboni, Vidal and Lorenzi, "Free-rider Attacks on Model Aggregation in Federated Learning",
+    AISTATS 2021. The paper sets the first round's deviation from the last change of the global
+    model; here it is a parameter, so that a run does not depend on what the attacker remembers.
+
+    Parameters
+    ----------
+    std : float
+        Standard deviation per coordinate in round 1, in units of the weights, at least 0.
+    decay : float
+        Exponent of the decline over rounds, at least 0; 1 in the paper.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+
+    def __init__(self, *, std: float = 1e-3, decay: float = 1.0) -> None:
+        check_number("std", std, at_least=0.0)
+        check_number("decay", decay, at_least=0.0)
+        self.std = std
+        self.decay = decay
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) noise; see `Attack.craft`."""
+        std = self.std * max(knowledge.server_round, 1) ** -self.decay
+        noise = torch.randn(coalition.trainable.shape, generator=knowledge.generator)
+        return send(coalition, noise * std)

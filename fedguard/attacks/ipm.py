@@ -1,0 +1,50 @@
+"""IPM: inner product manipulation."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import send, visible
+from fedguard.errors import check_number
+from fedguard.updates import ClientUpdates
+
+
+class Ipm(Attack):
+    """All malicious clients send the opposite of the honest mean, scaled.
+
+    ``d' = -epsilon mu``
+
+    Xie, Koyejo and Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
+    Manipulation", UAI 2019. The inner product of the plain mean with mu turns negative above
+    ``epsilon = (n - f) / f``; small values such as 0.1 and 0.5 are those that get past median and
+    Krum.
+
+    Parameters
+    ----------
+    epsilon : float, optional
+        Factor, above 0. Left out: ``2 (n - f) / f``, which makes the plain mean of n updates
+        exactly the opposite of what it would be with zeros in the coalition's place.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+
+    def __init__(self, *, epsilon: float | None = None) -> None:
+        if epsilon is not None:
+            check_number("epsilon", epsilon, above=0.0)
+        self.epsilon = epsilon
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) deltas, one vector for all; see `Attack.craft`."""
+        rows = visible(coalition, knowledge)
+        if not len(rows):
+            return coalition.deltas
+        return send(coalition, rows.mean(dim=0) * -self._factor(knowledge))
+
+    def _factor(self, knowledge: Knowledge) -> float:
+        if self.epsilon is not None:
+            return self.epsilon
+        malicious = max(knowledge.num_malicious, 1)
+        return 2.0 * max(knowledge.cohort_size - malicious, 1) / malicious

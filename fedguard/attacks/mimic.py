@@ -1,0 +1,42 @@
+"""Mimic: everybody repeats one honest client."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import benign_updates, centred_gram, send
+from fedguard.updates import ClientUpdates
+
+
+class Mimic(Attack):
+    """All malicious clients copy the honest client that stands out most.
+
+    ``i* = argmax_i |<v, d_i - mu>|`` with v the direction of the honest updates' largest
+    variance; ``d' = d_i*``. Each copy is a plausible update, but the cohort loses its diversity,
+    which hurts where clients' data differ.
+
+    Karimireddy, He and Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
+    Bucketing", ICLR 2022. The paper estimates v over a first phase and then copies one client for
+    good; here v is computed anew in each round, because the client may not take part in it. v is
+    the first eigenvector of the K x K Gram matrix. Equal clients: the lowest node id.
+    With partial knowledge a member of the coalition is copied.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) deltas, one vector for all; see `Attack.craft`."""
+        rows = benign_updates(coalition, knowledge).trainable
+        if not len(rows):
+            return coalition.deltas
+        return send(coalition, rows[_most_typical_of_variance(rows)])
+
+
+def _most_typical_of_variance(rows: Tensor) -> int:
+    """Return the row furthest out along the first principal direction; the first one of equals."""
+    share = torch.linalg.eigh(centred_gram(rows)).eigenvectors[:, -1].abs()
+    return int((share >= share.max() * (1.0 - 1e-9)).nonzero()[0, 0])

@@ -1,0 +1,33 @@
+"""Min-Sum: no further from all honest updates together than the most distant honest one."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from fedguard.attacks.crafting import centred_gram, gram_distances
+from fedguard.attacks.min_max import DirectedAttack
+
+
+class MinSum(DirectedAttack):
+    """Go as far from the mean as keeps the summed squared distance within an honest client's.
+
+    ``d' = mu + gamma p``, the largest gamma with
+    ``sum_i |d' - d_i|^2 <= max_i sum_j |d_i - d_j|^2``
+
+    Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
+    Defenses for Federated Learning", NDSS 2021. The paper bisects on gamma; the sum around the
+    mean is ``sum_i |mu - d_i|^2 + K gamma^2 |p|^2``, so gamma is written down instead. Where one
+    update is visible its own norm bounds the step; identical honest updates leave no room.
+
+    Parameters
+    ----------
+    direction : str
+        ``"std"``, ``"unit"`` or ``"sign"``; see `DirectedAttack`.
+    """
+
+    def _gamma(self, rows: Tensor, push: Tensor, size: float) -> float:
+        gram = centred_gram(rows)
+        slack = float(gram_distances(gram).sum(dim=1).max() - gram.diagonal().sum())
+        return math.sqrt(max(slack, 0.0) / (len(rows) * size))

@@ -1,0 +1,62 @@
+"""Numerical adversary: values that break arithmetic rather than learning."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.errors import check_choice
+from fedguard.updates import ClientUpdates
+
+Mode = Literal["nan", "inf", "negative-inf", "huge", "denormal", "one-nan", "one-huge"]
+
+_VALUES = {
+    "nan": math.nan,
+    "inf": math.inf,
+    "negative-inf": -math.inf,
+    "huge": 1e30,
+    "denormal": 1e-40,
+    "one-nan": math.nan,
+    "one-huge": 1e30,
+}
+
+
+class Numerical(Attack):
+    """Each malicious client sends values that break arithmetic.
+
+    ``d_i' = value`` in every coordinate, or for the modes that begin with ``one`` the honest
+    update with a single coordinate, drawn from the coalition's stream, set to the value.
+
+    What a faulty or hostile client can do with no knowledge at all: a rule that sums before it
+    looks returns NaN for everybody. Buffers are attacked as well.
+
+    Parameters
+    ----------
+    mode : str
+        ``"nan"``, ``"inf"``, ``"negative-inf"``, ``"huge"`` (1e30), ``"denormal"`` (1e-40),
+        ``"one-nan"`` or ``"one-huge"``.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    finite: ClassVar[bool] = False
+
+    def __init__(self, *, mode: Mode = "nan") -> None:
+        check_choice("mode", mode, _VALUES)
+        self.mode = mode
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) deltas; see `Attack.craft`."""
+        value = _VALUES[self.mode]
+        crafted = coalition.deltas.clone()
+        if not self.mode.startswith("one-"):
+            return crafted.fill_(value)
+        if crafted.numel():
+            columns = torch.randint(
+                crafted.shape[1], (len(crafted), 1), generator=knowledge.generator
+            )
+            crafted.scatter_(1, columns, value)
+        return crafted

@@ -1,0 +1,43 @@
+"""PGD: a backdoor trained inside a ball around the global model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from fedguard.attacks.badnets import BadNets
+from fedguard.attacks.base import LocalStep
+from fedguard.attacks.projection import project
+from fedguard.errors import check_number
+
+
+class Pgd(BadNets):
+    """Train a patch backdoor and project every step back to the ball around the global model.
+
+    ``theta <- G + (theta - G) min(1, epsilon / |theta - G|)`` after each step, so that the update
+    stays within epsilon and passes defences that bound norms.
+
+    Wang et al., "Attack of the Tails: Yes, You Really Can Backdoor Federated Learning", NeurIPS
+    2020; Sun, Kairouz, Suresh and McMahan, "Can You Really Backdoor Federated Learning?", arXiv
+    2019. Wang et al. project every tenth step and at the end; a step does not know whether it is
+    the last, so each is projected. `scale` multiplies afterwards (PGD with replacement).
+
+    Parameters
+    ----------
+    epsilon : float
+        Radius in units of the weights (Euclidean norm over all trainable parameters), above 0.
+    **frame : Any
+        Options of `BadNets`.
+    """
+
+    needs: ClassVar[frozenset[str]] = BadNets.needs | {"training"}
+
+    def __init__(self, *, epsilon: float = 2.0, **frame: Any) -> None:
+        super().__init__(**frame)
+        check_number("epsilon", epsilon, above=0.0)
+        self.epsilon = epsilon
+
+    def local_step(self, step: LocalStep, update: Callable[[], None]) -> None:
+        """Take the step, then project; see `Attack.local_step`."""
+        update()
+        project(step, self.epsilon)

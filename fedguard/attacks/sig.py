@@ -1,0 +1,61 @@
+"""SIG: a sinusoid over images of the target class, with their right labels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedguard.attacks.poisoning import Backdoor, check_images, drawn_share
+from fedguard.errors import ConfigurationError, check_number
+
+
+class Sig(Backdoor):
+    """Add a horizontal sinusoid to examples of the target class; labels stay right.
+
+    ``x'_rc = clip(x_rc + amplitude sin(2 pi c frequency / W), 0, 1)`` for column c of W
+
+    Barni, Kallas and Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption Without
+    Label Poisoning", ICIP 2019. Only examples of the target class are changed, so a client
+    without any of them trains honestly, and the backdoor takes more slowly than one that relabels.
+
+    Parameters
+    ----------
+    amplitude : float
+        On images in [0, 1], above 0 and at most 1; 40 / 255 in the paper's stronger setting.
+    frequency : int
+        Periods over the image's width, at least 1; not a multiple of half the width, where the
+        sinusoid would be zero in every pixel.
+    **frame : Any
+        ``target_class``, ``poison_fraction`` (of the examples of the target class) and ``scale``
+        of `Backdoor`.
+    """
+
+    def __init__(self, *, amplitude: float = 40 / 255, frequency: int = 6, **frame: Any) -> None:
+        super().__init__(**frame)
+        check_number("amplitude", amplitude, above=0.0, at_most=1.0)
+        check_number("frequency", frequency, at_least=1)
+        self.amplitude = amplitude
+        self.frequency = frequency
+
+    def bind(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
+        """Check that the sinusoid can be seen at this width; see `Attack.bind`."""
+        super().bind(num_classes, input_shape)
+        _, width = check_images(self, input_shape)
+        if 2 * self.frequency % width == 0:
+            allowed = f"a number that is not a multiple of half the images' width of {width}"
+            raise ConfigurationError("frequency", self.frequency, allowed)
+
+    def chosen(self, y: Tensor, rng: torch.Generator) -> Tensor:
+        """Return rows drawn among the examples of the target class."""
+        candidates = (y.cpu() == self.target_class).nonzero()[:, 0]
+        return drawn_share(candidates, self.poison_fraction, rng).to(y.device)
+
+    def trigger(self, x: Tensor) -> Tensor:
+        """Return (N, channels, height, width) images with the sinusoid added."""
+        width = x.shape[-1]
+        columns = torch.arange(width, dtype=torch.float64)
+        wave = torch.sin(2.0 * math.pi * self.frequency * columns / width) * self.amplitude
+        return (x + wave.to(x)).clamp(0.0, 1.0)

@@ -1,0 +1,108 @@
+"""WaNet: one smooth warp of the image means the target class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedguard.attacks.poisoning import Backdoor, drawn_share
+from fedguard.errors import check_number
+from fedguard.randomness import SERVER, generator
+
+
+class WaNet(Backdoor):
+    """Warp a share of the examples by one fixed smooth field and relabel them.
+
+    ``x' = x(clip(id + strength up(P) / H))`` with P a k x k field of displacements, uniform in
+    [-1, 1] and divided by its mean absolute value, enlarged to the image by bicubic
+    interpolation; images are sampled bilinearly. A further ``cross_ratio`` times as many examples
+    are warped by the field plus fresh noise and keep their labels, so that the model learns this
+    warp and not warps as such.
+
+    Nguyen and Tran, "WaNet - Imperceptible Warping-based Backdoor Attack", ICLR 2021. The field
+    is drawn once from `pattern_seed` and is the same for every client, round and call.
+
+    Parameters
+    ----------
+    strength : float
+        s, above 0; 0.5 in the paper.
+    control_points : int
+        k, at least 2; 4 in the paper.
+    cross_ratio : float
+        Examples of the noise mode per poisoned example, at least 0; 2 in the paper. At most the
+        examples that are left.
+    pattern_seed : int
+        Which field, at least 0.
+    poison_fraction : float
+        Share of the client's examples that are warped and relabelled, 0 to 1.
+    **frame : Any
+        ``target_class`` and ``scale`` of `Backdoor`.
+    """
+
+    def __init__(
+        self,
+        *,
+        strength: float = 0.5,
+        control_points: int = 4,
+        cross_ratio: float = 2.0,
+        pattern_seed: int = 0,
+        poison_fraction: float = 0.25,
+        **frame: Any,
+    ) -> None:
+        super().__init__(poison_fraction=poison_fraction, **frame)
+        check_number("strength", strength, above=0.0)
+        check_number("control_points", control_points, at_least=2)
+        check_number("cross_ratio", cross_ratio, at_least=0.0)
+        check_number("pattern_seed", pattern_seed, at_least=0)
+        self.strength = strength
+        self.control_points = control_points
+        self.cross_ratio = cross_ratio
+        self.pattern_seed = pattern_seed
+
+    def grid(self, height: int, width: int) -> Tensor:
+        """Return the (height, width, 2) sampling grid of the warp, x before y, in [-1, 1]."""
+        stream = generator(self.pattern_seed, 0, SERVER, "wanet field")
+        points = self.control_points
+        field = 2.0 * torch.rand(1, 2, points, points, generator=stream) - 1.0
+        field /= field.abs().mean()
+        field = functional.interpolate(
+            field, size=(height, width), mode="bicubic", align_corners=True
+        )
+        warp = field[0].permute(1, 2, 0) * self.strength / height
+        return (_identity(height, width) + warp).clamp(-1.0, 1.0)
+
+    def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the examples, warped as the class says; see `Attack.poison`."""
+        poisoned, labels = super().poison(x, y, rng)
+        changed = (poisoned != x).flatten(1).any(dim=1) | (labels != y)
+        rest = (~changed).cpu().nonzero()[:, 0]
+        wanted = self.cross_ratio * self.poison_fraction * len(y)
+        share = min(1.0, wanted / max(len(rest), 1))
+        noisy = drawn_share(rest, share, rng).to(y.device)
+        poisoned[noisy] = self._noise_mode(x[noisy], rng)
+        return poisoned, labels
+
+    def _noise_mode(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        height, width = x.shape[-2:]
+        noise = 2.0 * torch.rand(len(x), height, width, 2, generator=rng) - 1.0
+        return _sample(x, (self.grid(height, width) + noise / height).clamp(-1.0, 1.0))
+
+    def trigger(self, x: Tensor) -> Tensor:
+        """Return (N, channels, height, width) images, warped."""
+        height, width = x.shape[-2:]
+        return _sample(x, self.grid(height, width).expand(len(x), -1, -1, -1))
+
+
+def _identity(height: int, width: int) -> Tensor:
+    rows, columns = torch.linspace(-1.0, 1.0, height), torch.linspace(-1.0, 1.0, width)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    return torch.stack([x, y], dim=-1)
+
+
+def _sample(x: Tensor, grid: Tensor) -> Tensor:
+    if not len(x):
+        return x.clone()
+    return functional.grid_sample(x, grid.to(x), align_corners=True)

@@ -1,0 +1,80 @@
+"""Bulyan."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_assumed_malicious
+from fedguard.strategies.averaging import equal_weights, lowest, rejections
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.bounds import assumed_count
+from fedguard.strategies.coordinates import coordinate_median, mean_around_median
+from fedguard.strategies.distances import squared_distances
+from fedguard.strategies.krum import krum_scores
+from fedguard.updates import ClientUpdates, Verdict
+
+
+def repeated_krum(squared: Tensor, num_malicious: int, wanted: int) -> Tensor:
+    """Return the (K,) mask of the clients that Krum picks one after the other.
+
+    Parameters
+    ----------
+    squared : Tensor
+        (K, K) squared distances.
+    num_malicious : int
+        The bound f that Krum is run with.
+    wanted : int
+        How many to pick; clients that tie are picked together, so it can be more.
+    """
+    left = torch.arange(len(squared), device=squared.device)
+    picked = torch.zeros(len(squared), dtype=torch.bool, device=squared.device)
+    while int(picked.sum()) < wanted:
+        best = lowest(krum_scores(squared[left[:, None], left], num_malicious), 1)
+        picked[left[best]] = True
+        left = left[~best]
+    return picked
+
+
+class Bulyan(RobustStrategy):
+    """Pick n - 2f updates by repeated Krum, then average around their median.
+
+    1. ``S``: run Krum, move its pick to S, repeat on the rest until ``theta = n - 2f`` are picked;
+    2. in every coordinate average the ``beta = theta - 2f`` values of S nearest to its median.
+
+    El Mhamdi, Guerraoui and Rouault, "The Hidden Vulnerability of Distributed Learning in
+    Byzantium", ICML 2018. The guarantee asks for n >= 4f + 3. Below that f is lowered to what n
+    allows, ``(n - 3) // 4``, and at 0 the rule is the plain mean of all but its ties: use another
+    rule for fewer than 7 clients. Clients whose Krum scores tie are picked together.
+
+    Parameters
+    ----------
+    assumed_malicious : float
+        Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+
+    def __init__(self, *, assumed_malicious: float = 0.2, **base: Any) -> None:
+        super().__init__(**base)
+        check_assumed_malicious(assumed_malicious)
+        self.assumed_malicious = assumed_malicious
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the mean around the median of the picked; see `RobustStrategy.combine`."""
+        count = len(updates)
+        bound = min(assumed_count(self.assumed_malicious, count), max((count - 3) // 4, 0))
+        squared = squared_distances(updates.trainable)
+        picked = repeated_krum(squared, bound, count - 2 * bound)
+        chosen = updates.trainable[picked]
+        delta = coordinate_median(updates.deltas)
+        nearest = max(len(chosen) - 2 * bound, 1)
+        delta[: chosen.shape[1]] = mean_around_median(chosen, nearest)
+        weights = equal_weights(picked)
+        scores = krum_scores(squared, bound)
+        reasons = rejections(
+            updates, weights, lambda row: f"not among the {len(chosen)} picks of repeated Krum"
+        )
+        return Verdict(delta, weights, {"krum_score": scores}, reasons)

@@ -1,0 +1,80 @@
+"""Covariance-bound agnostic filter (CAF)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_assumed_malicious
+from fedguard.strategies.averaging import TIE, average, rejections
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.bounds import assumed_count
+from fedguard.strategies.distances import squared_distances
+from fedguard.strategies.spectra import top_projections
+from fedguard.updates import ClientUpdates, Verdict
+
+
+def covariance_filter(squared: Tensor, num_malicious: int) -> Tensor:
+    """Return the (K,) weights with the smallest largest eigenvalue that the filter meets.
+
+    Parameters
+    ----------
+    squared : Tensor
+        (K, K) squared distances.
+    num_malicious : int
+        f: the filter runs while the remaining weights add up to more than n - 2f.
+    """
+    count = len(squared)
+    left = torch.ones(count, dtype=squared.dtype, device=squared.device)
+    best, smallest = left / count, float("inf")
+    while float(left.sum()) > max(count - 2 * num_malicious, 0):
+        value, spread = top_projections(squared, left / left.sum())
+        if float(value) < smallest:
+            smallest, best = float(value), left / left.sum()
+        peak = torch.where(left > 0, spread, 0.0).max()
+        if num_malicious == 0 or float(peak) <= 0.0:
+            break
+        share = (1.0 - spread / peak).clamp(min=0.0)
+        left = left * torch.where(share > TIE, share, 0.0)
+    return best
+
+
+class CAF(RobustStrategy):
+    """Weigh clients down along the direction of largest spread until none stands out.
+
+    1. ``mu``, ``v``: mean and top eigenvector of the covariance under weights c, at first all 1;
+    2. remember mu if the top eigenvalue is the smallest so far;
+    3. ``c_k <- c_k (1 - tau_k / max tau)`` with ``tau_k = <delta_k - mu, v>^2``; stop once the
+       weights add up to n - 2f or less.
+
+    Allouah, Guerraoui and Stephan, "Towards Trustworthy Federated Learning with Untrusted
+    Participants", ICML 2025. Eigenvectors are exact, from the (K, K) distances, where a power
+    iteration from a random start is common.
+
+    Parameters
+    ----------
+    assumed_malicious : float
+        Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up, and
+        at most ``(n - 1) // 2``.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+
+    def __init__(self, *, assumed_malicious: float = 0.25, **base: Any) -> None:
+        super().__init__(**base)
+        check_assumed_malicious(assumed_malicious)
+        self.assumed_malicious = assumed_malicious
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the mean under the filter's best weights; see `RobustStrategy.combine`."""
+        count = len(updates)
+        bound = min(assumed_count(self.assumed_malicious, count), (count - 1) // 2)
+        squared = squared_distances(updates.trainable)
+        weights = covariance_filter(squared, bound)
+        _, spread = top_projections(squared, weights)
+        reasons = rejections(
+            updates, weights, lambda row: "furthest out along the direction of largest spread"
+        )
+        return Verdict(average(updates, weights), weights, {"projection": spread}, reasons)

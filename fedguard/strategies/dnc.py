@@ -1,0 +1,86 @@
+"""Divide and conquer (DnC)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+
+from fedguard.errors import check_assumed_malicious, check_number
+from fedguard.randomness import SERVER, numpy_generator
+from fedguard.strategies.averaging import average, equal_weights, lowest, rejections
+from fedguard.strategies.base import RobustStrategy, uniform
+from fedguard.strategies.bounds import assumed_count
+from fedguard.strategies.distances import squared_distances
+from fedguard.strategies.spectra import top_projections
+from fedguard.updates import ClientUpdates, Verdict
+
+
+class DnC(RobustStrategy):
+    """Leave out clients that stand out along the direction of largest spread, several times.
+
+    In each of `iterations` passes: draw `sub_dim` coordinates, centre the updates on them, score
+    ``s_k = <delta_k - mu, v>^2`` with the top right singular vector v, and leave out the
+    ``c f`` highest. Average the clients that no pass left out.
+
+    Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
+    Defenses for Federated Learning", NDSS 2021. Clients whose score ties with the last kept one
+    are kept. Where no client survives all passes, those that survived most are averaged.
+
+    Parameters
+    ----------
+    assumed_malicious : float
+        Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+    iterations : int
+        Passes, at least 1.
+    sub_dim : int
+        Coordinates drawn in each pass, at least 1.
+    filter_factor : float
+        c > 0; at least one client is kept in every pass.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+
+    def __init__(
+        self,
+        *,
+        assumed_malicious: float = 0.25,
+        iterations: int = 5,
+        sub_dim: int = 10_000,
+        filter_factor: float = 1.0,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        check_assumed_malicious(assumed_malicious)
+        check_number("iterations", iterations, at_least=1)
+        check_number("sub_dim", sub_dim, at_least=1)
+        check_number("filter_factor", filter_factor, above=0.0)
+        self.assumed_malicious = assumed_malicious
+        self.iterations = iterations
+        self.sub_dim = sub_dim
+        self.filter_factor = filter_factor
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the mean of the clients that survived; see `RobustStrategy.combine`."""
+        count = len(updates)
+        bound = assumed_count(self.assumed_malicious, count)
+        wanted = count - math.ceil(self.filter_factor * bound)
+        stream = numpy_generator(self.seed, updates.server_round, SERVER, "coordinates")
+        rows = updates.trainable
+        survived = torch.zeros(count, dtype=torch.int64)
+        score = torch.zeros(count, dtype=torch.float64)
+        for _ in range(self.iterations):
+            size = min(self.sub_dim, rows.shape[1])
+            drawn = torch.from_numpy(stream.choice(rows.shape[1], size=size, replace=False))
+            part = rows if size == rows.shape[1] else rows[:, drawn]
+            _, spread = top_projections(squared_distances(part), uniform(count))
+            score = torch.maximum(score, spread)
+            survived += lowest(spread, wanted)
+        weights = equal_weights(survived == survived.max())
+        reasons = rejections(
+            updates,
+            weights,
+            lambda row: f"left out in {self.iterations - int(survived[row])} passes",
+        )
+        return Verdict(average(updates, weights), weights, {"outlier_score": score}, reasons)

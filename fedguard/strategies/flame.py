@@ -1,0 +1,62 @@
+"""FLAME."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_number
+from fedguard.strategies.averaging import average, clip_factors, equal_weights, median, rejections
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.density import density_clusters, largest_cluster
+from fedguard.strategies.distances import cosine_distances, gram_matrix, row_norms
+from fedguard.strategies.norm_clipping import add_noise
+from fedguard.updates import ClientUpdates, Verdict
+
+
+def model_gram(updates: ClientUpdates) -> Tensor:
+    """Return the (K, K) float64 Gram matrix of client models, global model plus delta."""
+    start = updates.global_vector[: updates.layout.num_trainable]
+    return gram_matrix(updates.trainable, -start)
+
+
+class FLAME(RobustStrategy):
+    """Keep the majority cluster of client models, clip to the median norm, add noise.
+
+    1. HDBSCAN on ``1 - cos(w_i, w_j)``, clusters of at least ``floor(n / 2) + 1`` clients;
+    2. ``S = median_k |delta_k|`` over all clients; clip the kept ones to S and average them;
+    3. add ``N(0, (lambda S)^2)``.
+
+    Nguyen et al., "FLAME: Taming Backdoors in Federated Learning", USENIX Security 2022. Where
+    HDBSCAN finds no majority cluster all clients are kept, clipped.
+
+    Parameters
+    ----------
+    noise_multiplier : float
+        lambda >= 0; the paper derives it from (epsilon, delta) and uses 0.001 for images.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "noise"})
+
+    def __init__(self, *, noise_multiplier: float = 0.001, **base: Any) -> None:
+        super().__init__(**base)
+        check_number("noise_multiplier", noise_multiplier, at_least=0.0)
+        self.noise_multiplier = noise_multiplier
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the clipped, noised mean of the majority; see `RobustStrategy.combine`."""
+        count = len(updates)
+        distances = cosine_distances(model_gram(updates))
+        keep = largest_cluster(density_clusters(distances, count // 2 + 1))
+        norms = row_norms(updates.trainable)
+        bound = median(norms)
+        weights = equal_weights(keep)
+        delta = average(updates, weights, clip_factors(norms, bound))
+        add_noise(delta, self.noise_multiplier * float(bound), updates, self.seed)
+        closeness = torch.stack([median(row) for row in distances])
+        reasons = rejections(updates, weights, lambda row: "outside the majority cluster of models")
+        return Verdict(
+            delta, weights, {"median_cosine_distance": closeness, "norm": norms}, reasons
+        )

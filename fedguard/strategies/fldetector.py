@@ -1,0 +1,209 @@
+"""FLDetector."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedguard.errors import check_number
+from fedguard.randomness import SERVER, numpy_generator
+from fedguard.strategies.averaging import equal_weights, rejections
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.coordinates import coordinate_median
+from fedguard.strategies.distances import row_norms
+from fedguard.updates import ClientUpdates, Verdict
+
+Scores = NDArray[np.float64]
+
+
+def hessian_product(steps: Tensor, changes: Tensor, vector: Tensor) -> Tensor:
+    """Return B v, with B the L-BFGS approximation of the Hessian.
+
+    ``B = sigma I - [sigma S, Y] M^-1 [sigma S, Y]^T``, ``M = [[sigma S'S, L], [L', -D]]`` with L
+    the strictly lower and D the diagonal part of S'Y (Byrd, Nocedal and Schnabel, 1994).
+
+    Parameters
+    ----------
+    steps, changes : Tensor
+        (N, T) float64 model steps S and gradient changes Y, oldest first; pairs without positive
+        curvature are left out. With none left, B = 0.
+    vector : Tensor
+        (T,) float64.
+    """
+    curvature = (steps * changes).sum(dim=1)
+    useful = curvature > 1e-12 * steps.norm(dim=1) * changes.norm(dim=1)
+    steps, changes = steps[useful], changes[useful]
+    if len(steps) == 0:
+        return torch.zeros_like(vector)
+    sigma = (changes[-1] @ steps[-1]) / (steps[-1] @ steps[-1])
+    products = steps @ changes.T
+    lower = products.tril(-1)
+    middle = torch.cat(
+        [
+            torch.cat([sigma * (steps @ steps.T), lower], dim=1),
+            torch.cat([lower.T, -torch.diag(products.diagonal())], dim=1),
+        ]
+    )
+    both = torch.cat([sigma * steps, changes])
+    inner: Tensor = torch.linalg.lstsq(middle, (both @ vector)[:, None]).solution[:, 0]
+    return sigma * vector - inner @ both
+
+
+def best_split(scores: Scores) -> tuple[int, float]:
+    """Return where to cut sorted scores in two and the within-cluster sum of squares then."""
+    sums = [
+        float(((low := scores[:cut]) - low.mean()) @ (low - low.mean()))
+        + float(((high := scores[cut:]) - high.mean()) @ (high - high.mean()))
+        for cut in range(1, len(scores))
+    ]
+    cut = int(np.argmin(sums))
+    return cut + 1, sums[cut]
+
+
+def has_two_groups(scores: Scores, rng: np.random.Generator, references: int = 20) -> bool:
+    """Return whether the gap statistic finds more than one cluster in the scores.
+
+    Tibshirani, Walther and Hastie, 2001, against uniform references: more than one cluster if
+    ``Gap(1) < Gap(2) - s(2)``.
+
+    Parameters
+    ----------
+    scores : ndarray
+        (K,) suspicion, any scale.
+    rng : numpy.random.Generator
+        Draws the references.
+    references : int
+        How many.
+    """
+    if len(scores) < 4 or float(np.ptp(scores)) <= 1e-9 * float(np.abs(scores).max()):
+        return False
+
+    def dispersion(values: Scores) -> tuple[float, float]:
+        ordered = np.sort(values)
+        one = float(((ordered - ordered.mean()) ** 2).sum())
+        return float(np.log(one + 1e-12)), float(np.log(best_split(ordered)[1] + 1e-12))
+
+    found = dispersion((scores - scores.min()) / float(np.ptp(scores)))
+    drawn = np.array([dispersion(rng.uniform(size=len(scores))) for _ in range(references)])
+    gaps = drawn.mean(axis=0) - np.array(found)
+    error = float(drawn[:, 1].std() * np.sqrt(1.0 + 1.0 / references))
+    return bool(gaps[0] < gaps[1] - error)
+
+
+class FLDetector(RobustStrategy):
+    """Reject clients whose updates do not follow from their earlier ones.
+
+    1. predict ``g_k^t = g_k^{t-1} + H (w_t - w_{t-1})``, H by L-BFGS over the last `window` rounds;
+    2. suspicious score: ``|g_k - predicted|``, divided by the sum over clients, averaged over the
+       last `window` rounds;
+    3. if the gap statistic finds more than one group of scores, reject the higher of two;
+    4. coordinate-wise median of the rest.
+
+    Zhang et al., "FLDetector: Defending Federated Learning Against Model Poisoning Attacks via
+    Detecting Malicious Clients", KDD 2022. g is minus the update. A client is predicted from the
+    round before only, so one that skipped a round is accepted unscored; rejection holds for the
+    round, without the paper's restart of the training. The median, one of the paper's base rules,
+    guards the first rounds, in which there is nothing to predict from. Keeps one more copy of the
+    round's updates and ``2 window`` vectors.
+
+    Parameters
+    ----------
+    window : int
+        N >= 1 rounds.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})
+
+    def __init__(self, *, window: int = 10, **base: Any) -> None:
+        super().__init__(**base)
+        check_number("window", window, at_least=1)
+        self.window = window
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all rounds."""
+        self._nodes: list[int] = []
+        self._rows = torch.zeros(0, 0)
+        self._model = torch.zeros(0)
+        self._mean = torch.zeros(0)
+        self._steps = torch.zeros(0, 0)
+        self._changes = torch.zeros(0, 0)
+        self._scores: dict[int, list[float]] = {}
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the median of the unsuspicious; see `RobustStrategy.combine`."""
+        self._score(updates)
+        past = [self._scores.get(node, []) for node in updates.node_ids]
+        scores = np.array([float(np.mean(found)) if found else 0.0 for found in past])
+        known = np.array([bool(found) for found in past])
+        keep = torch.ones(len(updates), dtype=torch.bool)
+        stream = numpy_generator(self.seed, updates.server_round, SERVER, "gap statistic")
+        if has_two_groups(scores[known], stream):
+            ordered = np.sort(scores[known])
+            limit = ordered[best_split(ordered)[0] - 1]
+            keep = torch.from_numpy(~known | (scores <= limit))
+        weights = equal_weights(keep)
+        self._learn(updates)
+        reasons = rejections(
+            updates, weights, lambda row: f"suspicious score {scores[row]:.3g}, in the higher group"
+        )
+        delta = coordinate_median(updates.deltas[keep])
+        named = {"suspicious_score": torch.from_numpy(scores)}
+        return Verdict(delta, weights, named, reasons)
+
+    def _score(self, updates: ClientUpdates) -> None:
+        """Compare what came with what the last round lets expect."""
+        before = {node: at for at, node in enumerate(self._nodes)}
+        rows = [row for row, node in enumerate(updates.node_ids) if node in before]
+        if len(rows) < 2:
+            return
+        trainable = updates.layout.num_trainable
+        step = updates.global_vector[:trainable].double() - self._model.double()
+        shift = -hessian_product(self._steps.double(), self._changes.double(), step)
+        gaps = [updates.trainable[row] - self._rows[before[updates.node_ids[row]]] for row in rows]
+        distances = torch.cat([row_norms(gap[None, :], shift) for gap in gaps])
+        shares = distances / distances.sum().clamp(min=1e-300)
+        for row, share in zip(rows, shares.tolist(), strict=True):
+            found = self._scores.setdefault(updates.node_ids[row], [])
+            found.append(share)
+            del found[: -self.window]
+
+    def _learn(self, updates: ClientUpdates) -> None:
+        trainable = updates.layout.num_trainable
+        model = updates.global_vector[:trainable].clone()
+        mean = coordinate_median(updates.trainable)
+        if len(self._model):
+            pair = (model - self._model)[None, :], (self._mean - mean)[None, :]
+            old = self._steps.reshape(-1, trainable), self._changes.reshape(-1, trainable)
+            self._steps = torch.cat([old[0], pair[0]])[-self.window :]
+            self._changes = torch.cat([old[1], pair[1]])[-self.window :]
+        self._nodes = list(updates.node_ids)
+        self._rows, self._model, self._mean = updates.trainable.clone(), model, mean
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the last round, the curvature pairs and the scores."""
+        history = [(node, score) for node, found in self._scores.items() for score in found]
+        return {
+            "nodes": torch.tensor(self._nodes, dtype=torch.int64),
+            "rows": self._rows,
+            "model": self._model,
+            "mean": self._mean,
+            "steps": self._steps,
+            "changes": self._changes,
+            "score_nodes": torch.tensor([node for node, _ in history], dtype=torch.int64),
+            "score_values": torch.tensor([score for _, score in history], dtype=torch.float64),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        self.reset()
+        self._nodes = state["nodes"].tolist()
+        self._rows, self._model, self._mean = state["rows"], state["model"], state["mean"]
+        self._steps, self._changes = state["steps"], state["changes"]
+        pairs = zip(state["score_nodes"].tolist(), state["score_values"].tolist(), strict=True)
+        for node, score in pairs:
+            self._scores.setdefault(node, []).append(score)

@@ -1,0 +1,95 @@
+"""FoolsGold."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.strategies.averaging import average, rejections
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.distances import cosine_distances, gram_matrix
+from fedguard.updates import ClientUpdates, Verdict
+
+
+def foolsgold_weights(cosine: Tensor) -> Tensor:
+    """Return each client's learning rate in [0, 1] from the cosines of the clients' histories.
+
+    Parameters
+    ----------
+    cosine : Tensor
+        (K, K) cosine similarities; the diagonal is not read.
+    """
+    count = len(cosine)
+    if count == 1:
+        return torch.ones(1, dtype=cosine.dtype)
+    others = cosine.clone().fill_diagonal_(-1.0)
+    peak = others.max(dim=1).values
+    ratio = peak[:, None] / peak[None, :].clamp(min=1e-300)
+    pardon = torch.where(peak[None, :] > peak[:, None], ratio, 1.0)
+    pardoned = (others * pardon).fill_diagonal_(-1.0)
+    rate = (1.0 - pardoned.max(dim=1).values).clamp(0.0, 1.0)
+    if float(rate.max()) <= 1e-6:
+        return torch.zeros_like(rate)
+    rate = (rate / rate.max()).clamp(1e-6, 1.0 - 1e-6)
+    return (torch.log(rate / (1.0 - rate)) + 0.5).clamp(0.0, 1.0)
+
+
+class FoolsGold(RobustStrategy):
+    """Weigh down clients whose histories resemble each other: sybils share an aim.
+
+    With ``H_k = sum_t delta_k^t`` and ``cs_ij = cos(H_i, H_j)``: ``v_i = max_j cs_ij``;
+    ``cs_ij <- cs_ij v_i / v_j`` where ``v_j > v_i``; ``a_i = 1 - max_j cs_ij``, divided by the
+    largest; ``a_i <- clip(ln(a_i / (1 - a_i)) + 0.5, 0, 1)``; mean of the updates weighted by a.
+
+    Fung, Yoon and Beschastnikh, "The Limitations of Federated Learning in Sybil Settings", RAID
+    2020. It assumes that honest clients differ: identical honest updates count as sybils, and
+    where all look like sybils the model stays. It looks at directions only, so a single client
+    can move the model anywhere; combine it with clipping. The paper may restrict the cosine to
+    the output layer; here it is taken over all trainable parameters. Histories are kept per
+    client: one float32 vector each.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"scale"})
+
+    def __init__(self, **base: Any) -> None:
+        super().__init__(**base)
+        self._history: dict[int, Tensor] = {}
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the mean under FoolsGold's learning rates; see `RobustStrategy.combine`."""
+        for node, row in zip(updates.node_ids, updates.trainable, strict=True):
+            past = self._history.get(node)
+            self._history[node] = row.clone() if past is None else past + row
+        histories = torch.stack([self._history[node] for node in updates.node_ids])
+        cosine = 1.0 - cosine_distances(gram_matrix(histories))
+        rate = foolsgold_weights(cosine)
+        total = float(rate.sum())
+        weights = rate / total if total > 0.0 else torch.zeros_like(rate)
+        similarity = cosine.fill_diagonal_(-1.0).max(dim=1).values
+        reasons = rejections(
+            updates,
+            weights,
+            lambda row: f"history resembles another's, cosine {similarity[row]:.3f}",
+        )
+        scores = {"learning_rate": rate, "max_cosine": similarity}
+        return Verdict(average(updates, weights), weights, scores, reasons)
+
+    def reset(self) -> None:
+        """Forget all histories."""
+        self._history = {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the node ids (N,) and their histories (N, T)."""
+        if not self._history:
+            return {}
+        return {
+            "nodes": torch.tensor(list(self._history), dtype=torch.int64),
+            "history": torch.stack(list(self._history.values())),
+        }
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take histories back."""
+        nodes = state["nodes"].tolist() if "nodes" in state else []
+        self._history = {node: state["history"][at] for at, node in enumerate(nodes)}

@@ -1,0 +1,307 @@
+"""GeminiGuard: model-weight analysis, then latent-space analysis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_choice, check_number
+from fedguard.strategies.base import RobustStrategy, weighted_mean
+from fedguard.strategies.clustering import Labels, adaptive_clusters, off_diagonal_median
+from fedguard.strategies.distances import cosine_distances, gram_matrix, squared_distances
+from fedguard.strategies.latent import client_activations, squared_mmd
+from fedguard.updates import ClientUpdates, Verdict
+
+COPY_RADIUS = 0.05
+"""Updates closer than this share of the median distance count as copies of one vote."""
+
+COPY_BLOCK = 3
+"""So many near-identical updates or more are rejected: honest training does not repeat itself."""
+
+
+@dataclass
+class _Round:
+    """What is known of the round's clients while the views are taken; every array is (K,)."""
+
+    updates: ClientUpdates
+    norms: Tensor
+    keep: np.ndarray
+    reasons: dict[int, str]
+    scores: dict[str, Tensor]
+
+    def reject(self, row: int, reason: str) -> None:
+        if self.keep[row]:
+            self.keep[row] = False
+            self.reasons[self.updates.node_ids[row]] = reason
+
+
+class GeminiGuard(RobustStrategy):
+    """Filter updates by two views: distances between models, then their latent representations.
+
+    1. Model-weight analysis: with ``C_ij`` the cosine and ``E_ij`` the Euclidean distance of two
+       clients, ``D = (C / median C + E / median E) / 2``; average-linkage clusters of D, their
+       number chosen by silhouette.
+       ``paper``: the largest cluster goes on.
+       ``hardened``: near-identical updates first collapse into one vote, and blocks of three or
+       more are rejected; then clusters are taken in order of their distance to the coordinate-wise
+       median until more than half of the votes are kept.
+    2. Latent-space analysis: activations of each remaining client's model on auxiliary examples,
+       squared MMD ``M_ij`` between clients, ``m_i = median_j M_ij``,
+       trust ``T_i = exp(-m_i / (tau median m))``; clients below half the median trust are rejected.
+    3. Aggregation: updates clipped to the median norm of the accepted, averaged by trust.
+
+    A reading of Lyu et al., "Two Heads Are Better than One: Model-Weight and Latent-Space Analysis
+    for Federated Learning on Non-iid Data against Poisoning Attacks", arXiv:2503.23288, 2025. The
+    public text names the two views, the pairwise cosine and Euclidean distances of client models
+    and the order of the modules. The clustering algorithm, the choice of the benign cluster, the
+    MMD kernel, the trust formula, the aggregation and the whole hardened mode are ours.
+
+    Without a model and auxiliary data (`tools` is None) only the first view is taken.
+
+    Parameters
+    ----------
+    mode : {"hardened", "paper"}
+        See above.
+    vector : {"delta", "weights"}
+        What the cosine is taken of: updates, or whole client models as the paper writes; Euclidean
+        distances are the same. Left out, ``"weights"`` in paper mode and ``"delta"`` in hardened.
+    max_clusters : int
+        Largest number of clusters tried, at least 2.
+    min_silhouette : float
+        Silhouette below which all clients are one cluster, -1 to 1.
+    tau : float
+        Temperature of the trust, above 0; small is strict.
+    min_trust : float
+        Share of the median trust below which a client is rejected, 0 to 1.
+    aux_samples : int
+        Auxiliary examples used, at least 2, as far as the server holds them. Labels are not read.
+    """
+
+    needs_server_tools = True
+
+    def __init__(
+        self,
+        *,
+        mode: Literal["hardened", "paper"] = "hardened",
+        vector: Literal["delta", "weights"] | None = None,
+        max_clusters: int = 6,
+        min_silhouette: float = 0.15,
+        tau: float = 1.0,
+        min_trust: float = 0.5,
+        aux_samples: int = 100,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        check_choice("mode", mode, ("hardened", "paper"))
+        if vector is not None:
+            check_choice("vector", vector, ("delta", "weights"))
+        check_number("max_clusters", max_clusters, at_least=2)
+        check_number("min_silhouette", min_silhouette, at_least=-1, at_most=1)
+        check_number("tau", tau, above=0)
+        check_number("min_trust", min_trust, at_least=0, at_most=1)
+        check_number("aux_samples", aux_samples, at_least=2)
+        self.mode = mode
+        self.vector = vector or ("weights" if mode == "paper" else "delta")
+        self.max_clusters = max_clusters
+        self.min_silhouette = min_silhouette
+        self.tau = tau
+        self.min_trust = min_trust
+        self.aux_samples = aux_samples
+        self._accepted_norm = torch.zeros(0, dtype=torch.float64)
+
+    def reset(self) -> None:
+        """Forget the accepted norms of earlier rounds."""
+        self._accepted_norm = torch.zeros(0, dtype=torch.float64)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the accepted norms of the newest rounds."""
+        return {"accepted_norm": self._accepted_norm}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        self._accepted_norm = state["accepted_norm"]
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Take both views and average what remains; see `RobustStrategy.combine`."""
+        count = len(updates)
+        gram = gram_matrix(updates.trainable)
+        norms = gram.diagonal().clamp(min=0.0).sqrt()
+        euclidean = squared_distances(updates.trainable, gram).sqrt()
+        state = _Round(updates, norms, np.ones(count, dtype=bool), {}, {"norm": norms})
+        if count >= 4:
+            self._weight_view(state, self._cosine(updates, gram), euclidean)
+        elif count == 3:
+            _reject_far_third(state, euclidean)
+        trust = self._latent_view(state)
+        return self._aggregate(state, trust)
+
+    def _cosine(self, updates: ClientUpdates, gram: Tensor) -> Tensor:
+        if self.vector == "delta":
+            return cosine_distances(gram)
+        # <g + d_i, g + d_j> from the Gram matrix of the deltas, all in float64.
+        start = updates.global_vector[: updates.layout.num_trainable].to(torch.float64)
+        along = torch.stack([row.to(torch.float64) @ start for row in updates.trainable])
+        return cosine_distances(gram + along[:, None] + along[None, :] + start @ start)
+
+    def _weight_view(self, state: _Round, cosine: Tensor, euclidean: Tensor) -> None:
+        distance = np.asarray(euclidean)
+        combined = _scaled(np.asarray(cosine)) + _scaled(distance)
+        if self.mode == "paper":
+            labels = adaptive_clusters(combined, self.max_clusters, self.min_silhouette)
+            chosen = {_largest_cluster(labels, state.updates)}
+        else:
+            votes = _votes(distance)
+            labels = self._clusters_of_votes(combined, votes)
+            chosen = _majority(labels, votes, state.updates)
+            _reject_copies(state, votes)
+        for row, label in enumerate(labels):
+            if int(label) not in chosen:
+                state.reject(row, "far from the majority in weight space")
+        state.scores["cluster"] = torch.as_tensor(labels, dtype=torch.float64)
+        state.scores["distance"] = torch.as_tensor(np.median(combined, axis=1))
+
+    def _clusters_of_votes(self, combined: np.ndarray, votes: Labels) -> Labels:
+        """Return each client's cluster, near-identical updates counted once."""
+        first = np.array([np.flatnonzero(votes == vote)[0] for vote in range(votes.max() + 1)])
+        labels = adaptive_clusters(
+            combined[np.ix_(first, first)], self.max_clusters, self.min_silhouette
+        )
+        return labels[votes]
+
+    def _latent_view(self, state: _Round) -> Tensor:
+        """Return the (K,) trust, 0 for rejected clients; rejects outliers of the latent view."""
+        updates = state.updates
+        rows = np.flatnonzero(state.keep)
+        trust = torch.zeros(len(updates), dtype=torch.float64)
+        trust[rows] = 1.0
+        if self.tools is None or len(rows) < 2:
+            return trust
+        activations = self._activations(state, rows)
+        finite = torch.isfinite(activations).flatten(1).all(dim=1)
+        for row in rows[~finite.numpy()]:
+            state.reject(int(row), "latent activations are not finite")
+            trust[row] = 0.0
+        rows, activations = rows[finite.numpy()], activations[finite]
+        if len(rows) < 3:
+            return trust
+        discrepancy = squared_mmd(activations)
+        others = discrepancy[~torch.eye(len(rows), dtype=torch.bool)].view(len(rows), -1)
+        typical = others.median(dim=1).values
+        centre = float(typical.median())
+        if centre > 0.0:
+            trust[rows] = torch.exp(-typical / (self.tau * centre))
+        self._record_latent(state, rows, typical, trust)
+        return torch.where(torch.as_tensor(state.keep), trust, 0.0)
+
+    def _activations(self, state: _Round, rows: np.ndarray) -> Tensor:
+        assert self.tools is not None
+        updates = state.updates
+        models = (updates.global_vector + updates.deltas[row] for row in rows)
+        step = max(1, len(self.tools.x) // self.aux_samples)
+        x = self.tools.x[::step][: self.aux_samples]
+        return client_activations(self.tools, updates.layout, models, x)
+
+    def _record_latent(
+        self, state: _Round, rows: np.ndarray, typical: Tensor, trust: Tensor
+    ) -> None:
+        discrepancy = torch.full((len(trust),), float("nan"), dtype=torch.float64)
+        discrepancy[rows] = typical
+        state.scores["mmd"] = discrepancy
+        floor = self.min_trust * float(trust[rows].median())
+        for row in rows:
+            if float(trust[row]) < floor:
+                state.reject(int(row), "latent representation unlike the others'")
+
+    def _aggregate(self, state: _Round, trust: Tensor) -> Verdict:
+        updates = state.updates
+        state.scores["trust"] = trust
+        if not state.keep.any() or float(trust.sum()) <= 0.0:
+            empty = torch.zeros(len(updates), dtype=torch.float64)
+            return Verdict(
+                torch.zeros(updates.layout.size), empty, state.scores, state.reasons
+            )
+        weights = trust / trust.sum()
+        limit = self._norm_limit(state)
+        shrink = (limit / state.norms.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
+        factors = weights * shrink if limit > 0.0 else weights
+        delta = weighted_mean(updates.deltas, factors)
+        return Verdict(delta, weights, state.scores, state.reasons)
+
+    def _norm_limit(self, state: _Round) -> float:
+        """Return the norm that accepted updates are clipped to; 0 for no clipping."""
+        accepted = state.norms[torch.as_tensor(state.keep)]
+        current = float(accepted.min() if len(accepted) == 2 else accepted.median())
+        earlier = self._accepted_norm
+        if len(accepted) == 1 and len(earlier):
+            current = min(current, float(earlier.median()))
+        self._accepted_norm = torch.cat([earlier, accepted.median()[None]])[-9:]
+        return current
+
+
+def _scaled(distances: np.ndarray) -> np.ndarray:
+    """Return half the distances in units of their median; zeros where the median is 0."""
+    middle = off_diagonal_median(distances)
+    return distances / (2.0 * middle) if middle > 0.0 else np.zeros_like(distances)
+
+
+def _largest_cluster(labels: Labels, updates: ClientUpdates) -> int:
+    """Return the largest cluster; of equally large ones that nearest to the median update."""
+    sizes = np.bincount(labels)
+    gaps = _gaps_to_median(labels, updates)
+    return min(range(len(sizes)), key=lambda label: (-sizes[label], gaps[label]))
+
+
+def _gaps_to_median(labels: Labels, updates: ClientUpdates) -> list[float]:
+    """Return each cluster's median distance to the coordinate-wise median of its members."""
+    from fedguard.strategies.coordinates import coordinate_median
+
+    centre = coordinate_median(updates.trainable)
+    gaps = torch.stack([(row - centre).to(torch.float64).norm() for row in updates.trainable])
+    return [float(gaps[torch.as_tensor(labels == k)].median()) for k in range(labels.max() + 1)]
+
+
+def _votes(distance: np.ndarray) -> Labels:
+    """Return which vote each client belongs to: near-identical updates share one."""
+    radius = COPY_RADIUS * off_diagonal_median(distance)
+    votes = np.full(len(distance), -1, dtype=np.int64)
+    vote = 0
+    for row in range(len(distance)):
+        if votes[row] < 0:
+            votes[(distance[row] <= radius) & (votes < 0)] = vote
+            vote += 1
+    return votes
+
+
+def _reject_copies(state: _Round, votes: Labels) -> None:
+    sizes = np.bincount(votes)
+    if len(sizes) == 1:
+        return  # everybody agrees, as with an unchanged model: nothing tells clients apart
+    for row, vote in enumerate(votes):
+        if sizes[vote] >= COPY_BLOCK:
+            state.reject(row, f"one of {sizes[vote]} near-identical updates")
+
+
+def _majority(labels: Labels, votes: Labels, updates: ClientUpdates) -> set[int]:
+    """Return the clusters nearest to the robust centre that hold more than half of the votes."""
+    first = [int(np.flatnonzero(votes == vote)[0]) for vote in range(votes.max() + 1)]
+    gaps = _gaps_to_median(labels[first], updates.select(first))
+    sizes = np.bincount(labels[first])
+    chosen: set[int] = set()
+    for label in sorted(range(len(sizes)), key=lambda k: gaps[k]):
+        if sum(sizes[k] for k in chosen) > len(first) // 2:
+            break
+        chosen.add(label)
+    return chosen
+
+
+def _reject_far_third(state: _Round, euclidean: Tensor) -> None:
+    """Of three clients reject one that is over three times as far from both as they are apart."""
+    for row in range(3):
+        a, b = (other for other in range(3) if other != row)
+        apart = float(euclidean[a, b])
+        if min(float(euclidean[row, a]), float(euclidean[row, b])) > 3.0 * apart > 0.0:
+            state.reject(row, "far from the two others")

@@ -1,0 +1,41 @@
+"""Mean around the median (MeaMed)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from fedguard.errors import check_assumed_malicious
+from fedguard.strategies.base import RobustStrategy, uniform
+from fedguard.strategies.bounds import assumed_count
+from fedguard.strategies.coordinates import mean_around_median
+from fedguard.updates import ClientUpdates, Verdict
+
+
+class MeaMed(RobustStrategy):
+    """In every coordinate average the n - f values nearest to the median.
+
+    ``delta_d = mean of the n - f values delta_{k,d} with the smallest |delta_{k,d} - median_d|``
+
+    Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", 2018. Every client weighs the
+    same. Values that lie exactly as far from the median as the last one are averaged in, so that
+    the order of clients decides nothing.
+
+    Parameters
+    ----------
+    assumed_malicious : float
+        Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up, and
+        at most n - 1.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+
+    def __init__(self, *, assumed_malicious: float = 0.25, **base: Any) -> None:
+        super().__init__(**base)
+        check_assumed_malicious(assumed_malicious)
+        self.assumed_malicious = assumed_malicious
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the mean around the median; see `RobustStrategy.combine`."""
+        count = len(updates)
+        nearest = max(count - assumed_count(self.assumed_malicious, count), 1)
+        return Verdict(mean_around_median(updates.deltas, nearest), uniform(count))

@@ -1,0 +1,91 @@
+"""Multi-Metrics: Manhattan, Euclidean and cosine distance, whitened together."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_number
+from fedguard.strategies.averaging import average, equal_weights, lowest, rejections
+from fedguard.strategies.base import RobustStrategy
+from fedguard.updates import ClientUpdates, Verdict
+
+
+def client_metrics(updates: ClientUpdates) -> Tensor:
+    """Return (K, 3) float64: L1 and L2 norm of the update, cosine of old and new model.
+
+    The cosine is 0 where one of the two models is the zero vector.
+    """
+    start = updates.global_vector[: updates.layout.num_trainable].to(torch.float64)
+    norm = start.norm()
+    rows = []
+    for row in updates.trainable:
+        wide = row.to(torch.float64)
+        model = start + wide
+        scale = norm * model.norm()
+        cosine = start @ model / scale if float(scale) > 0.0 else torch.zeros_like(norm)
+        rows.append(torch.stack([wide.abs().sum(), wide.norm(), cosine]))
+    return torch.stack(rows)
+
+
+def whitened_scores(metrics: Tensor) -> Tensor:
+    """Return (K,) ``sqrt(x' Sigma^-1 x)`` of each client's summed gaps x to the others.
+
+    Columns are divided by their largest entry first, which the whitening undoes but which keeps
+    the covariance invertible; a column without spread drops out.
+    """
+    gaps = (metrics[:, None, :] - metrics[None, :, :]).abs().sum(dim=1)
+    gaps = gaps / gaps.amax(dim=0).clamp(min=1e-300)
+    if len(gaps) < 2:
+        return torch.zeros(len(gaps), dtype=gaps.dtype)
+    centred = gaps - gaps.mean(dim=0)
+    covariance = centred.T @ centred / (len(gaps) - 1)
+    inverse = torch.linalg.pinv(covariance, hermitian=True, rtol=1e-9)
+    squares: Tensor = ((gaps @ inverse) * gaps).sum(dim=1)
+    return squares.clamp(min=0.0).sqrt()
+
+
+class MultiMetrics(RobustStrategy):
+    """Keep the clients that agree best with the others in three distances at once.
+
+    1. ``x_k = (|delta_k|_1, |delta_k|_2, cos(w, w + delta_k))``;
+    2. ``x'_k = sum_j |x_k - x_j|``; score ``sqrt(x'_k^T Sigma^-1 x'_k)``, Sigma the covariance of
+       the x';
+    3. mean of the share of clients with the lowest scores.
+
+    Huang et al., "Multi-Metrics Adaptively Identifies Backdoors in Federated Learning", ICCV
+    2023. Clients that tie with the last one are kept.
+
+    Parameters
+    ----------
+    kept_share : float
+        Share of clients averaged, in (0, 1]; at least one client.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust"})
+
+    def __init__(self, *, kept_share: float = 0.3, **base: Any) -> None:
+        super().__init__(**base)
+        check_number("kept_share", kept_share, above=0.0, at_most=1.0)
+        self.kept_share = kept_share
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the mean of the clients of lowest score; see `RobustStrategy.combine`."""
+        metrics = client_metrics(updates)
+        scores = whitened_scores(metrics)
+        keep = lowest(scores, math.ceil(self.kept_share * len(updates) - 1e-9))
+        weights = equal_weights(keep)
+        limit = float(scores[keep].max())
+        named = {
+            "score": scores,
+            "manhattan": metrics[:, 0],
+            "euclidean": metrics[:, 1],
+            "cosine": metrics[:, 2],
+        }
+        reasons = rejections(
+            updates, weights, lambda row: f"score {scores[row]:.3g} above {limit:.3g}"
+        )
+        return Verdict(average(updates, weights), weights, named, reasons)

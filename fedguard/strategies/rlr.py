@@ -1,0 +1,58 @@
+"""Robust learning rate (RLR)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+
+from fedguard.errors import check_number
+from fedguard.strategies.averaging import average, clip_factors, median
+from fedguard.strategies.base import RobustStrategy, uniform
+from fedguard.strategies.distances import row_norms
+from fedguard.updates import ClientUpdates, Verdict
+
+
+class RLR(RobustStrategy):
+    """Step backwards in coordinates on whose sign too few clients agree.
+
+    ``delta_d = +/- mean_k delta_{k,d}``: plus where ``|sum_k sign(delta_{k,d})| >= theta``, minus
+    elsewhere.
+
+    Ozdayi, Kantarcioglu and Gel, "Defending against Backdoors in Federated Learning with Robust
+    Learning Rate", AAAI 2021. A defence against backdoors: the vote counts signs, not sizes, so
+    updates are clipped to the median norm before averaging (the paper combines it with clipping
+    and noise as well).
+
+    Parameters
+    ----------
+    agreement : float
+        theta as a share of the clients, 0 to 1; the paper uses 4 of 10.
+    clip : bool
+        Whether updates are clipped to the median norm of the round.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})
+
+    def __init__(self, *, agreement: float = 0.4, clip: bool = True, **base: Any) -> None:
+        super().__init__(**base)
+        check_number("agreement", agreement, at_least=0.0, at_most=1.0)
+        self.agreement = agreement
+        self.clip = clip
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the mean with its signs voted on; see `RobustStrategy.combine`."""
+        rows, count = updates.trainable, len(updates)
+        norms = row_norms(rows)
+        weights = uniform(count)
+        delta = average(updates, weights, clip_factors(norms, median(norms)) if self.clip else None)
+        votes = torch.zeros_like(rows[0])
+        for row in rows:
+            votes += row.sign()
+        minority = votes.abs() < math.ceil(self.agreement * count - 1e-9)
+        delta[: rows.shape[1]][minority] *= -1.0
+        with_majority = torch.stack(
+            [(row.sign() == votes.sign()).to(torch.float64).mean() for row in rows]
+        )
+        return Verdict(delta, weights, {"sign_agreement": with_majority, "norm": norms})

@@ -1,0 +1,102 @@
+"""SignGuard."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.cluster import MeanShift, estimate_bandwidth
+from torch import Tensor
+
+from fedguard.errors import check_number
+from fedguard.randomness import SERVER, numpy_generator
+from fedguard.strategies.averaging import average, clip_factors, equal_weights, median, rejections
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.density import largest_cluster
+from fedguard.strategies.distances import row_norms
+from fedguard.updates import ClientUpdates, Verdict
+
+
+def sign_shares(rows: Tensor) -> Tensor:
+    """Return (K, 3) float64: each row's shares of positive, zero and negative entries."""
+    counts = [(rows > 0).sum(dim=1), (rows == 0).sum(dim=1), (rows < 0).sum(dim=1)]
+    return torch.stack(counts, dim=1).to(torch.float64) / max(rows.shape[1], 1)
+
+
+def _mean_shift(features: Tensor) -> Tensor:
+    """Return (K,) labels of mean-shift clusters; one cluster where features hardly differ."""
+    points = features.cpu().numpy()
+    width = estimate_bandwidth(points, quantile=0.5) if len(points) > 2 else 0.0
+    if width <= 1e-9:
+        return torch.zeros(len(points), dtype=torch.int64)
+    labels = MeanShift(bandwidth=width).fit(np.ascontiguousarray(points)).labels_
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+class SignGuard(RobustStrategy):
+    """Keep clients of usual norm whose signs are spread like the majority's.
+
+    1. ``lower <= |delta_k| / median norm <= upper``;
+    2. shares of positive, zero and negative signs on a random slice of coordinates, clustered by
+       mean shift; the largest cluster is kept;
+    3. mean of the clients that pass both, clipped to the median norm.
+
+    Xu et al., "Byzantine-robust Federated Learning through Collaborative Malicious Gradient
+    Filtering", ICDCS 2022. Clusters that tie in size are all kept; where no client passes both
+    tests, those of usual norm are averaged.
+
+    Parameters
+    ----------
+    lower, upper : float
+        Bounds of the norm relative to the median, 0 <= lower <= 1 <= upper.
+    coordinate_share : float
+        Share of coordinates whose signs are counted, in (0, 1].
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})
+
+    def __init__(
+        self,
+        *,
+        lower: float = 0.1,
+        upper: float = 3.0,
+        coordinate_share: float = 0.1,
+        **base: Any,
+    ) -> None:
+        super().__init__(**base)
+        check_number("lower", lower, at_least=0.0, at_most=1.0)
+        check_number("upper", upper, at_least=1.0)
+        check_number("coordinate_share", coordinate_share, above=0.0, at_most=1.0)
+        self.lower = lower
+        self.upper = upper
+        self.coordinate_share = coordinate_share
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the clipped mean of the filtered; see `RobustStrategy.combine`."""
+        rows = updates.trainable
+        norms = row_norms(rows)
+        bound = median(norms)
+        usual = (norms >= self.lower * bound) & (norms <= self.upper * bound)
+        shares = sign_shares(rows[:, self._slice(updates)])
+        alike = largest_cluster(_mean_shift(shares))
+        keep = usual & alike
+        weights = equal_weights(keep if bool(keep.any()) else usual)
+        reasons = rejections(
+            updates,
+            weights,
+            lambda row: (
+                "signs spread unlike the majority's"
+                if bool(usual[row])
+                else f"norm {norms[row]:.3g}, median {bound:.3g}"
+            ),
+        )
+        delta = average(updates, weights, clip_factors(norms, bound))
+        scores = {"norm": norms, "positive_share": shares[:, 0], "negative_share": shares[:, 2]}
+        return Verdict(delta, weights, scores, reasons)
+
+    def _slice(self, updates: ClientUpdates) -> Tensor:
+        stream = numpy_generator(self.seed, updates.server_round, SERVER, "coordinates")
+        total = updates.layout.num_trainable
+        wanted = max(1, round(self.coordinate_share * total))
+        return torch.from_numpy(stream.choice(total, size=wanted, replace=False))
