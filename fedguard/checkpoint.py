@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -71,7 +72,7 @@ class CheckpointStore:
         content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
         name = f"round-{checkpoint.server_round:06d}.safetensors"
         write_atomically(self.directory / name, content)
-        entry = {
+        entry: dict[str, Any] = {
             "round": checkpoint.server_round,
             "file": name,
             "sha256": hashlib.sha256(content).hexdigest(),
@@ -84,12 +85,12 @@ class CheckpointStore:
             "checkpoints": [entry, *older[:1]],
         }
         write_atomically(self.directory / _MANIFEST, json.dumps(manifest, indent=2).encode())
-        named = {item["file"] for item in manifest["checkpoints"]}  # type: ignore[index, union-attr]
+        named = {item["file"] for item in (entry, *older[:1])}
         for path in self.directory.glob("round-*.safetensors"):
             if path.name not in named:
                 path.unlink()
 
-    def _entries(self) -> list[dict[str, object]]:
+    def _entries(self) -> list[dict[str, Any]]:
         try:
             manifest = json.loads((self.directory / _MANIFEST).read_text())
             entries = manifest["checkpoints"]
@@ -131,14 +132,14 @@ class CheckpointStore:
             )
         return None
 
-    def _read(self, entry: dict[str, object]) -> Checkpoint | None:
+    def _read(self, entry: dict[str, Any]) -> Checkpoint | None:
         try:
             content = (self.directory / Path(str(entry["file"])).name).read_bytes()
             if hashlib.sha256(content).hexdigest() != entry["sha256"]:
                 return None
             tensors = load(content)
             return Checkpoint(
-                server_round=int(str(entry["round"])),
+                server_round=int(entry["round"]),
                 model=tensors["model"],
                 previous_model=tensors["previous_model"],
                 strategy_state={
@@ -146,7 +147,7 @@ class CheckpointStore:
                     for name, value in tensors.items()
                     if name.startswith(_STATE_PREFIX)
                 },
-                seconds=float(str(entry["seconds"])),
+                seconds=float(entry["seconds"]),
             )
-        except (OSError, KeyError, ValueError, SafetensorError):
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError):
             return None

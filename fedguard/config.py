@@ -66,7 +66,9 @@ class SimulationConfig(BaseModel):
 
     strategy: PartField = _part("geminiguard")
     """Aggregation rule or defence of the server."""
-    attack: PartField = _part("min-max", direction="unit")
+    pre: Literal["nnm", "bucketing", "clipping", "arc"] | None = None
+    """Pre-aggregation in front of the strategy's rule."""
+    attack: PartField = _part("sign-flip", scale=4.0)
     """What malicious clients do."""
     attack_knowledge: Literal["partial", "full"] = "partial"
     """What the attacker sees: its own clients' honest updates, or every honest update."""

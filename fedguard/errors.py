@@ -82,9 +82,7 @@ def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
     """Raise `ConfigurationError` unless `value` is one of `choices`."""
     options = list(choices)
     if value not in options:
-        raise ConfigurationError(
-            field, value, nearest(str(value), options) + ", ".join(options)
-        )
+        raise ConfigurationError(field, value, nearest(str(value), options) + ", ".join(options))
 
 
 def check_assumed_malicious(value: float) -> None:

@@ -64,17 +64,17 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
         config, trainer = workplace(text)
         return config, trainer, partition_of(context)
 
-    @app.query()  # type: ignore[untyped-decorator]
+    @app.query()
     def query(message: Message, context: Context) -> Message:
         metrics = MetricRecord({PARTITION_KEY: partition_of(context)})
         return Message(RecordDict({METRICS_KEY: metrics}), reply_to=message)
 
-    @app.train()  # type: ignore[untyped-decorator]
+    @app.train()
     def train(message: Message, context: Context) -> Message:
         config, trainer, client = setting(context)
         return train_client(message, context, config, trainer, client)
 
-    @app.evaluate()  # type: ignore[untyped-decorator]
+    @app.evaluate()
     def evaluate_client(message: Message, context: Context) -> Message:
         _, trainer, client = setting(context)
         x, y = trainer.federation.examples(client, attacking=False)
@@ -149,7 +149,7 @@ def make_server_app(listen: Callable[[dict[str, Any]], None] = lambda _: None) -
     """Return the app that runs a configured strategy on Flower's grid."""
     app = ServerApp()
 
-    @app.main()  # type: ignore[untyped-decorator]
+    @app.main()
     def main(grid: Grid, context: Context) -> None:
         config = config_from_run(context.run_config)
         out = Path(str(context.run_config.get("out") or f"runs/flower-{context.run_id}"))

@@ -36,7 +36,7 @@ class Outcome:
     verdict: Verdict | None
 
 
-class ObservedStrategy(Strategy):  # type: ignore[misc]
+class ObservedStrategy(Strategy):
     """Delegate to any Flower strategy, shifted by the rounds already done.
 
     Flower's own strategies sample clients from Python's global random state; it is set from the

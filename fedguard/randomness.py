@@ -42,8 +42,6 @@ def generator(
     return stream
 
 
-def numpy_generator(
-    seed: int, server_round: int, client: int, purpose: str
-) -> np.random.Generator:
+def numpy_generator(seed: int, server_round: int, client: int, purpose: str) -> np.random.Generator:
     """Return the NumPy generator of one stream; see `stream_seed`."""
     return np.random.default_rng(stream_seed(seed, server_round, client, purpose))

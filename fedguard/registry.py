@@ -31,11 +31,33 @@ _GROUPS = {
 
 _OWN: dict[str, dict[str, str]] = {
     "strategy": {
+        "bulyan": "fedguard.strategies.bulyan:Bulyan",
+        "caf": "fedguard.strategies.caf:CAF",
+        "centered-clipping": "fedguard.strategies.centered_clipping:CenteredClipping",
+        "crfl": "fedguard.strategies.crfl:CRFL",
+        "deepsight": "fedguard.strategies.deepsight:DeepSight",
+        "dnc": "fedguard.strategies.dnc:DnC",
         "fedavg": "fedguard.strategies.fedavg:FedAvg",
+        "flame": "fedguard.strategies.flame:FLAME",
+        "flare": "fedguard.strategies.flare:FLARE",
+        "fldetector": "fedguard.strategies.fldetector:FLDetector",
+        "fltrust": "fedguard.strategies.fltrust:FLTrust",
+        "foolsgold": "fedguard.strategies.foolsgold:FoolsGold",
+        "freqfed": "fedguard.strategies.freqfed:FreqFed",
         "geminiguard": "fedguard.strategies.geminiguard:GeminiGuard",
+        "geometric-median": "fedguard.strategies.geometric_median:GeometricMedian",
         "krum": "fedguard.strategies.krum:Krum",
+        "lasa": "fedguard.strategies.lasa:LASA",
+        "mda": "fedguard.strategies.mda:MDA",
+        "meamed": "fedguard.strategies.meamed:MeaMed",
         "median": "fedguard.strategies.median:Median",
+        "monna": "fedguard.strategies.monna:MoNNA",
         "multi-krum": "fedguard.strategies.krum:MultiKrum",
+        "multi-metrics": "fedguard.strategies.multi_metrics:MultiMetrics",
+        "norm-clipping": "fedguard.strategies.norm_clipping:NormClipping",
+        "rlr": "fedguard.strategies.rlr:RLR",
+        "signguard": "fedguard.strategies.signguard:SignGuard",
+        "smea": "fedguard.strategies.smea:SMEA",
         "trimmed-mean": "fedguard.strategies.trimmed_mean:TrimmedMean",
     },
     "attack": {
@@ -173,8 +195,9 @@ def parameters(part: Callable[..., Any]) -> dict[str, Parameter]:
     for owner in part.__mro__:
         if "__init__" not in vars(owner) or owner is object:
             continue
-        signature = inspect.signature(owner.__init__)
-        for name, parameter in _signature(owner.__init__).items():
+        constructor = vars(owner)["__init__"]
+        signature = inspect.signature(constructor)
+        for name, parameter in _signature(constructor).items():
             if name != "self":
                 found.setdefault(name, parameter)
         kinds = {parameter.kind for parameter in signature.parameters.values()}
@@ -247,9 +270,7 @@ def create(kind: str, name: str, **arguments: Any) -> Any:
     converted = check_arguments(kind, part, arguments)
     for parameter in parameters(part).values():
         if parameter.required and parameter.name not in converted:
-            raise ConfigurationError(
-                f"{kind}.{parameter.name}", None, f"a value; {name} needs it"
-            )
+            raise ConfigurationError(f"{kind}.{parameter.name}", None, f"a value; {name} needs it")
     try:
         return part(**converted)
     except ConfigurationError as error:
@@ -258,4 +279,6 @@ def create(kind: str, name: str, **arguments: Any) -> Any:
         raise error.within(kind) from error
     except TypeError as error:
         given = ", ".join(sorted(arguments)) or "no arguments"
-        raise ConfigurationError(kind, name, f"arguments that it takes ({error}); got {given}") from error
+        raise ConfigurationError(
+            kind, name, f"arguments that it takes ({error}); got {given}"
+        ) from error

@@ -37,6 +37,10 @@ def simulate(
         str | None,
         _option(panel=_PARTS, help="Aggregation rule or defence: a name or package.module:Class."),
     ] = None,
+    pre: Annotated[
+        str | None,
+        _option(panel=_PARTS, help="Pre-aggregation: nnm, bucketing, clipping or arc."),
+    ] = None,
     attack: Annotated[
         str | None, _option(panel=_PARTS, help="What malicious clients do; 'none' for honest ones.")
     ] = None,
@@ -86,9 +90,7 @@ def simulate(
     engine: Annotated[
         str | None, _option(panel=_RUN, help="auto, inprocess, ray or flower.")
     ] = None,
-    device: Annotated[
-        str | None, _option(panel=_RUN, help="auto, cpu, cuda or cuda:N.")
-    ] = None,
+    device: Annotated[str | None, _option(panel=_RUN, help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[str | None, _option(panel=_RUN, help="Seed of everything random.")] = None,
     out: Annotated[
         Path | None, _option(panel=_RUN, help="Run directory; runs/NAME if left out.")

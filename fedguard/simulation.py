@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from fedguard import __version__, registry
 from fedguard.attacks.base import Attack
+from fedguard.attacks.schedule import parse_schedule
 from fedguard.checkpoint import Checkpoint, CheckpointStore
 from fedguard.clients.training import ClientTrainer, FlatModel, TrainingSettings
 from fedguard.config import Part, SimulationConfig
@@ -35,6 +36,7 @@ from fedguard.observed import ObservedStrategy, Outcome
 from fedguard.reporting import recorder as files
 from fedguard.reporting.recorder import Recorder, read_jsonl, write_atomically
 from fedguard.strategies.base import RobustStrategy, ServerTools
+from fedguard.strategies.pre_aggregation import make_pre_aggregation
 
 RoundListener = Callable[[dict[str, Any]], None]
 
@@ -58,6 +60,7 @@ class Simulation:
 
     def __init__(self, config: SimulationConfig) -> None:
         self.config = config
+        parse_schedule(config.attack_rounds)
         self.device = resolve_device(config.device)
         self.dataset = load_dataset(config)
         self.attack = make_attack(config, self.dataset)
@@ -73,7 +76,13 @@ class Simulation:
     def _make_strategy(self) -> Strategy:
         config = self.config
         strategy = create_strategy(config)
+        if config.pre is not None and not isinstance(strategy, RobustStrategy):
+            raise ConfigurationError("pre", config.pre, "a fedguard strategy to put it in front of")
         if isinstance(strategy, RobustStrategy):
+            if config.pre is not None:
+                strategy.pre = make_pre_aggregation(
+                    config.pre, assumed_malicious=config.assumed_malicious, seed=config.seed
+                )
             strategy.layout = self.server_model.layout
             if strategy.needs_server_tools:
                 if config.server_samples == 0:
@@ -236,6 +245,7 @@ class _Run:
             return None
         copy = create_strategy(self.config)
         assert isinstance(copy, RobustStrategy)
+        copy.pre = self.simulation.strategy.pre
         copy.layout, copy.tools = self.simulation.strategy.layout, self.simulation.strategy.tools
         return lambda updates: copy.decide(updates).delta
 
@@ -323,7 +333,7 @@ class _Run:
 
 def attacks_in(config: SimulationConfig, server_round: int) -> bool:
     """Return whether the coalition attacks in a server round."""
-    return config.attack_rounds == "all"
+    return parse_schedule(config.attack_rounds).active(server_round, config.seed)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -360,8 +370,9 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
         raise ConfigurationError("attack", config.attack.name, "a subclass of fedguard's Attack")
     if "images" in attack.needs and not dataset.is_image:
         raise ConfigurationError(
-            "attack", config.attack.name, f"an attack that does not need images; {dataset.name} "
-            "holds none"
+            "attack",
+            config.attack.name,
+            f"an attack that does not need images; {dataset.name} holds none",
         )
     attack.bind(dataset.num_classes, dataset.input_shape)
     return attack
@@ -443,9 +454,7 @@ def accepted_nodes(outcome: Outcome) -> set[int]:
     if outcome.updates is None or outcome.verdict is None:
         return set()
     weights = outcome.verdict.weights.tolist()
-    return {
-        node for node, w in zip(outcome.updates.node_ids, weights, strict=True) if w > 0
-    }
+    return {node for node, w in zip(outcome.updates.node_ids, weights, strict=True) if w > 0}
 
 
 def client_records(outcome: Outcome, malicious: frozenset[int]) -> list[dict[str, Any]]:

@@ -33,10 +33,10 @@ class Mimic(Attack):
         rows = benign_updates(coalition, knowledge).trainable
         if not len(rows):
             return coalition.deltas
-        return send(coalition, rows[_most_typical_of_variance(rows)])
+        return send(coalition, rows[_furthest_out(rows)])
 
 
-def _most_typical_of_variance(rows: Tensor) -> int:
+def _furthest_out(rows: Tensor) -> int:
     """Return the row furthest out along the first principal direction; the first one of equals."""
     share = torch.linalg.eigh(centred_gram(rows)).eigenvectors[:, -1].abs()
     return int((share >= share.max() * (1.0 - 1e-9)).nonzero()[0, 0])

@@ -200,7 +200,7 @@ class ClientTrainer:
         for _ in range(self.settings.local_epochs):
             total.zero_()
             order = torch.randperm(len(y), generator=stream).to(x.device)
-            for rows in order.split(self.settings.batch_size):
+            for rows in torch.split(order, self.settings.batch_size):
                 loss = functional.cross_entropy(self.model.module(x[rows]), y[rows])
                 self.model.gradient.zero_()
                 loss.backward()  # type: ignore[no-untyped-call]

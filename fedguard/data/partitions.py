@@ -2,9 +2,9 @@
 
 Each split is one assignment of rows to clients, computed with whole-array operations.
 flwr-datasets defines the IID, Dirichlet, pathological and shard splits too, and the tests hold
-these against it row count by row count; it is not called here because importing it costs about
-six seconds and dividing 60,000 rows among 10,000 clients with it 15 to 22, and because its
-Dirichlet split divides by zero for small concentrations. Here the same takes well under a second.
+these against it. It is not called here: importing it costs about six seconds, dividing 60,000
+rows among 10,000 clients with it 15 to 22 (here a quarter of one), it gives up on a Dirichlet
+split after ten repetitions, and for small concentrations it divides 0 by 0.
 """
 
 from __future__ import annotations

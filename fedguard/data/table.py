@@ -221,4 +221,5 @@ def _indicators(column: pd.Series, train: Tensor, max_categories: int) -> NDArra
     kept = ranked[:max_categories]
     places = {category: place for place, category in enumerate(kept)}
     codes = texts.map(places).fillna(len(kept)).to_numpy(dtype=np.int64)
-    return np.eye(len(kept) + 1, dtype=np.float32)[codes]
+    indicators: NDArray[np.float32] = np.eye(len(kept) + 1, dtype=np.float32)[codes]
+    return indicators

@@ -76,7 +76,9 @@ class FlowerGrid(WrappedGrid):
                 )
             )
         replies = self.inner.send_and_receive(outgoing, timeout=timeout)
-        return [_readdress(reply, asked) for reply in replies if reply.metadata.src_node_id in asked]
+        return [
+            _readdress(reply, asked) for reply in replies if reply.metadata.src_node_id in asked
+        ]
 
 
 def _claimed_partition(reply: Message) -> int | None:
@@ -114,16 +116,15 @@ def run_in_flower(config: SimulationConfig, serve: Callable[[Grid], None]) -> No
 
     server_app = ServerApp()
 
-    @server_app.main()  # type: ignore[untyped-decorator]
+    @server_app.main()
     def main(grid: Grid, context: Context) -> None:
         serve(FlowerGrid(grid))
 
-    resources: dict[str, int | float | str] = {"num_cpus": 1, "num_gpus": 0.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         run_simulation(
             server_app,
             make_client_app(config.model_dump_json()),
             num_supernodes=config.clients,
-            backend_config={"client_resources": resources},
+            backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
@@ -47,11 +47,11 @@ class LazyReply(Message):
 
 
 def model_reply_content(
-    layout: ParameterLayout, model: Tensor, metrics: dict[str, int | float]
+    layout: ParameterLayout, model: Tensor, metrics: Mapping[str, int | float]
 ) -> RecordDict:
     """Return the content of a training reply: a (D,) model and its metrics."""
     record: ArrayRecord = layout.to_arrays(model)
-    return RecordDict({ARRAYS_KEY: record, METRICS_KEY: MetricRecord(metrics)})
+    return RecordDict({ARRAYS_KEY: record, METRICS_KEY: MetricRecord(dict(metrics))})
 
 
 def server_round_of(message: Message, default: int) -> int:

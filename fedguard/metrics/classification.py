@@ -34,7 +34,7 @@ class Evaluation:
 def predictions(module: nn.Module, x: Tensor) -> Tensor:
     """Return the (N, C) logits of a model in evaluation mode, in batches."""
     module.eval()
-    return torch.cat([module(part) for part in x.split(_BATCH)])
+    return torch.cat([module(part) for part in torch.split(x, _BATCH)])
 
 
 def evaluate(module: nn.Module, x: Tensor, y: Tensor, num_classes: int) -> Evaluation:

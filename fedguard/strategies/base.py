@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from logging import WARNING
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, numpy_generator
 from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
+
+if TYPE_CHECKING:
+    from fedguard.strategies.pre_aggregation import PreAggregation
 
 RoundObserver = Callable[[int, ClientUpdates, Verdict], None]
 """Called with the server round, what came in and what the defence decided."""
@@ -60,7 +63,7 @@ class ServerTools:
         return cls(model, x, y, str(layer), int(y.max()) + 1)
 
 
-class RobustStrategy(FedAvg):  # type: ignore[misc]
+class RobustStrategy(FedAvg):
     """Base class of every fedguard strategy; a defence writes `combine` and nothing else.
 
     One round:
@@ -90,11 +93,17 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
     ----------
     observers : list of callable
         Called after every decision; the simulator's recorder is one.
+    pre : PreAggregation or None
+        What is done to the updates before the rule sees them.
     tools : ServerTools or None
         Model and auxiliary data of the server; set it where `needs_server_tools` is true.
     layout : ParameterLayout or None
         Layout of the model's vector; taken from the first arrays unless set before.
     """
+
+    properties: ClassVar[frozenset[str]] = frozenset()
+    """What the conformance suite may ask of the rule: ``"robust"``, ``"translation"``,
+    ``"scale"`` (equivariances), ``"noise"`` (adds noise of its own)."""
 
     needs_server_tools = False
     """Whether `combine` uses `tools`; the simulator then keeps auxiliary data for the server."""
@@ -112,6 +121,7 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
         super().__init__(**flower)
         self.seed = seed
         self.observers: list[RoundObserver] = []
+        self.pre: PreAggregation | None = None
         self.tools = (
             None
             if model is None or server_data is None
@@ -198,7 +208,7 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
         """
         if len(updates) == 0:
             return Verdict(torch.zeros(updates.layout.size), torch.zeros(0))
-        verdict = self.combine(updates)
+        verdict = self._after_pre(updates)
         if bool(torch.isfinite(verdict.delta + updates.global_vector).all()):
             return verdict
         log(WARNING, "the aggregate is not finite; the global model stays as it is")
@@ -209,24 +219,17 @@ class RobustStrategy(FedAvg):  # type: ignore[misc]
             dict.fromkeys(updates.node_ids, "the aggregate was not finite"),
         )
 
+    def _after_pre(self, updates: ClientUpdates) -> Verdict:
+        if self.pre is None:
+            return self.combine(updates)
+        from fedguard.strategies.pre_aggregation import combine_after
+
+        return combine_after(self.pre, self.combine, updates)
+
 
 def weighted_mean(deltas: Tensor, weights: Tensor) -> Tensor:
     """Return the (D,) float32 sum of rows by `weights` (K,), which add up to 1."""
     return (weights.to(deltas.dtype) @ deltas).to(torch.float32)
-
-
-def selected_mean(updates: ClientUpdates, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean of the kept rows and the weights (K,) that give it.
-
-    Parameters
-    ----------
-    updates : ClientUpdates
-        The round's updates.
-    keep : Tensor
-        (K,) bool, at least one True.
-    """
-    weights = keep.to(torch.float64) / int(keep.sum())
-    return weighted_mean(updates.deltas, weights), weights
 
 
 def uniform(count: int) -> Tensor:

@@ -10,10 +10,18 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_choice, check_number
-from fedguard.strategies.base import RobustStrategy, weighted_mean
+from fedguard.strategies.averaging import average, clip_factors, median
+from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.clustering import Labels, adaptive_clusters, off_diagonal_median
-from fedguard.strategies.distances import cosine_distances, gram_matrix, squared_distances
+from fedguard.strategies.coordinates import coordinate_median
+from fedguard.strategies.distances import (
+    cosine_distances,
+    gram_matrix,
+    row_norms,
+    squared_distances,
+)
 from fedguard.strategies.latent import client_activations, squared_mmd
+from fedguard.strategies.server_validation import prune_harmful
 from fedguard.updates import ClientUpdates, Verdict
 
 COPY_RADIUS = 0.05
@@ -21,6 +29,9 @@ COPY_RADIUS = 0.05
 
 COPY_BLOCK = 3
 """So many near-identical updates or more are rejected: honest training does not repeat itself."""
+
+CLAIM_CAP = 3.0
+"""Claimed numbers of examples count up to this multiple of their median."""
 
 
 @dataclass
@@ -42,25 +53,39 @@ class _Round:
 class GeminiGuard(RobustStrategy):
     """Filter updates by two views: distances between models, then their latent representations.
 
+    ``mode="paper"``
+
     1. Model-weight analysis: with ``C_ij`` the cosine and ``E_ij`` the Euclidean distance of two
        clients, ``D = (C / median C + E / median E) / 2``; average-linkage clusters of D, their
-       number chosen by silhouette.
-       ``paper``: the largest cluster goes on.
-       ``hardened``: near-identical updates first collapse into one vote, and blocks of three or
-       more are rejected; then clusters are taken in order of their distance to the coordinate-wise
-       median until more than half of the votes are kept.
+       number chosen by silhouette; the largest cluster goes on.
     2. Latent-space analysis: activations of each remaining client's model on auxiliary examples,
        squared MMD ``M_ij`` between clients, ``m_i = median_j M_ij``,
        trust ``T_i = exp(-m_i / (tau median m))``; clients below half the median trust are rejected.
     3. Aggregation: updates clipped to the median norm of the accepted, averaged by trust.
 
+    ``mode="hardened"`` keeps both views and changes what they may decide. Where clients hold few
+    labels, the majority's cluster is not the honest clients, and whoever rejects by cluster loses
+    more than the attack costs. So the views reject only what honest training cannot produce:
+
+    1. Model-weight analysis: near-identical updates collapse into one vote, and blocks of three or
+       more are rejected; updates longer than `max_norm_ratio` times the median norm are rejected.
+    2. Latent-space analysis: cluster and trust are computed as above and recorded; clients whose
+       activations are not finite are rejected.
+    3. Verification: in the average of what remains, clipped to the median norm and weighted by
+       claimed examples (at most three times their median), clients are dropped one at a time as
+       long as the loss on the server's labelled examples falls by more than `margin` asks; see
+       `prune_harmful`. At least half of the clients are kept.
+
     A reading of Lyu et al., "Two Heads Are Better than One: Model-Weight and Latent-Space Analysis
     for Federated Learning on Non-iid Data against Poisoning Attacks", arXiv:2503.23288, 2025. The
     public text names the two views, the pairwise cosine and Euclidean distances of client models
     and the order of the modules. The clustering algorithm, the choice of the benign cluster, the
-    MMD kernel, the trust formula, the aggregation and the whole hardened mode are ours.
+    MMD kernel, the trust formula, the aggregation and the whole hardened mode are ours. Paper mode
+    does not read the labels of the auxiliary data; hardened mode does, as FLTrust.
 
-    Without a model and auxiliary data (`tools` is None) only the first view is taken.
+    Without a model and auxiliary data (`tools` is None) only the first view is taken; hardened mode
+    then keeps clusters in order of their distance to the coordinate-wise median until more than
+    half of the votes are in.
 
     Parameters
     ----------
@@ -76,9 +101,14 @@ class GeminiGuard(RobustStrategy):
     tau : float
         Temperature of the trust, above 0; small is strict.
     min_trust : float
-        Share of the median trust below which a client is rejected, 0 to 1.
+        Paper mode: share of the median trust below which a client is rejected, 0 to 1.
+    max_norm_ratio : float
+        Hardened mode: multiple of the median norm beyond which an update is rejected, above 1.
+    margin : float
+        Hardened mode: by how much dropping a client must lower the server's loss, in units of
+        the client's part of it; at least 0. 0 drops whoever harms at all.
     aux_samples : int
-        Auxiliary examples used, at least 2, as far as the server holds them. Labels are not read.
+        Auxiliary examples for the latent view, at least 2, as far as the server holds them.
     """
 
     needs_server_tools = True
@@ -92,6 +122,8 @@ class GeminiGuard(RobustStrategy):
         min_silhouette: float = 0.15,
         tau: float = 1.0,
         min_trust: float = 0.5,
+        max_norm_ratio: float = 2.5,
+        margin: float = 0.1,
         aux_samples: int = 100,
         **base: Any,
     ) -> None:
@@ -103,6 +135,8 @@ class GeminiGuard(RobustStrategy):
         check_number("min_silhouette", min_silhouette, at_least=-1, at_most=1)
         check_number("tau", tau, above=0)
         check_number("min_trust", min_trust, at_least=0, at_most=1)
+        check_number("max_norm_ratio", max_norm_ratio, above=1)
+        check_number("margin", margin, at_least=0)
         check_number("aux_samples", aux_samples, at_least=2)
         self.mode = mode
         self.vector = vector or ("weights" if mode == "paper" else "delta")
@@ -110,6 +144,8 @@ class GeminiGuard(RobustStrategy):
         self.min_silhouette = min_silhouette
         self.tau = tau
         self.min_trust = min_trust
+        self.max_norm_ratio = max_norm_ratio
+        self.margin = margin
         self.aux_samples = aux_samples
         self._accepted_norm = torch.zeros(0, dtype=torch.float64)
 
@@ -129,7 +165,7 @@ class GeminiGuard(RobustStrategy):
         """Take both views and average what remains; see `RobustStrategy.combine`."""
         count = len(updates)
         gram = gram_matrix(updates.trainable)
-        norms = gram.diagonal().clamp(min=0.0).sqrt()
+        norms = row_norms(updates.trainable)
         euclidean = squared_distances(updates.trainable, gram).sqrt()
         state = _Round(updates, norms, np.ones(count, dtype=bool), {}, {"norm": norms})
         if count >= 4:
@@ -137,7 +173,12 @@ class GeminiGuard(RobustStrategy):
         elif count == 3:
             _reject_far_third(state, euclidean)
         trust = self._latent_view(state)
-        return self._aggregate(state, trust)
+        if self.mode == "paper":
+            return self._aggregate(state, trust)
+        claims = updates.num_examples
+        shares = claims.clamp(max=CLAIM_CAP * float(median(claims)))
+        self._verify(state, shares)
+        return self._aggregate(state, shares)
 
     def _cosine(self, updates: ClientUpdates, gram: Tensor) -> Tensor:
         if self.vector == "delta":
@@ -150,19 +191,29 @@ class GeminiGuard(RobustStrategy):
     def _weight_view(self, state: _Round, cosine: Tensor, euclidean: Tensor) -> None:
         distance = np.asarray(euclidean)
         combined = _scaled(np.asarray(cosine)) + _scaled(distance)
+        chosen: set[int] | None = None
         if self.mode == "paper":
             labels = adaptive_clusters(combined, self.max_clusters, self.min_silhouette)
             chosen = {_largest_cluster(labels, state.updates)}
         else:
             votes = _votes(distance)
             labels = self._clusters_of_votes(combined, votes)
-            chosen = _majority(labels, votes, state.updates)
+            if self.tools is None:
+                chosen = _majority(labels, votes, state.updates)
             _reject_copies(state, votes)
+            self._reject_long(state)
         for row, label in enumerate(labels):
-            if int(label) not in chosen:
+            if chosen is not None and int(label) not in chosen:
                 state.reject(row, "far from the majority in weight space")
         state.scores["cluster"] = torch.as_tensor(labels, dtype=torch.float64)
         state.scores["distance"] = torch.as_tensor(np.median(combined, axis=1))
+
+    def _reject_long(self, state: _Round) -> None:
+        """Reject updates whose norm is beyond the ratio to the median of those still in."""
+        typical = float(median(state.norms[torch.as_tensor(state.keep)]))
+        for row, norm in enumerate(state.norms.tolist()):
+            if norm > self.max_norm_ratio * typical > 0.0:
+                state.reject(row, f"{norm / typical:.1f} times as long as the median update")
 
     def _clusters_of_votes(self, combined: np.ndarray, votes: Labels) -> Labels:
         """Return each client's cluster, near-identical updates counted once."""
@@ -200,7 +251,7 @@ class GeminiGuard(RobustStrategy):
     def _activations(self, state: _Round, rows: np.ndarray) -> Tensor:
         assert self.tools is not None
         updates = state.updates
-        models = (updates.global_vector + updates.deltas[row] for row in rows)
+        models = (updates.global_vector + updates.deltas[int(row)] for row in rows)
         step = max(1, len(self.tools.x) // self.aux_samples)
         x = self.tools.x[::step][: self.aux_samples]
         return client_activations(self.tools, updates.layout, models, x)
@@ -211,34 +262,54 @@ class GeminiGuard(RobustStrategy):
         discrepancy = torch.full((len(trust),), float("nan"), dtype=torch.float64)
         discrepancy[rows] = typical
         state.scores["mmd"] = discrepancy
+        state.scores["trust"] = trust
+        if self.mode != "paper":
+            return
         floor = self.min_trust * float(trust[rows].median())
         for row in rows:
             if float(trust[row]) < floor:
                 state.reject(int(row), "latent representation unlike the others'")
 
-    def _aggregate(self, state: _Round, trust: Tensor) -> Verdict:
+    def _verify(self, state: _Round, shares: Tensor) -> None:
+        """Reject clients without whom the server's loss is lower."""
+        rows = int(state.keep.sum())
+        if self.tools is None or rows < 3:
+            return
+        keep = torch.as_tensor(state.keep)
+        pruned = prune_harmful(
+            self.tools,
+            state.updates,
+            keep,
+            shares,
+            clip_factors(state.norms, median(state.norms[keep])),
+            margin=self.margin,
+            fewest=(len(keep) + 1) // 2,
+        )
+        state.scores["harm"] = pruned.harm
+        for row in (keep & ~pruned.keep).nonzero().flatten().tolist():
+            state.reject(row, "raises the loss on the server's examples")
+
+    def _aggregate(self, state: _Round, shares: Tensor) -> Verdict:
+        """Average the kept updates, clipped, by their shares (K,)."""
         updates = state.updates
-        state.scores["trust"] = trust
-        if not state.keep.any() or float(trust.sum()) <= 0.0:
-            empty = torch.zeros(len(updates), dtype=torch.float64)
-            return Verdict(
-                torch.zeros(updates.layout.size), empty, state.scores, state.reasons
-            )
-        weights = trust / trust.sum()
+        shares = torch.where(torch.as_tensor(state.keep), shares, 0.0)
+        if float(shares.sum()) <= 0.0:
+            nothing = torch.zeros(updates.layout.size)
+            return Verdict(nothing, torch.zeros(len(updates)), state.scores, state.reasons)
+        weights = shares / shares.sum()
         limit = self._norm_limit(state)
-        shrink = (limit / state.norms.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
-        factors = weights * shrink if limit > 0.0 else weights
-        delta = weighted_mean(updates.deltas, factors)
+        factors = clip_factors(state.norms, limit) if limit > 0.0 else None
+        delta = average(updates, weights, factors)
         return Verdict(delta, weights, state.scores, state.reasons)
 
     def _norm_limit(self, state: _Round) -> float:
         """Return the norm that accepted updates are clipped to; 0 for no clipping."""
         accepted = state.norms[torch.as_tensor(state.keep)]
-        current = float(accepted.min() if len(accepted) == 2 else accepted.median())
+        current = float(accepted.min() if len(accepted) == 2 else median(accepted))
         earlier = self._accepted_norm
         if len(accepted) == 1 and len(earlier):
             current = min(current, float(earlier.median()))
-        self._accepted_norm = torch.cat([earlier, accepted.median()[None]])[-9:]
+        self._accepted_norm = torch.cat([earlier, median(accepted)[None]])[-9:]
         return current
 
 
@@ -257,8 +328,6 @@ def _largest_cluster(labels: Labels, updates: ClientUpdates) -> int:
 
 def _gaps_to_median(labels: Labels, updates: ClientUpdates) -> list[float]:
     """Return each cluster's median distance to the coordinate-wise median of its members."""
-    from fedguard.strategies.coordinates import coordinate_median
-
     centre = coordinate_median(updates.trainable)
     gaps = torch.stack([(row - centre).to(torch.float64).norm() for row in updates.trainable])
     return [float(gaps[torch.as_tensor(labels == k)].median()) for k in range(labels.max() + 1)]

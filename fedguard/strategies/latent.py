@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedguard.models.build import latent_activations
 from fedguard.strategies.base import ServerTools
@@ -11,9 +13,9 @@ from fedguard.updates import ParameterLayout
 
 
 def client_activations(
-    tools: ServerTools, layout: ParameterLayout, models: Tensor, x: Tensor
+    tools: ServerTools, layout: ParameterLayout, models: Iterable[Tensor], x: Tensor
 ) -> Tensor:
-    """Return the (K, m, p) float32 latent activations of (K, D) models on (m, ...) examples.
+    """Return the (K, m, p) float32 latent activations of K (D,) models on (m, ...) examples.
 
     The tools' model is overwritten.
     """

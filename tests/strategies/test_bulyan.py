@@ -10,12 +10,13 @@ from fedguard.strategies.distances import squared_distances
 
 
 def bulyan64(rows, bound: int) -> np.ndarray:
-    """Bulyan by the book: pick, remove, pick again; then mean around the median."""
+    """Bulyan by the book: pick (ties together), remove, pick again; mean around the median."""
     wide, left, picked = rows.astype(np.float64), list(range(len(rows))), []
     while len(picked) < len(rows) - 2 * bound:
-        best = left[int(np.argmin(krum_scores64(wide[left], bound)))]
-        picked.append(best)
-        left.remove(best)
+        scores = krum_scores64(wide[left], bound)
+        best = [left[at] for at in np.flatnonzero(scores <= scores.min() * (1 + 1e-9))]
+        picked += best
+        left = [row for row in left if row not in best]
     chosen = wide[picked]
     beta = len(picked) - 2 * bound
     gaps = np.abs(chosen - np.median(chosen, axis=0))

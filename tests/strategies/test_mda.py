@@ -31,12 +31,11 @@ def test_finds_a_subset_of_smallest_diameter(count, share, bound, seed):
 
 
 def test_equal_diameters_are_decided_by_the_mean_distance():
-    # {0, 1, 2} and {0, 2, 3} both have diameter 4; the middle point decides.
-    rows = np.array([[0.0], [2.0], [4.0], [0.5]])
-    weights = MDA(assumed_malicious=0.25).decide(updates_of(rows)).weights
-    spread = {out: np.delete(rows, out).var() for out in (1, 3)}
-    dropped = int((weights == 0).nonzero()[0])
-    assert dropped == min(spread, key=spread.get)
+    # The first two rows make the diameter 2 with either of the others, which lie 2.5 apart.
+    rows = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, -1.3], [0.0, 1.2]])
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        weights = MDA(assumed_malicious=0.25).decide(updates_of(rows[order])).weights
+        assert order[int((weights == 0).nonzero()[0])] == 2
 
 
 def test_large_federations_stay_exact_while_attackers_stand_out():

@@ -26,9 +26,10 @@ def test_equals_trying_every_subset_with_full_vectors(count, share, bound, seed)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_equals_byzfl_where_its_power_iteration_is_exact(seed):
-    along = np.random.default_rng(seed).normal(size=(9, 1))
-    rows = (along * np.linspace(0.1, 1.0, 20)).astype(np.float32)
+def test_equals_byzfl_in_one_dimension(seed):
+    # One power step from a random start gives neither the top eigenvector nor its eigenvalue,
+    # unless there is but one dimension: elsewhere ByzFL's result is random.
+    rows = random_rows(9, 1, seed)
     wanted = byzfl.SMEA(f=2)(rows.astype(np.float64))
     assert relative_error(aggregate(SMEA(assumed_malicious=0.2), rows), wanted) < 1e-5
 

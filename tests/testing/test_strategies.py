@@ -49,7 +49,8 @@ class SilentRejection(RobustStrategy):
 class NotANumberForThree(Median):
     def combine(self, updates):
         verdict = super().combine(updates)
-        scores = {"spread": updates.deltas[:, 0].sum() * 0.0 / (len(updates) - 3.0).expand(len(updates))}
+        value = float("nan") if len(updates) == 3 else 1.0
+        scores = {"spread": torch.full((len(updates),), value)}
         return Verdict(verdict.delta, verdict.weights, scores)
 
 

@@ -1,0 +1,111 @@
+"""Which updates harm the aggregate, judged on examples that the server holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedguard.strategies.averaging import average
+from fedguard.strategies.base import ServerTools
+from fedguard.updates import ClientUpdates
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune_harmful` left.
+
+    Attributes
+    ----------
+    keep : Tensor
+        (K,) bool.
+    harm : Tensor
+        (K,) float64 first-order change of the server's loss that each client's share of the last
+        aggregate causes, relative to that loss; positive is harmful.
+    """
+
+    keep: Tensor
+    harm: Tensor
+
+
+def prune_harmful(
+    tools: ServerTools,
+    updates: ClientUpdates,
+    keep: Tensor,
+    weights: Tensor,
+    factors: Tensor,
+    *,
+    margin: float,
+    fewest: int,
+) -> Pruned:
+    """Take clients out of the average, one at a time, as long as the server's loss falls.
+
+    With ``A(S)`` the weighted average of the clipped updates of a set S and ``L`` the cross-entropy
+    on the server's examples:
+
+    1. compute ``L`` and its gradient g at ``global + A(S)``;
+    2. take the client of the largest harm ``<factor_k d_k, g>``;
+    3. drop it if that lowers L by more than ``margin / |S|`` of its value; else stop.
+
+    One client's part in the average is about ``1 / |S|``, so `margin` asks for a gain in units of
+    the part that the client had. The gradient is taken where all the others' updates are in, so a
+    client with few classes is not blamed for what it leaves to others.
+
+    Parameters
+    ----------
+    tools : ServerTools
+        Model (overwritten) and labelled examples.
+    updates : ClientUpdates
+        The round.
+    keep : Tensor
+        (K,) bool, at least one True: where to start.
+    weights : Tensor
+        (K,) float64, above 0: share of each client before it is normalised over the set.
+    factors : Tensor
+        (K,) float64 factors that clip the updates.
+    margin : float
+        At least 0.
+    fewest : int
+        Size of S below which nobody is dropped any more.
+    """
+    keep = keep.clone()
+    loss, gradient = _loss_and_gradient(tools, updates, keep, weights, factors)
+    harm = _harm(updates, gradient, factors)
+    while int(keep.sum()) > max(fewest, 1):
+        worst = int(torch.where(keep, harm, -torch.inf).argmax())
+        if float(harm[worst]) <= 0.0:
+            break
+        trial = keep.clone()
+        trial[worst] = False
+        trial_loss, trial_gradient = _loss_and_gradient(tools, updates, trial, weights, factors)
+        if not trial_loss < loss * (1.0 - margin / int(keep.sum())):
+            break
+        keep, loss, gradient = trial, trial_loss, trial_gradient
+        harm = _harm(updates, gradient, factors)
+    scale = max(loss, torch.finfo(torch.float32).tiny)
+    return Pruned(keep, harm / (scale * int(keep.sum())))
+
+
+def _harm(updates: ClientUpdates, gradient: Tensor, factors: Tensor) -> Tensor:
+    return (updates.trainable @ gradient).to(torch.float64) * factors
+
+
+def _loss_and_gradient(
+    tools: ServerTools, updates: ClientUpdates, keep: Tensor, weights: Tensor, factors: Tensor
+) -> tuple[float, Tensor]:
+    """Return the loss at global plus the average of the kept, and its (T,) gradient."""
+    layout = updates.layout
+    share = torch.where(keep, weights, 0.0)
+    delta = average(updates, share / share.sum(), factors)
+    device = tools.x.device
+    layout.load(tools.model, (updates.global_vector + delta).to(device))
+    tools.model.eval()
+    named = dict(tools.model.named_parameters())
+    wanted = [named[name] for name in layout.names[: layout.num_trainable_tensors]]
+    with torch.enable_grad():
+        loss = cross_entropy(tools.model(tools.x), tools.y)
+        parts = torch.autograd.grad(loss, wanted)
+    gradient = torch.cat([part.reshape(-1) for part in parts]).to(updates.deltas.device)
+    return float(loss.detach()), gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -1,0 +1,124 @@
+"""What the published tables share: running many cells, resumably, and writing sections."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results.md"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table.
+
+    Attributes
+    ----------
+    key : tuple of str
+        What the table is indexed by, such as (strategy, attack, partition).
+    values : mapping
+        Configuration fields.
+    """
+
+    key: tuple[str, ...]
+    values: Mapping[str, Any]
+
+
+def run_cell(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Run one configuration, or read its summary where it has been run before."""
+    import torch
+
+    from fedguard.config import parse
+    from fedguard.simulation import Simulation
+
+    config = parse(values)
+    out = folder / config.digest()[:16]
+    done = out / "summary.json"
+    if done.exists():
+        found: dict[str, Any] = json.loads(done.read_text())
+        return found
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    return Simulation(config).run(out, resume=True)
+
+
+def run_cells(
+    cells: Iterable[Cell], folder: Path, jobs: int
+) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """Run all cells, `jobs` at a time; return the summaries of each key, in order of seed.
+
+    Stopping and starting again goes on where it stopped.
+    """
+    wanted = list(cells)
+    context = multiprocessing.get_context("spawn")
+    results: dict[int, dict[str, Any]] = {}
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        task = progress.add_task("runs", total=len(wanted))
+        futures = {
+            pool.submit(run_cell, dict(cell.values), folder): position
+            for position, cell in enumerate(wanted)
+        }
+        for future in as_completed(futures):
+            results[futures[future]] = future.result()
+            progress.advance(task)
+    grouped: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for position, cell in enumerate(wanted):
+        grouped.setdefault(cell.key, []).append(results[position])
+    return grouped
+
+
+def spread(values: Sequence[float | None], *, percent: bool = True) -> str:
+    """Return ``mean ± standard deviation`` over seeds; a dash where nothing was measured."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    factor = 100.0 if percent else 1.0
+    mean = factor * statistics.fmean(known)
+    if len(known) == 1:
+        return f"{mean:.1f}"
+    return f"{mean:.1f} ± {factor * statistics.stdev(known):.1f}"
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def write_section(name: str, text: str, path: Path = RESULTS) -> None:
+    """Put `text` between the markers of section `name` in a document; append it if new."""
+    start, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    body = f"{start}\n{text.strip()}\n{end}"
+    before = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
+    if start in before and end in before:
+        head, rest = before.split(start, 1)
+        after = rest.split(end, 1)[1]
+        path.write_text(head + body + after, encoding="utf-8")
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(before.rstrip() + "\n\n" + body + "\n", encoding="utf-8")
+
+
+def machine() -> str:
+    """Return processor, cores and versions, for the foot of a table."""
+    import os
+    import platform
+    from datetime import date
+    from importlib.metadata import version
+
+    return (
+        f"{date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, torch {version('torch')}, flwr {version('flwr')}"
+    )
