@@ -144,14 +144,19 @@ class SimulationConfig(BaseModel):
 _SET_BY_SIMULATION = {
     "arrayrecord_key",
     "configrecord_key",
+    "evaluate_metrics_aggr_fn",
     "fraction_evaluate",
     "fraction_train",
     "input_shape",
+    "latent_layer",
     "min_available_nodes",
     "min_evaluate_nodes",
     "min_train_nodes",
+    "model",
     "num_classes",
     "seed",
+    "server_data",
+    "train_metrics_aggr_fn",
     "weighted_by_key",
 }
 """Constructor arguments that the simulation fills in from the configuration itself."""

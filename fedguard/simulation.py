@@ -72,6 +72,7 @@ class Simulation:
         self._test_x = self.federation.normalise(x)
         self._test_y = self.dataset.y_test.to(self.device)
         self._triggered = self._make_triggered()
+        self.trainer = make_trainer(config, self.model, self.federation)
 
     def _make_strategy(self) -> Strategy:
         config = self.config
@@ -106,11 +107,6 @@ class Simulation:
         rows = self.dataset.y_test != self.attack.target_class
         x = self.attack.trigger(self.dataset.x_test[rows])
         return self.federation.normalise(x), self.dataset.y_test[rows].to(self.device)
-
-    @property
-    def trainer(self) -> ClientTrainer:
-        """A trainer of any of the federation's clients, on this simulation's model."""
-        return make_trainer(self.config, self.model, self.federation)
 
     def run(
         self,
@@ -231,6 +227,8 @@ class _Run:
             rounds_done=self.rounds_done,
             on_train=self._on_train,
         )
+        if self.checkpoint is not None:
+            adversary.previous_global = self.previous
         self.round_started = time.monotonic()
         observed.start(
             grid=adversary,
@@ -258,7 +256,7 @@ class _Run:
             return None
         current = server_round + self.rounds_done
         self.previous, self.vector = self.vector, self.layout.vector_from_arrays(arrays)
-        record = {"round": current, **self._metrics(), **self._decision(current)}
+        record = {"round": current, **self._metrics(current), **self._decision(current)}
         now = time.monotonic()
         record["seconds"] = round(now - self.round_started, 4)
         self.round_started = now
@@ -275,7 +273,7 @@ class _Run:
         seconds = self.seconds_before + now - self.started
         self.store.save(Checkpoint(current, self.vector, self.previous, state, seconds))
 
-    def _metrics(self) -> dict[str, Any]:
+    def _metrics(self, current: int) -> dict[str, Any]:
         simulation = self.simulation
         model = simulation.server_model
         model.load(self.vector.to(simulation.device))
@@ -283,6 +281,9 @@ class _Run:
             model.module, simulation._test_x, simulation._test_y, simulation.dataset.num_classes
         )
         success = None
+        if "model" in simulation.attack.needs and current and self._attacking(current):
+            simulation.trainer.prepare(current, self.previous.to(simulation.device))
+            simulation._triggered = simulation._make_triggered()
         if simulation._triggered is not None and simulation.attack.target_class is not None:
             x, y = simulation._triggered
             success = attack_success_rate(model.module, x, y, simulation.attack.target_class)
@@ -374,7 +375,16 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
             config.attack.name,
             f"an attack that does not need images; {dataset.name} holds none",
         )
-    attack.bind(dataset.num_classes, dataset.input_shape)
+    if "aggregate" in attack.needs and not isinstance(create_strategy(config), RobustStrategy):
+        raise ConfigurationError(
+            "attack",
+            config.attack.name,
+            f"an attack that needs no copy of the rule; {config.strategy.name} cannot be copied",
+        )
+    try:
+        attack.bind(dataset.num_classes, dataset.input_shape)
+    except ConfigurationError as error:
+        raise error if error.field.startswith("attack") else error.within("attack") from error
     return attack
 
 

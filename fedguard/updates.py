@@ -414,7 +414,9 @@ def _row_faults(matrix: Tensor, claims: Tensor, chunk: int = 64) -> list[str | N
         peak = torch.zeros(len(matrix))
     else:
         # amax propagates NaN; chunks bound the temporary that abs() makes.
-        peak = torch.cat([part.abs().amax(dim=1) for part in torch.split(matrix, chunk)] or [claims[:0]])
+        peak = torch.cat(
+            [part.abs().amax(dim=1) for part in torch.split(matrix, chunk)] or [claims[:0]]
+        )
     faults: list[str | None] = []
     for value, claim in zip(peak.tolist(), claims.tolist(), strict=True):
         if math.isnan(value):

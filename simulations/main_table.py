@@ -109,7 +109,9 @@ def unattacked(grouped: dict[tuple[str, ...], list[dict[str, Any]]]) -> str:
         defended = grouped["geminiguard", "none", partition]
         rejected = [run["detection"]["false_positive_rate"] for run in defended]
         pairs = zip(finals(plain, "accuracy"), finals(defended, "accuracy"), strict=True)
-        gap = [after - before for before, after in pairs if before is not None and after is not None]
+        gap = [
+            after - before for before, after in pairs if before is not None and after is not None
+        ]
         rows.append(
             [
                 partition,

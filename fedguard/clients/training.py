@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedguard.attacks.base import Attack, LocalStep
 from fedguard.data.federation import Federation
-from fedguard.randomness import generator
+from fedguard.randomness import SERVER, generator
 from fedguard.updates import ParameterLayout
 
 
@@ -96,6 +96,19 @@ class FlatModel:
         return [self._slice(vector, i) for i in range(self.layout.num_trainable_tensors)]
 
 
+class _Unscaled(nn.Module):
+    """A model that takes examples on their unscaled values."""
+
+    def __init__(self, module: nn.Module, federation: Federation) -> None:
+        super().__init__()
+        self.module = module
+        self._normalise = federation.normalise
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.module(self._normalise(x))
+        return logits
+
+
 class ClientTrainer:
     """Trains any client of a federation, one at a time, on one reused model.
 
@@ -126,6 +139,7 @@ class ClientTrainer:
         self.settings = settings
         self.seed = seed
         self._momentum = torch.zeros_like(self.model.vector)
+        self._prepared = 0
 
     @property
     def layout(self) -> ParameterLayout:
@@ -164,6 +178,8 @@ class ClientTrainer:
         tuple of int and float
             Number of examples and mean training loss over the last epoch.
         """
+        if attacking:
+            self.prepare(server_round, global_vector)
         x, y = self.federation.examples(client, attacking=attacking)
         self.model.load(global_vector)
         self.model.module.train()
@@ -172,6 +188,22 @@ class ClientTrainer:
         loss = self._epochs(x, y, client, server_round, attack, step)
         self.model.delta_from(global_vector, out)
         return len(y), loss
+
+    def prepare(self, server_round: int, global_vector: Tensor) -> None:
+        """Let an attack that reads the global model read it, once per server round.
+
+        It sees the coalition's clean examples on their unscaled values. What it poisoned before is
+        poisoned anew.
+        """
+        attack, federation = self.federation.attack, self.federation
+        if "model" not in attack.needs or server_round == self._prepared:
+            return
+        self._prepared = server_round
+        self.model.load(global_vector)
+        x, y = federation.coalition_examples()
+        stream = generator(self.seed, server_round, SERVER, "attack model")
+        attack.prepare(_Unscaled(self.model.module, federation), x, y, stream)
+        federation.forget_poisoned()
 
     def _step_attack(self, client: int, attacking: bool) -> Attack | None:
         attack = self.federation.attack

@@ -85,8 +85,8 @@ class Federation:
     def __post_init__(self) -> None:
         self._cache: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
         shape = (-1,) + (1,) * (len(self.dataset.input_shape) - 1)
-        self._mean = torch.tensor(self.dataset.mean).view(shape)
-        self._std = torch.tensor(self.dataset.std).view(shape)
+        self._mean = torch.tensor(self.dataset.mean, device=self.device).view(shape)
+        self._std = torch.tensor(self.dataset.std, device=self.device).view(shape)
 
     @property
     def num_clients(self) -> int:
@@ -95,7 +95,7 @@ class Federation:
 
     def normalise(self, x: Tensor) -> Tensor:
         """Return examples as the model sees them, on the federation's device."""
-        return ((x - self._mean) / self._std).to(self.device)
+        return (x.to(self.device) - self._mean) / self._std
 
     def examples(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor]:
         """Return a client's training data as its model sees it.
@@ -122,6 +122,16 @@ class Federation:
         if poisons:
             x, y = self.attack.poison(x, y, generator(self.seed, 0, client, "poison"))
         return self.normalise(x), y.to(self.device)
+
+    def coalition_examples(self) -> tuple[Tensor, Tensor]:
+        """Return the malicious clients' clean examples, unscaled, and their labels."""
+        rows = [self.shards[client] for client in sorted(self.malicious)]
+        index = torch.cat(rows) if rows else torch.empty(0, dtype=torch.long)
+        return self.dataset.x_train[index], self.dataset.y_train[index]
+
+    def forget_poisoned(self) -> None:
+        """Drop poisoned examples, for attacks whose poison changes from round to round."""
+        self._cache = {key: value for key, value in self._cache.items() if not key[1]}
 
     def server_examples(self) -> tuple[Tensor, Tensor]:
         """Return the server's auxiliary examples as the model sees them, and their labels."""

@@ -66,6 +66,7 @@ class AdversarialGrid(WrappedGrid):
         self.attacking = attacking
         self.defence = defence
         self.aggregate = aggregate
+        self.previous_global: Tensor | None = None
         self._calls = 0
 
     def send_and_receive(
@@ -93,8 +94,10 @@ class AdversarialGrid(WrappedGrid):
             if isinstance(batch, StackedReplies)
             else ParameterLayout.from_arrays(arrays)
         )
+        global_vector = layout.vector_from_arrays(arrays)
+        previous, self.previous_global = self.previous_global, global_vector
         updates = ClientUpdates.from_replies(
-            batch, layout.vector_from_arrays(arrays), layout, server_round=server_round
+            batch, global_vector, layout, server_round=server_round
         )
         mine = [row for row, node in enumerate(updates.node_ids) if node in self.malicious]
         if not mine:
@@ -109,6 +112,7 @@ class AdversarialGrid(WrappedGrid):
             generator=generator(self.seed, server_round, SERVER, "attack"),
             defence=self.defence,
             aggregate=self.aggregate,
+            last_update=None if previous is None else global_vector - previous,
         )
         with torch.no_grad():
             crafted = self.attack.craft(coalition, knowledge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -33,7 +34,41 @@ def krum_scores(squared: Tensor, num_malicious: int) -> Tensor:
     return others.topk(neighbours, dim=1, largest=False).values.sum(dim=1)
 
 
-class MultiKrum(RobustStrategy):
+class KrumRule(RobustStrategy):
+    """What Krum and Multi-Krum share: the average of the updates with the lowest Krum scores.
+
+    Parameters
+    ----------
+    assumed_malicious : float
+        Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+    """
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+
+    def __init__(self, *, assumed_malicious: float = 0.25, **base: Any) -> None:
+        super().__init__(**base)
+        check_assumed_malicious(assumed_malicious)
+        self.assumed_malicious = assumed_malicious
+
+    @abstractmethod
+    def wanted(self, count: int, bound: int) -> int:
+        """Return how many of `count` updates are averaged under the bound f."""
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the mean of the selected updates; see `RobustStrategy.combine`."""
+        count = len(updates)
+        bound = assumed_count(self.assumed_malicious, count)
+        scores = krum_scores(squared_distances(updates.trainable), bound)
+        keep = lowest(scores, self.wanted(count, bound))
+        weights = equal_weights(keep)
+        limit = float(scores[keep].max())
+        reasons = rejections(
+            updates, weights, lambda row: f"Krum score {scores[row]:.3g} above {limit:.3g}"
+        )
+        return Verdict(average(updates, weights), weights, {"krum_score": scores}, reasons)
+
+
+class MultiKrum(KrumRule):
     """Average the m updates with the lowest Krum scores.
 
     ``s_i = sum of |d_i - d_j|^2 over the n - f - 2 nearest j``; mean of the m lowest.
@@ -52,34 +87,18 @@ class MultiKrum(RobustStrategy):
         m, at least 1; n - f if left out.
     """
 
-    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
-
-    def __init__(
-        self, *, assumed_malicious: float = 0.25, num_selected: int | None = None, **base: Any
-    ) -> None:
-        super().__init__(**base)
-        check_assumed_malicious(assumed_malicious)
+    def __init__(self, *, num_selected: int | None = None, **krum: Any) -> None:
+        super().__init__(**krum)
         if num_selected is not None:
             check_number("num_selected", num_selected, at_least=1)
-        self.assumed_malicious = assumed_malicious
         self.num_selected = num_selected
 
-    def combine(self, updates: ClientUpdates) -> Verdict:
-        """Return the mean of the selected updates; see `RobustStrategy.combine`."""
-        count = len(updates)
-        bound = assumed_count(self.assumed_malicious, count)
-        scores = krum_scores(squared_distances(updates.trainable), bound)
-        wanted = count - bound if self.num_selected is None else self.num_selected
-        keep = lowest(scores, wanted)
-        weights = equal_weights(keep)
-        limit = float(scores[keep].max())
-        reasons = rejections(
-            updates, weights, lambda row: f"Krum score {scores[row]:.3g} above {limit:.3g}"
-        )
-        return Verdict(average(updates, weights), weights, {"krum_score": scores}, reasons)
+    def wanted(self, count: int, bound: int) -> int:
+        """Return m; see `KrumRule.wanted`."""
+        return count - bound if self.num_selected is None else self.num_selected
 
 
-class Krum(MultiKrum):
+class Krum(KrumRule):
     """Take the one update that lies closest to its n - f - 2 nearest neighbours.
 
     ``argmin_i s_i`` with the score of `MultiKrum`; exact ties (copies) are averaged.
@@ -90,8 +109,9 @@ class Krum(MultiKrum):
     Parameters
     ----------
     assumed_malicious : float
-        Assumed fraction of malicious clients, 0 <= a < 0.5.
+        Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
     """
 
-    def __init__(self, *, assumed_malicious: float = 0.25, **base: Any) -> None:
-        super().__init__(assumed_malicious=assumed_malicious, num_selected=1, **base)
+    def wanted(self, count: int, bound: int) -> int:
+        """Return 1; see `KrumRule.wanted`."""
+        return 1

@@ -12,7 +12,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +19,6 @@ from torch import Tensor
 from fedguard.errors import check_assumed_malicious, check_number, unknown_name
 from fedguard.randomness import SERVER, numpy_generator
 from fedguard.strategies.averaging import clip_factors, lowest
-from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.bounds import assumed_count
 from fedguard.strategies.coordinates import coordinate_median
 from fedguard.strategies.distances import row_norms, squared_distances
@@ -233,54 +231,3 @@ def _reason(verdict: Verdict, seen: ClientUpdates, share: Tensor) -> str:
     if float(share[row]) == 0.0:
         return "near to no other update"
     return verdict.reasons.get(seen.node_ids[row], "mixed into rejected updates only")
-
-
-class PreAggregated(RobustStrategy):
-    """Any rule after any pre-aggregation.
-
-    Parameters
-    ----------
-    rule : RobustStrategy
-        The rule; its own sampling arguments are not used.
-    pre : str or PreAggregation
-        ``"nnm"``, ``"bucketing"``, ``"clipping"``, ``"arc"`` or an instance.
-    assumed_malicious : float
-        For a `pre` given by name, 0 <= a < 0.5.
-    """
-
-    properties: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(
-        self,
-        *,
-        rule: RobustStrategy,
-        pre: str | PreAggregation = "nnm",
-        assumed_malicious: float = 0.25,
-        **base: Any,
-    ) -> None:
-        super().__init__(**base)
-        check_assumed_malicious(assumed_malicious)
-        self.rule = rule
-        self.pre = (
-            make_pre_aggregation(pre, assumed_malicious=assumed_malicious, seed=self.seed)
-            if isinstance(pre, str)
-            else pre
-        )
-        self.needs_server_tools = rule.needs_server_tools
-
-    def combine(self, updates: ClientUpdates) -> Verdict:
-        """Return the rule's verdict on the mixed updates; see `combine_after`."""
-        self.rule.tools = self.tools
-        return combine_after(self.pre, self.rule.combine, updates)
-
-    def reset(self) -> None:
-        """Reset the rule."""
-        self.rule.reset()
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the rule's state."""
-        return self.rule.state()
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Give the rule its state back."""
-        self.rule.load_state(state)

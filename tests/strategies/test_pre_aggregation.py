@@ -13,7 +13,6 @@ from fedguard.strategies.pre_aggregation import (
     Bucketing,
     Clipping,
     NearestNeighbourMixing,
-    PreAggregated,
     make_pre_aggregation,
 )
 
@@ -66,7 +65,8 @@ def test_weights_lead_back_to_clients():
     rows = random_rows(10, 50, seed=5)
     rows[0] += 20.0
     updates = updates_of(rows)
-    rule = PreAggregated(rule=Krum(assumed_malicious=0.2), pre="bucketing")
+    rule = Krum(assumed_malicious=0.2)
+    rule.pre = make_pre_aggregation("bucketing")
     verdict = rule.decide(updates)
     shares = verdict.weights.numpy()
     assert sorted(shares.round(3))[-2:] == [0.5, 0.5]
@@ -80,7 +80,9 @@ def test_mixing_repairs_the_median_under_heterogeneity():
     rows = np.concatenate([np.full((4, 40), -1.0), np.full((5, 40), 1.0)]).astype(np.float32)
     rows += random_rows(9, 40, seed=6, mean=0.0, std=0.01)
     plain = Median().decide(updates_of(rows)).delta
-    mixed = PreAggregated(rule=Median(), assumed_malicious=0.3).decide(updates_of(rows)).delta
+    after_mixing = Median()
+    after_mixing.pre = make_pre_aggregation("nnm", assumed_malicious=0.3)
+    mixed = after_mixing.decide(updates_of(rows)).delta
     honest = rows.mean(axis=0)
     gap = np.linalg.norm(mixed.numpy() - honest)
     assert gap < np.linalg.norm(plain.numpy() - honest)
