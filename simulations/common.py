@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -49,7 +50,10 @@ def run_cell(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return found
     logging.getLogger("flwr").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    return Simulation(config).run(out, resume=True)
+    summary = Simulation(config).run(out, resume=True)
+    # Tensors in reference cycles would wait for Python's collector, which cannot see their size.
+    gc.collect()
+    return summary
 
 
 def run_cells(

@@ -3,8 +3,8 @@
 Two questions. Under attack: does the defended model stay within 2 points of plain averaging
 without attackers? Without attackers: what does the defence cost in each non-IID setting?
 
-    python simulations/main_table.py --data-dir DIR      # torchvision's layout
-    python simulations/main_table.py --quick             # digits, a few rounds, no files needed
+    python -m simulations.main_table --data-dir DIR      # torchvision's layout
+    python -m simulations.main_table --quick             # digits, a few rounds, no files needed
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ BASE = {
     "malicious": 0.2,
     "rounds": 20,
     "local_epochs": 1,
-    "batch_size": 32,
-    "lr": 0.1,
+    "batch_size": 64,
+    "lr": 0.2,
     "server_samples": 200,
 }
 
@@ -150,7 +150,7 @@ No attackers (accuracy; difference in points):
 
 {unattacked(grouped)}
 
-Made by `simulations/main_table.py`; {machine()}."""
+Made by `python -m simulations.main_table`; {machine()}."""
     if quick:
         print(text)
     else:

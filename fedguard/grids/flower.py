@@ -13,7 +13,9 @@ from fedguard.config import SimulationConfig
 from fedguard.grids.base import WrappedGrid
 
 PARTITION_KEY = "partition-id"
-_QUERY_TIMEOUT = 120.0
+
+_SIMULATED_PATIENCE = 1800.0
+"""Seconds that simulated nodes have to introduce themselves: Ray may start slowly, none is lost."""
 
 
 class FlowerGrid(WrappedGrid):
@@ -27,10 +29,13 @@ class FlowerGrid(WrappedGrid):
     ----------
     inner : Grid
         The grid that Flower hands to a ServerApp.
+    patience : float
+        Seconds that a new node has to say which partition it holds.
     """
 
-    def __init__(self, inner: Grid) -> None:
+    def __init__(self, inner: Grid, patience: float = 120.0) -> None:
         super().__init__(inner)
+        self.patience = patience
         self._node_of: dict[int, int] = {}
         self._client_of: dict[int, int] = {}
 
@@ -47,7 +52,7 @@ class FlowerGrid(WrappedGrid):
             Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY)
             for node in strangers
         ]
-        replies = self.inner.send_and_receive(questions, timeout=_QUERY_TIMEOUT)
+        replies = self.inner.send_and_receive(questions, timeout=self.patience)
         claims = {reply.metadata.src_node_id: _claimed_partition(reply) for reply in replies}
         for node in strangers:
             client = claims.get(node)
@@ -118,7 +123,7 @@ def run_in_flower(config: SimulationConfig, serve: Callable[[Grid], None]) -> No
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        serve(FlowerGrid(grid))
+        serve(FlowerGrid(grid, patience=_SIMULATED_PATIENCE))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -105,8 +105,8 @@ class GeminiGuard(RobustStrategy):
     max_norm_ratio : float
         Hardened mode: multiple of the median norm beyond which an update is rejected, above 1.
     margin : float
-        Hardened mode: by how much dropping a client must lower the server's loss, in units of
-        the client's part of it; at least 0. 0 drops whoever harms at all.
+        Hardened mode: how harmful a client must be to be dropped, as the cosine between its update
+        and the gradient of the server's loss, 0 to below 1; 0 drops whoever harms at all.
     aux_samples : int
         Auxiliary examples for the latent view, at least 2, as far as the server holds them.
     """
@@ -124,7 +124,7 @@ class GeminiGuard(RobustStrategy):
         min_trust: float = 0.5,
         max_norm_ratio: float = 2.5,
         margin: float = 0.1,
-        aux_samples: int = 100,
+        aux_samples: int = 50,
         **base: Any,
     ) -> None:
         super().__init__(**base)
@@ -136,7 +136,7 @@ class GeminiGuard(RobustStrategy):
         check_number("tau", tau, above=0)
         check_number("min_trust", min_trust, at_least=0, at_most=1)
         check_number("max_norm_ratio", max_norm_ratio, above=1)
-        check_number("margin", margin, at_least=0)
+        check_number("margin", margin, at_least=0, below=1)
         check_number("aux_samples", aux_samples, at_least=2)
         self.mode = mode
         self.vector = vector or ("weights" if mode == "paper" else "delta")
@@ -276,12 +276,13 @@ class GeminiGuard(RobustStrategy):
         if self.tools is None or rows < 3:
             return
         keep = torch.as_tensor(state.keep)
+        typical = float(median(state.norms[keep]))
         pruned = prune_harmful(
             self.tools,
             state.updates,
             keep,
             shares,
-            clip_factors(state.norms, median(state.norms[keep])),
+            clip_factors(state.norms, typical) if typical > 0.0 else torch.ones_like(shares),
             margin=self.margin,
             fewest=(len(keep) + 1) // 2,
         )

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from fedguard.strategies.averaging import average
 from fedguard.strategies.base import ServerTools
+from fedguard.strategies.distances import row_norms
 from fedguard.updates import ClientUpdates
 
 
@@ -47,11 +48,13 @@ def prune_harmful(
 
     1. compute ``L`` and its gradient g at ``global + A(S)``;
     2. take the client of the largest harm ``<factor_k d_k, g>``;
-    3. drop it if that lowers L by more than ``margin / |S|`` of its value; else stop.
+    3. drop it if that lowers L by more than ``margin |g| c / |S|``, c the longest clipped update;
+       else stop.
 
-    One client's part in the average is about ``1 / |S|``, so `margin` asks for a gain in units of
-    the part that the client had. The gradient is taken where all the others' updates are in, so a
-    client with few classes is not blamed for what it leaves to others.
+    One client's part in the average is about ``1 / |S|``, so `margin` is the cosine with the
+    gradient that an update of length c would need to do that harm. The gradient is taken where all
+    the others' updates are in, so a client with few classes is not blamed for what it leaves to
+    others.
 
     Parameters
     ----------
@@ -66,11 +69,12 @@ def prune_harmful(
     factors : Tensor
         (K,) float64 factors that clip the updates.
     margin : float
-        At least 0.
+        Cosine, 0 to below 1; 0 drops whoever harms at all.
     fewest : int
         Size of S below which nobody is dropped any more.
     """
     keep = keep.clone()
+    length = float((row_norms(updates.trainable) * factors)[keep].max())
     loss, gradient = _loss_and_gradient(tools, updates, keep, weights, factors)
     harm = _harm(updates, gradient, factors)
     while int(keep.sum()) > max(fewest, 1):
@@ -80,7 +84,8 @@ def prune_harmful(
         trial = keep.clone()
         trial[worst] = False
         trial_loss, trial_gradient = _loss_and_gradient(tools, updates, trial, weights, factors)
-        if not trial_loss < loss * (1.0 - margin / int(keep.sum())):
+        gain = (loss - trial_loss) * int(keep.sum())
+        if not gain > margin * length * float(gradient.norm()):
             break
         keep, loss, gradient = trial, trial_loss, trial_gradient
         harm = _harm(updates, gradient, factors)

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedguard.errors import ConfigurationError
+from fedguard.strategies import GeminiGuard
+from fedguard.strategies.base import ServerTools
+from fedguard.updates import ClientUpdates, ParameterLayout
+
+MODES = ("hardened", "paper")
+FEATURES, HIDDEN, CLASSES = 12, 16, 5
+
+
+class Net(nn.Module):
+    latent_layer = "hidden"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU())
+        self.output = nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.output(self.hidden(x))
+
+
+def examples(count: int, seed: int, classes: list[int] | None = None):
+    """A separable task: each class around its own corner."""
+    stream = torch.Generator().manual_seed(seed)
+    allowed = torch.tensor(classes or list(range(CLASSES)))
+    y = allowed[torch.randint(0, len(allowed), (count,), generator=stream)]
+    centres = 1.5 * torch.eye(FEATURES)[:CLASSES]
+    return centres[y] + 0.5 * torch.randn(count, FEATURES, generator=stream), y
+
+
+@pytest.fixture
+def tools() -> ServerTools:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Net()
+    x, y = examples(100, seed=99)
+    return ServerTools(model, x, y, "hidden", CLASSES)
+
+
+def trained(tools: ServerTools, clients: int, *, labels_per_client: int = CLASSES):
+    """Honest updates: a few SGD steps of each client on its own labels."""
+    layout = ParameterLayout.from_module(tools.model)
+    state = {name: value.clone() for name, value in tools.model.state_dict().items()}
+    start = layout.flatten(state)
+    deltas = []
+    for client in range(clients):
+        classes = [(client + step) % CLASSES for step in range(labels_per_client)]
+        x, y = examples(60, seed=client, classes=classes)
+        layout.load(tools.model, start)
+        optimiser = torch.optim.SGD(tools.model.parameters(), lr=0.1)
+        for _ in range(10):
+            optimiser.zero_grad()
+            functional.cross_entropy(tools.model(x), y).backward()
+            optimiser.step()
+        deltas.append(layout.flatten(tools.model.state_dict()) - start)
+    layout.load(tools.model, start)
+    return torch.stack(deltas), start, layout
+
+
+def updates_of(deltas, start, layout) -> ClientUpdates:
+    return ClientUpdates.from_matrix(deltas, None, None, start, layout)
+
+
+def guard(tools: ServerTools | None, **arguments) -> GeminiGuard:
+    strategy = GeminiGuard(**arguments)
+    strategy.tools = tools
+    return strategy
+
+
+def rates(verdict, liars: int) -> tuple[float, float]:
+    rejected = verdict.weights == 0
+    honest = rejected[liars:]
+    return float(rejected[:liars].double().mean()), float(honest.double().mean())
+
+
+def attacked(deltas: torch.Tensor, kind: str, liars: int) -> torch.Tensor:
+    deltas = deltas.clone()
+    honest = deltas[liars:]
+    stream = torch.Generator().manual_seed(5)
+    if kind == "sign":
+        deltas[:liars] *= -4.0
+    elif kind == "gaussian":
+        scale = 3.0 * float(honest.std())
+        deltas[:liars] = scale * torch.randn(deltas[:liars].shape, generator=stream)
+    elif kind == "scale":
+        deltas[:liars] *= 8.0
+    elif kind == "lie":
+        deltas[:liars] = honest.mean(dim=0) - 1.5 * honest.std(dim=0)
+    return deltas
+
+
+@pytest.mark.parametrize("kind", ["sign", "gaussian", "scale", "lie"])
+def test_attackers_are_rejected_and_honest_clients_are_not(tools, kind):
+    deltas, start, layout = trained(tools, 20)
+    updates = updates_of(attacked(deltas, kind, 4), start, layout)
+    caught, wronged = rates(guard(tools).combine(updates), 4)
+    assert caught == 1.0
+    assert wronged <= 0.2
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_identical_updates_of_a_coalition_are_dropped(tools, share):
+    deltas, start, layout = trained(tools, 20)
+    liars = int(20 * share)
+    updates = updates_of(attacked(deltas, "lie", liars), start, layout)
+    verdict = guard(tools).combine(updates)
+    assert rates(verdict, liars)[0] == 1.0
+    assert "near-identical" in verdict.reasons[0]
+
+
+def test_groups_of_labels_are_not_taken_for_attackers(tools):
+    """Five groups of clients that hold two of five labels each, nobody lies."""
+    deltas, start, layout = trained(tools, 20, labels_per_client=2)
+    updates = updates_of(deltas, start, layout)
+    hardened = rates(guard(tools).combine(updates), 0)[1]
+    paper = rates(guard(tools, mode="paper").combine(updates), 0)[1]
+    assert hardened <= 0.25
+    assert paper > hardened  # the majority's cluster is one group of honest clients
+
+
+def test_harmful_updates_of_ordinary_size_are_found_on_server_data(tools):
+    deltas, start, layout = trained(tools, 20, labels_per_client=2)
+    deltas[:4] *= -1.0
+    verdict = guard(tools).combine(updates_of(deltas, start, layout))
+    caught, wronged = rates(verdict, 4)
+    assert caught == 1.0
+    assert wronged <= 0.25
+    assert "loss on the server's examples" in verdict.reasons[0]
+
+
+def test_verification_lowers_the_servers_loss(tools):
+    deltas, start, layout = trained(tools, 12)
+    deltas[:3] *= -1.0
+    losses = {}
+    for margin in (0.1, 0.999):
+        verdict = guard(tools, margin=margin).combine(updates_of(deltas, start, layout))
+        layout.load(tools.model, start + verdict.delta)
+        with torch.no_grad():
+            losses[margin] = float(functional.cross_entropy(tools.model(tools.x), tools.y))
+    assert losses[0.1] < losses[0.999]
+
+
+@pytest.mark.parametrize("mode", MODES)
+class TestEdges:
+    def test_every_small_cohort_gives_a_finite_model(self, tools, mode):
+        deltas, start, layout = trained(tools, 6)
+        for count in range(7):
+            updates = updates_of(deltas[:count], start, layout)
+            verdict = guard(tools, mode=mode).decide(updates)
+            assert torch.isfinite(verdict.delta).all()
+            assert verdict.weights.shape == (count,)
+            assert (float(verdict.weights.sum()) == pytest.approx(1.0)) == (count > 0)
+
+    def test_one_client_is_clipped_to_what_was_accepted_before(self, tools, mode):
+        deltas, start, layout = trained(tools, 6)
+        strategy = guard(tools, mode=mode)
+        strategy.combine(updates_of(deltas, start, layout))
+        typical = float(strategy.state()["accepted_norm"].median())
+        verdict = strategy.combine(updates_of(100.0 * deltas[:1], start, layout))
+        assert float(verdict.delta.norm()) == pytest.approx(typical, rel=1e-4)
+
+    def test_the_first_round_with_one_client_takes_it_as_it_is(self, tools, mode):
+        deltas, start, layout = trained(tools, 1)
+        verdict = guard(tools, mode=mode).combine(updates_of(deltas, start, layout))
+        torch.testing.assert_close(verdict.delta, deltas[0])
+
+    def test_of_two_the_longer_is_clipped_to_the_shorter(self, tools, mode):
+        deltas, start, layout = trained(tools, 2)
+        deltas[1] *= 50.0
+        verdict = guard(tools, mode=mode).combine(updates_of(deltas, start, layout))
+        assert (verdict.weights > 0).all()
+        assert float(verdict.delta.norm()) <= float(deltas[0].norm()) * 1.0001
+
+    def test_of_three_the_far_one_goes(self, tools, mode):
+        deltas, start, layout = trained(tools, 3)
+        deltas[2] = -30.0 * deltas[2]
+        verdict = guard(tools, mode=mode).combine(updates_of(deltas, start, layout))
+        assert verdict.weights[2] == 0
+        assert (verdict.weights[:2] > 0).all()
+
+    def test_identical_updates_of_all_weigh_the_same(self, tools, mode):
+        deltas, start, layout = trained(tools, 1)
+        updates = updates_of(deltas.expand(8, -1).clone(), start, layout)
+        verdict = guard(tools, mode=mode).combine(updates)
+        np.testing.assert_allclose(verdict.weights, 1 / 8)
+        torch.testing.assert_close(verdict.delta, deltas[0], atol=1e-6, rtol=1e-5)
+
+    def test_nobody_moves(self, tools, mode):
+        _, start, layout = trained(tools, 1)
+        updates = updates_of(torch.zeros(6, layout.size), start, layout)
+        verdict = guard(tools, mode=mode).combine(updates)
+        assert float(verdict.delta.abs().max()) == 0.0
+        assert all(torch.isfinite(score).all() for score in verdict.scores.values())
+
+    def test_a_free_rider_is_no_division_by_zero(self, tools, mode):
+        deltas, start, layout = trained(tools, 8)
+        deltas[0] = 0.0
+        verdict = guard(tools, mode=mode).combine(updates_of(deltas, start, layout))
+        assert torch.isfinite(verdict.delta).all()
+
+    def test_constant_activations_tell_nobody_apart(self, tools, mode):
+        dead = ServerTools(tools.model, torch.zeros(20, FEATURES), tools.y[:20], "hidden", CLASSES)
+        deltas, start, layout = trained(tools, 8)
+        bias = layout.unflatten(deltas[0])  # all activations equal across examples
+        assert bias
+        verdict = guard(dead, mode=mode).combine(updates_of(deltas, start, layout))
+        assert torch.isfinite(verdict.delta).all()
+
+    def test_activations_that_overflow_reject_their_client(self, tools, mode):
+        deltas, start, layout = trained(tools, 3)
+        start = start.clone()
+        deltas = torch.cat([deltas[:2], deltas[:1]])
+        names = layout.unflatten(deltas[2])
+        names["hidden.0.weight"].fill_(3e9)
+        x = tools.x.clone()
+        x[0] = 1e30
+        loud = ServerTools(tools.model, x, tools.y, "hidden", CLASSES)
+        verdict = guard(loud, mode=mode).combine(updates_of(deltas, start, layout))
+        assert verdict.weights[2] == 0
+        assert torch.isfinite(verdict.delta).all()
+
+    def test_the_order_of_clients_decides_nothing(self, tools, mode):
+        deltas, start, layout = trained(tools, 12, labels_per_client=3)
+        deltas = attacked(deltas, "sign", 3)
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+        one = guard(tools, mode=mode).combine(updates_of(deltas, start, layout))
+        two = guard(tools, mode=mode).combine(updates_of(deltas[order], start, layout))
+        assert torch.equal(one.weights[order] > 0, two.weights > 0)
+        torch.testing.assert_close(one.delta, two.delta, atol=1e-5, rtol=1e-4)
+
+    def test_without_a_model_the_first_view_still_works(self, mode):
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            deltas = torch.randn(12, 500) + 2.0 * torch.randn(500)
+        deltas[:2] *= -1.0
+        verdict = guard(None, mode=mode).combine(ClientUpdates.from_matrix(deltas))
+        assert (verdict.weights[:2] == 0).all()
+        assert (verdict.weights[2:] > 0).double().mean() >= 0.5
+
+
+def test_cosine_of_whole_models_keeps_its_digits():
+    """Updates 1e-4 of the weights: float32 would see noise only."""
+    stream = torch.Generator().manual_seed(0)
+    start = torch.randn(50_000, generator=stream)
+    deltas = 1e-4 * torch.randn(6, 50_000, generator=stream)
+    updates = ClientUpdates.from_matrix(deltas, None, None, start)
+    strategy = GeminiGuard(vector="weights")
+    from fedguard.strategies.distances import gram_matrix
+
+    found = strategy._cosine(updates, gram_matrix(deltas))
+    models = start.double() + deltas.double()
+    unit = models / models.norm(dim=1, keepdim=True)
+    expected = 1.0 - unit @ unit.T
+    off = ~torch.eye(6, dtype=torch.bool)
+    torch.testing.assert_close(found[off], expected[off], rtol=1e-3, atol=1e-13)
+    assert float(found[off].min()) > 1e-9
+
+
+def test_claims_count_up_to_three_times_their_median(tools):
+    deltas, start, layout = trained(tools, 8)
+    claims = [10.0] * 7 + [1e6]
+    updates = ClientUpdates.from_matrix(deltas, claims, None, start, layout)
+    weights = guard(tools, margin=0.999).combine(updates).weights
+    assert float(weights[7] / weights[0]) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("mode", "paperr"),
+        ("vector", "models"),
+        ("max_clusters", 1),
+        ("min_silhouette", 2.0),
+        ("tau", 0.0),
+        ("min_trust", -0.1),
+        ("max_norm_ratio", 1.0),
+        ("margin", -1.0),
+        ("aux_samples", 1),
+        ("tau", math.nan),
+    ],
+)
+def test_bad_arguments_are_named(argument, value):
+    with pytest.raises(ConfigurationError, match=argument):
+        GeminiGuard(**{argument: value})
