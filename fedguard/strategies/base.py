@@ -117,8 +117,12 @@ class RobustStrategy(FedAvg):
         latent_layer: str | None = None,
         **flower: Any,
     ) -> None:
-        flower.setdefault("fraction_evaluate", 0.0)
+        evaluates = flower.pop("fraction_evaluate", 0.0)
         super().__init__(**flower)
+        # Set afterwards: Flower's constructor warns of 0, which is the ordinary case here.
+        self.fraction_evaluate = evaluates
+        if evaluates == 0.0:
+            self.min_evaluate_nodes = 0
         self.seed = seed
         self.observers: list[RoundObserver] = []
         self.pre: PreAggregation | None = None
