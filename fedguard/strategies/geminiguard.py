@@ -77,7 +77,7 @@ class GeminiGuard(RobustStrategy):
        `prune_harmful`. At least half of the clients are kept.
 
     A reading of Lyu et al., "Two Heads Are Better than One: Model-Weight and Latent-Space Analysis
-    for Federated Learning on Non-iid Data against Poisoning Attacks", arXiv:2503.23288, 2025. The
+    for Federated Learning on Non-iid Data against Poisoning Attacks", arXiv 2025 (2503.23288). The
     public text names the two views, the pairwise cosine and Euclidean distances of client models
     and the order of the modules. The clustering algorithm, the choice of the benign cluster, the
     MMD kernel, the trust formula, the aggregation and the whole hardened mode are ours. Paper mode

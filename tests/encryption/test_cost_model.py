@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from encrypted_clients import LAYOUT, FixedClients, Run, error, first_model, small
 from flwr.app import ConfigRecord
-from grids_for_tests import LAYOUT, FixedClients, Run, error, first_model, small
 
 from fedguard.encryption.cost_model import noise_std, predicted_cost, simulated_mean
 from fedguard.encryption.profiles import profile

@@ -6,22 +6,29 @@ import json
 
 import numpy as np
 import pytest
+from encrypted_clients import LAYOUT, FixedClients, error, first_model, small
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-from grids_for_tests import LAYOUT, FixedClients, error, first_model, small
 
+from fedguard.encryption import backend_tenseal
 from fedguard.encryption.client import Guards
+from fedguard.encryption.client_side import client_mods, with_client_side
 from fedguard.encryption.endpoint import ClientOptions
 from fedguard.encryption.errors import RefusedError
 from fedguard.encryption.identity import Identity
+from fedguard.encryption.local_clients import LocalClients
 from fedguard.encryption.mod import IDENTITY_FILE, ROSTER_FILE, encryption_mod
 from fedguard.encryption.sampling import SystemRandom
-from fedguard.errors import RunError
+from fedguard.encryption.secagg_clients import SecAggClients, secagg_mods
+from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.base import LocalGrid
 from fedguard.grids.messages import arrays_of, model_reply_content
 from fedguard.strategies.ckks import Ckks
+from fedguard.strategies.fedavg import FedAvg
+from fedguard.strategies.secagg import SecAggPlus
 from fedguard.strategies.xmkckks import XmkCkks
+from fedguard.strategies.xmkckks_cost_model import XmkCkksCostModel
 
 
 def over_the_wire(content: RecordDict) -> RecordDict:
@@ -31,8 +38,11 @@ def over_the_wire(content: RecordDict) -> RecordDict:
 class AppGrid(LocalGrid):
     """Clients that are Flower ClientApps; messages and contexts pass through protobuf."""
 
-    def __init__(self, options: ClientOptions, clients: int, node_config=lambda _: {}) -> None:
+    def __init__(
+        self, options: ClientOptions | None, clients: int, node_config=lambda _: {}, mods=None
+    ) -> None:
         super().__init__()
+        mods = mods or [encryption_mod(options)]
         self.truth = FixedClients(clients)
         self.contexts = {
             node: Context(1, node, node_config(node), RecordDict(), {}) for node in range(clients)
@@ -40,7 +50,7 @@ class AppGrid(LocalGrid):
         self.app = ClientApp()
         self.failures: list[str] = []
 
-        @self.app.train(mods=[encryption_mod(options)])
+        @self.app.train(mods=mods)
         def train(message: Message, context: Context) -> Message:
             node = context.node_id
             server_round = message.content.config_records["config"]["server-round"]
@@ -107,6 +117,39 @@ def test_the_shared_key_mode_runs_in_client_apps():
     server = Ckks(**small(4))
     for server_round in (1, 2):
         assert error(one_round(server, grid, server_round), grid.truth.mean(server_round)) < 1e-5
+
+
+def test_flowers_own_secagg_mod_runs_in_client_apps():
+    grid = AppGrid(None, 5, mods=secagg_mods())
+    server = SecAggPlus(**small(5))
+    for server_round in (1, 2):
+        assert error(one_round(server, grid, server_round), grid.truth.mean(server_round)) < 2e-4
+    assert not grid.failures
+
+
+@pytest.mark.parametrize(
+    ("make", "side", "mods"),
+    [
+        (lambda: XmkCkks(backend="numpy"), LocalClients, 1),
+        (lambda: XmkCkksCostModel(backend="numpy"), FixedClients, 0),
+        (SecAggPlus, SecAggClients, 2),
+        (FedAvg, FixedClients, 0),
+    ],
+)
+def test_each_strategy_gets_the_client_side_it_needs(make, side, mods):
+    assert type(with_client_side(make(), FixedClients(3))) is side
+    assert len(client_mods(make())) == mods
+
+
+def test_a_backend_that_cannot_be_used_is_named_before_the_run(monkeypatch):
+    backend_tenseal.self_test.cache_clear()
+    monkeypatch.setattr(backend_tenseal, "version", lambda _: "0.4.0")
+    with pytest.raises(ConfigurationError, match="numpy here") as caught:
+        with_client_side(XmkCkks(backend="tenseal"), FixedClients(3))
+    assert caught.value.field == "backend"
+    with pytest.raises(ConfigurationError, match="xmkckks here"):
+        Ckks()
+    backend_tenseal.self_test.cache_clear()
 
 
 def test_seeded_clients_draw_fresh_keys_every_round():

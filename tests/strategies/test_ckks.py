@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("tenseal")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "encryption"))
-from grids_for_tests import Run, error, small
+from encrypted_clients import Run, error, small
 
 from fedguard.errors import ConfigurationError, RunError
 from fedguard.strategies.ckks import Ckks

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+from encrypted_clients import LAYOUT, FixedClients, Losing, error, first_model, small
 from flwr.app import ConfigRecord
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "encryption"))
-from grids_for_tests import LAYOUT, FixedClients, Losing, error, first_model, small
 
 from fedguard.encryption.secagg_clients import SecAggClients
 from fedguard.errors import ConfigurationError, RunError

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "encryption"))
-from grids_for_tests import LAYOUT, Run, error, first_model, small
+from encrypted_clients import LAYOUT, Run, error, first_model, small
 
 from fedguard.errors import ConfigurationError, RunError
 from fedguard.strategies.xmkckks import XmkCkks

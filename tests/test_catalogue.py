@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedguard import registry
+from fedguard.catalogue import catalogue, paper, summary
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "catalogue.md"
+
+
+def test_the_document_is_current():
+    assert DOCUMENT.read_text(encoding="utf-8") == catalogue(), (
+        "run: python -m fedguard.catalogue > docs/catalogue.md"
+    )
+
+
+@pytest.mark.parametrize("kind", ["strategy", "attack"])
+def test_every_part_says_what_it_does(kind):
+    for name in registry.names(kind):
+        assert summary(registry.find(kind, name)).endswith((".", ":")), name
+
+
+def test_papers_are_found():
+    cited = paper(registry.find("strategy", "krum"))
+    assert cited.startswith("Blanchard et al., *Machine Learning with Adversaries")
+    assert cited.endswith("NeurIPS 2017")
+    without = {
+        name
+        for kind in ("strategy", "attack")
+        for name in registry.names(kind)
+        if not paper(registry.find(kind, name))
+    }
+    own = {"none", "numerical", "zero", "feature-noise", "free-rider", "adaptive-gemini"}
+    assert without <= own | {"adaptive-weidetect", "adaptive-ipm", "adaptive-alie"}, without
