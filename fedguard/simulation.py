@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import resource
+import shutil
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -26,6 +27,8 @@ from fedguard.clients.training import ClientTrainer, FlatModel, TrainingSettings
 from fedguard.config import Part, SimulationConfig
 from fedguard.data.dataset import Dataset
 from fedguard.data.federation import Federation, draw_malicious, hold_out_for_server
+from fedguard.encryption.client_side import with_client_side
+from fedguard.encryption.strategy import EncryptedStrategy
 from fedguard.errors import ConfigurationError
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.inprocess import InProcessGrid
@@ -183,6 +186,7 @@ class _Run:
         if self.checkpoint is None:
             for name in (files.ROUNDS, files.CLIENTS, files.SUMMARY):
                 (self.out / name).unlink(missing_ok=True)
+            shutil.rmtree(self.store.directory, ignore_errors=True)
         else:
             self.recorder.truncate_after(self.rounds_done)
             if isinstance(strategy, RobustStrategy):
@@ -231,7 +235,7 @@ class _Run:
             adversary.previous_global = self.previous
         self.round_started = time.monotonic()
         observed.start(
-            grid=adversary,
+            grid=with_client_side(simulation.strategy, adversary),
             initial_arrays=self.layout.to_arrays(self.vector),
             num_rounds=config.rounds - self.rounds_done,
             evaluate_fn=self._evaluate,
@@ -534,6 +538,7 @@ def threat_model(simulation: Simulation) -> dict[str, Any]:
             ),
             "holds auxiliary examples": config.server_samples if tools else 0,
             "sees who is malicious": False,
+            **_protection(simulation),
         },
         "measured": [
             "accuracy, loss and recall per class on the test set",
@@ -541,6 +546,14 @@ def threat_model(simulation: Simulation) -> dict[str, Any]:
             "share of malicious and of honest clients rejected",
         ],
     }
+
+
+def _protection(simulation: Simulation) -> dict[str, str]:
+    """Return what an encrypted strategy says of its security."""
+    strategy = simulation.strategy
+    if not isinstance(strategy, EncryptedStrategy):
+        return {}
+    return {"encryption": strategy.describe(simulation.config.clients)}
 
 
 def summarise(simulation: Simulation, out: Path, seconds: float) -> dict[str, Any]:

@@ -178,7 +178,7 @@ class ParameterLayout:
             array = tensors[name].numpy()
             if not np.issubdtype(dtype, np.floating):
                 array = np.rint(array)
-            record[name] = TensorArray(array.astype(dtype, copy=False))
+            record[name] = TensorArray(np.asarray(array.astype(dtype, copy=False)))
         return record
 
     def load(self, module: nn.Module, vector: Tensor) -> None:

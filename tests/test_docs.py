@@ -52,6 +52,10 @@ def test_the_readme_names_every_strategy():
         "caf": "caf",
         "smea": "smea",
         "dnc": "dnc",
+        "ckks": "ckks with one key",
+        "secagg+": "secagg+",
+        "xmkckks": "xmk ckks",
+        "xmkckks-cost-model": "xmk ckks",
     }
     for name in registry.names("strategy"):
         word = spelled.get(name, name.replace("-", " "))

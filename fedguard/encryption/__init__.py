@@ -1,1 +1,1 @@
-
+"""Encrypted aggregation: plain and multi-key CKKS on TenSEAL; see ``docs/encryption.md``."""

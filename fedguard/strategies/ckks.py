@@ -9,6 +9,7 @@ from fedguard.encryption.agreement import Agreement
 from fedguard.encryption.backend import make_backend
 from fedguard.encryption.driver import SharedKeyGroup
 from fedguard.encryption.endpoint import ClientOptions
+from fedguard.encryption.errors import BackendUnavailableError
 from fedguard.encryption.sampling import SystemRandom
 from fedguard.encryption.shared_key_server import SharedKeyServer
 from fedguard.encryption.strategy import EncryptedStrategy
@@ -38,7 +39,10 @@ class Ckks(EncryptedStrategy):
             raise ConfigurationError(
                 "insecure_seed", self.insecure_seed, "nothing: TenSEAL's randomness has no seed"
             )
-        make_backend("tenseal", SystemRandom())
+        try:
+            make_backend("tenseal", SystemRandom())
+        except BackendUnavailableError as error:
+            raise ConfigurationError("strategy", "ckks", f"xmkckks here: {error}") from error
 
     @property
     def client_options(self) -> ClientOptions:

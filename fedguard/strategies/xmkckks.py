@@ -66,8 +66,8 @@ class XmkCkks(EncryptedStrategy):
         self.backend: BackendName = backend
 
     @property
-    def client_options(self) -> ClientOptions:
-        """How clients must be set up."""
+    def client_options(self) -> ClientOptions | None:
+        """How clients must be set up; see `EncryptedStrategy.client_options`."""
         return ClientOptions("xmkckks", self.backend, self.guards, self.insecure_seed)
 
     def make_group(self, cohort: tuple[int, ...], size: int) -> MultiKeyGroup:
@@ -87,4 +87,9 @@ class XmkCkks(EncryptedStrategy):
         """Return one line on what this mode protects and how well."""
         size = self.layout.size if self.layout else 1
         count = make_packing(self.packing, self.profile, clients).count(size + EXTRAS)
-        return "xmkckks, " + self.profile.describe(clients, count)
+        return "xmkckks, " + self.profile.describe(
+            clients,
+            count,
+            answers=2 if self.threshold else 1,
+            special_prime=self.backend != "numpy" and self.insecure_seed is None,
+        )

@@ -1,0 +1,24 @@
+"""``python -m fedguard.encryption``: what each parameter set gives."""
+
+from __future__ import annotations
+
+import argparse
+
+from fedguard.encryption.packing import make_packing
+from fedguard.encryption.profiles import PROFILES
+from fedguard.encryption.weights import EXTRAS
+
+
+def main() -> None:
+    """Print one line per profile."""
+    parser = argparse.ArgumentParser(description="Parameter sets of multi-key CKKS.")
+    parser.add_argument("--clients", type=int, default=10, help="cohort or group size")
+    parser.add_argument("--parameters", type=int, default=1_000_000, help="size of the model")
+    options = parser.parse_args()
+    for profile in PROFILES.values():
+        packing = make_packing("coefficients", profile, options.clients)
+        print(profile.describe(options.clients, packing.count(options.parameters + EXTRAS)))
+
+
+if __name__ == "__main__":
+    main()

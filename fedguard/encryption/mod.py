@@ -1,0 +1,182 @@
+"""The clients' side of the protocol as a mod of a Flower ClientApp."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, MutableMapping
+from logging import WARNING
+from pathlib import Path
+
+import numpy as np
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.clientapp.typing import ClientAppCallable, Mod
+from flwr.common.logger import log
+
+from fedguard.encryption.endpoint import ClientEndpoint, ClientOptions, Update
+from fedguard.encryption.errors import RefusedError
+from fedguard.encryption.identity import Identity, Roster
+from fedguard.encryption.records import (
+    PREFIX,
+    RecordMemory,
+    plain_content,
+    stages_of,
+    to_records,
+)
+from fedguard.encryption.weights import downscaled
+from fedguard.updates import ParameterLayout
+
+IDENTITY_FILE = "fedguard-identity"
+ROSTER_FILE = "fedguard-roster"
+"""Keys of a SuperNode's ``--node-config`` that name the client's key and everyone's public keys."""
+
+_UPDATE, _ROSTER, _SELF = PREFIX + "update", PREFIX + "roster", PREFIX + "self"
+_MEMORY = PREFIX + "round."
+
+
+def encryption_mod(options: ClientOptions) -> Mod:
+    """Return a mod that trains with the app and replies with ciphertexts and shares alone.
+
+    ``ClientApp(mods=[encryption_mod(ClientOptions())])`` encrypts for `XmkCkks`, with
+    ``ClientOptions(scheme="ckks")`` for `Ckks`. Training messages without the protocol's records
+    are refused; messages of other types pass as they are. The app's training function must reply
+    with one array record of the model's names and one metric record that holds ``num-examples``.
+
+    A client's signing key and the roster of all public keys come from files that its
+    ``--node-config`` names; without them the client makes a key and takes the others' on first
+    use, which a server that lies from the start can exploit, and says so.
+    """
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        stages = stages_of(message.content)
+        if message.metadata.message_type != MessageType.TRAIN:
+            return call_next(message, context)
+        if not stages:
+            raise RefusedError("a client that encrypts does not send its model in the clear")
+        if message.content.array_records:
+            _train(message, context, call_next)
+        endpoint = _endpoint(message, context, options)
+        replies = endpoint.answer(stages, _held(context))
+        return Message(to_records(replies), reply_to=message)
+
+    return mod
+
+
+def _train(message: Message, context: Context, call_next: ClientAppCallable) -> None:
+    """Let the app train and keep its update in the context, which stays on the client."""
+    arrays = next(iter(message.content.array_records.values()))
+    layout = ParameterLayout.from_arrays(arrays)
+    whole = message.content
+    # A client process cannot build a new instruction, so this one is lent without the protocol.
+    message.content = plain_content(message)
+    try:
+        reply = call_next(message, context)
+    finally:
+        message.content = whole
+    trained = next(iter(reply.content.array_records.values()))
+    delta = layout.vector_from_arrays(trained) - layout.vector_from_arrays(arrays)
+    metrics: MetricRecord = next(iter(reply.content.metric_records.values()))
+    examples = metrics["num-examples"]
+    if isinstance(examples, list):
+        raise ValueError("num-examples is a list")
+    context.state[_UPDATE] = ArrayRecord({"delta": Array(downscaled(delta, layout).numpy())})
+    context.state[_UPDATE + ".examples"] = ConfigRecord({"num-examples": float(examples)})
+
+
+def _held(context: Context) -> Update | None:
+    if _UPDATE not in context.state.array_records:
+        return None
+    delta = context.state.array_records[_UPDATE]["delta"].numpy()
+    examples = context.state.config_records[_UPDATE + ".examples"]["num-examples"]
+    assert isinstance(examples, float)
+    return Update(np.asarray(delta, dtype=np.float32), examples)
+
+
+def _endpoint(message: Message, context: Context, options: ClientOptions) -> ClientEndpoint:
+    records = context.state.config_records
+    if _SELF not in records:
+        records[_SELF] = _make_self(message, context, options)
+    mine = records[_SELF]
+    party, secret = mine["party"], mine["secret"]
+    assert isinstance(party, int)
+    assert isinstance(secret, bytes)
+    stages = stages_of(message.content)
+    label = " ".join(f"{name} {request.get('round')}" for name, request in stages.items())
+    return ClientEndpoint(
+        options,
+        party,
+        Identity(secret),
+        _roster(context),
+        RecordMemory(context.state, _MEMORY),
+        label,
+    )
+
+
+def _make_self(message: Message, context: Context, options: ClientOptions) -> ConfigRecord:
+    """Return the client's id and signing key: from files, or the server's word and a fresh key."""
+    path = context.node_config.get(IDENTITY_FILE)
+    source = options.source(f"identity {context.node_id}")
+    secret = (
+        source.bytes(32) if path is None else bytes.fromhex(Path(str(path)).read_text().strip())
+    )
+    enrolled = read_roster(context)
+    public = Identity(secret).public
+    parties = [party for party, key in (enrolled or {}).items() if key == public]
+    if parties:
+        return ConfigRecord({"party": parties[0], "secret": secret})
+    if enrolled is not None:
+        raise ValueError(f"the key in {path} is not on the roster")
+    log(WARNING, "no roster of client keys: taking each on first use, and the server's word for it")
+    named = [stage.get("you") for stage in stages_of(message.content).values()]
+    party = next((value for value in named if isinstance(value, int)), context.node_id)
+    return ConfigRecord({"party": party, "secret": secret})
+
+
+def read_roster(context: Context) -> dict[int, bytes] | None:
+    """Return the roster in the file that the node's configuration names, or None."""
+    path = context.node_config.get(ROSTER_FILE)
+    if path is None:
+        return None
+    found = json.loads(Path(str(path)).read_text())
+    return {int(party): bytes.fromhex(key) for party, key in found.items()}
+
+
+def _roster(context: Context) -> Roster:
+    enrolled = read_roster(context)
+    if enrolled is not None:
+        return Roster(enrolled)
+    return Roster(_FirstUse(context.state), first_use=True)
+
+
+class _FirstUse(MutableMapping[int, bytes]):
+    """Keys that were seen first, kept in the client's context."""
+
+    def __init__(self, state: RecordDict) -> None:
+        if _ROSTER not in state.config_records:
+            state[_ROSTER] = ConfigRecord()
+        self._record = state.config_records[_ROSTER]
+
+    def __getitem__(self, party: int) -> bytes:
+        value = self._record[str(party)]
+        assert isinstance(value, bytes)
+        return value
+
+    def __setitem__(self, party: int, key: bytes) -> None:
+        self._record[str(party)] = key
+
+    def __delitem__(self, party: int) -> None:
+        del self._record[str(party)]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([int(name) for name in self._record])
+
+    def __len__(self) -> int:
+        return len(self._record)

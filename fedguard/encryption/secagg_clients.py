@@ -1,0 +1,109 @@
+"""The clients' side of SecAgg+: Flower's own mod, and a grid that runs it in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.client.mod import secaggplus_mod
+from flwr.clientapp.typing import ClientAppCallable, Mod
+from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+from flwr.compat.common import recorddict_compat
+from flwr.serverapp import Grid
+
+from fedguard.encryption.errors import RefusedError
+from fedguard.encryption.weights import downscaled
+from fedguard.grids.base import WrappedGrid
+from fedguard.grids.messages import arrays_of
+from fedguard.updates import ClientUpdates, ParameterLayout
+
+
+def secagg_mods() -> list[Mod]:
+    """Return the mods of a ClientApp that takes part in SecAgg+: Flower's, and what it expects."""
+    return [secaggplus_mod, delta_mod]
+
+
+def delta_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Turn the app's reply into what Flower's SecAgg+ mod reads: a delta in the old fit format."""
+    if message.metadata.message_type != MessageType.TRAIN:
+        return call_next(message, context)
+    arrays = arrays_of(message)
+    layout = ParameterLayout.from_arrays(arrays)
+    reply = call_next(message, context)
+    trained = next(iter(reply.content.array_records.values()))
+    delta = layout.vector_from_arrays(trained) - layout.vector_from_arrays(arrays)
+    metrics: MetricRecord = next(iter(reply.content.metric_records.values()))
+    examples = metrics["num-examples"]
+    if isinstance(examples, list):
+        raise ValueError("num-examples is a list")
+    content = fit_content(downscaled(delta, layout).numpy(), examples)
+    return Message(content, reply_to=message)
+
+
+def fit_content(delta: np.ndarray, num_examples: float) -> RecordDict:
+    """Return a delta and its weight as Flower's mods of the old fit format expect them."""
+    status = Status(Code.OK, "")
+    result = FitRes(status, ndarrays_to_parameters([delta]), round(num_examples), {})
+    return recorddict_compat.fitres_to_recorddict(result, keep_input=True)
+
+
+class SecAggClients(WrappedGrid):
+    """A grid around any other whose clients run Flower's SecAgg+ mod on what they trained.
+
+    Parameters
+    ----------
+    inner : Grid
+        Where clients train.
+    """
+
+    def __init__(self, inner: Grid) -> None:
+        super().__init__(inner)
+        self._contexts: dict[int, Context] = {}
+        self._updates: dict[int, tuple[np.ndarray, float]] = {}
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Train where a model is sent, then let the mod answer."""
+        instructions = list(messages)
+        if not any(RECORD_KEY_CONFIGS in m.content.config_records for m in instructions):
+            return self.inner.send_and_receive(instructions, timeout=timeout)
+        training = [message for message in instructions if message.content.array_records]
+        if training:
+            self._train(training, timeout)
+        return [self._answer(message) for message in instructions]
+
+    def _train(self, training: Sequence[Message], timeout: float | None) -> None:
+        plain = [
+            Message(
+                RecordDict({k: v for k, v in message.content.items() if k != RECORD_KEY_CONFIGS}),
+                dst_node_id=message.metadata.dst_node_id,
+                message_type=MessageType.TRAIN,
+            )
+            for message in training
+        ]
+        replies = self.inner.send_and_receive(plain, timeout=timeout)
+        arrays = arrays_of(training[0])
+        layout = getattr(replies, "layout", None) or ParameterLayout.from_arrays(arrays)
+        updates = ClientUpdates.from_replies(replies, layout.vector_from_arrays(arrays), layout)
+        self._updates = {
+            party: (
+                downscaled(updates.deltas[row], layout).numpy(),
+                float(updates.num_examples[row]),
+            )
+            for row, party in enumerate(updates.node_ids)
+        }
+
+    def _answer(self, message: Message) -> Message:
+        party = message.metadata.dst_node_id
+        if party not in self._contexts:
+            self._contexts[party] = Context(0, party, {}, RecordDict(), {})
+
+        def trained(instruction: Message, context: Context) -> Message:
+            if party not in self._updates:
+                raise RefusedError("this client has trained nothing")
+            return Message(fit_content(*self._updates[party]), reply_to=instruction)
+
+        return secaggplus_mod(message, self._contexts[party], trained)
