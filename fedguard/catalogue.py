@@ -41,7 +41,7 @@ def paper(part: Callable[..., Any]) -> str:
     text = " ".join((inspect.getdoc(part) or "").split())
     found = re.search(
         r"([A-Z][\w\'’-]+(?: et al\.|(?:, [A-Z][\w\'’-]+)*(?:,? and [A-Z][\w\'’-]+)?)), "
-        r'"([^"]+?),?",? ([^.;()]*?\b(?:19|20)\d\d)',
+        r'"([^"]+?),?",? ([^;]*?\b(?:19|20)\d\d)',
         text,
     )
     if found is None:

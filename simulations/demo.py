@@ -38,7 +38,7 @@ def main() -> None:
     Path("runs").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir="runs"))
     reference = run("fedavg", "none", folder / "fedavg-without-attack")
-    reference["strategy"] = "fedavg, nobody attacks"
+    reference["strategy"] = "no attack"
     attacked = [run(strategy, None, folder / strategy) for strategy in STRATEGIES]
     first = attacked[0]
     console = Console(file=sys.stdout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.client.mod import secaggplus_mod
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
@@ -13,7 +13,6 @@ from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFI
 from flwr.compat.common import recorddict_compat
 from flwr.serverapp import Grid
 
-from fedguard.encryption.errors import RefusedError
 from fedguard.encryption.weights import downscaled
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.messages import arrays_of
@@ -49,6 +48,9 @@ def fit_content(delta: np.ndarray, num_examples: float) -> RecordDict:
     return recorddict_compat.fitres_to_recorddict(result, keep_input=True)
 
 
+_NO_UPDATE = 1
+
+
 class SecAggClients(WrappedGrid):
     """A grid around any other whose clients run Flower's SecAgg+ mod on what they trained.
 
@@ -62,6 +64,7 @@ class SecAggClients(WrappedGrid):
         super().__init__(inner)
         self._contexts: dict[int, Context] = {}
         self._updates: dict[int, tuple[np.ndarray, float]] = {}
+        self._faults: dict[int, str] = {}
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -87,7 +90,13 @@ class SecAggClients(WrappedGrid):
         replies = self.inner.send_and_receive(plain, timeout=timeout)
         arrays = arrays_of(training[0])
         layout = getattr(replies, "layout", None) or ParameterLayout.from_arrays(arrays)
-        updates = ClientUpdates.from_replies(replies, layout.vector_from_arrays(arrays), layout)
+        updates = ClientUpdates.from_replies(
+            replies,
+            layout.vector_from_arrays(arrays),
+            layout,
+            expected=[message.metadata.dst_node_id for message in training],
+        )
+        self._faults = dict(updates.malformed)
         self._updates = {
             party: (
                 downscaled(updates.deltas[row], layout).numpy(),
@@ -98,12 +107,13 @@ class SecAggClients(WrappedGrid):
 
     def _answer(self, message: Message) -> Message:
         party = message.metadata.dst_node_id
+        if message.content.array_records and party not in self._updates:
+            reason = self._faults.get(party, "this client has trained nothing")
+            return Message(Error(_NO_UPDATE, reason), reply_to=message)
         if party not in self._contexts:
             self._contexts[party] = Context(0, party, {}, RecordDict(), {})
 
         def trained(instruction: Message, context: Context) -> Message:
-            if party not in self._updates:
-                raise RefusedError("this client has trained nothing")
             return Message(fit_content(*self._updates[party]), reply_to=instruction)
 
         return secaggplus_mod(message, self._contexts[party], trained)

@@ -39,6 +39,7 @@ class _Round:
     keys: dict[int, list[bytes]] = field(default_factory=dict)
     masking: set[int] = field(default_factory=set)
     masked: list[np.ndarray] = field(default_factory=list)
+    faults: dict[int, str] = field(default_factory=dict)
 
 
 class SecAggPlus(RobustStrategy):
@@ -156,6 +157,12 @@ class SecAggPlus(RobustStrategy):
 
     def _answers(self, replies: Iterable[Message]) -> dict[int, ConfigRecord]:
         """Return the replies of the clients that are still there; fewer stop the run."""
+        replies = list(replies)
+        self._round.faults |= {
+            reply.metadata.src_node_id: reply.error.reason or "error reply"
+            for reply in replies
+            if reply.has_error()
+        }
         answers = {
             reply.metadata.src_node_id: reply.content.config_records[RECORD_KEY_CONFIGS]
             for reply in replies
@@ -228,7 +235,11 @@ class SecAggPlus(RobustStrategy):
             torch.empty(0, self.layout.size), none, (), self._global_vector, self.layout
         )
         seen = group_updates([mean], bare)
-        absent = {node: "no reply" for node in self._asked if node not in uploaded}
+        absent = {
+            node: self._round.faults.get(node, "no reply")
+            for node in self._asked
+            if node not in uploaded
+        }
         updates, verdict = client_view([mean], seen, self.combine(seen), absent)
         for observer in self.observers:
             observer(server_round, updates, verdict)
