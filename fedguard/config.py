@@ -22,8 +22,6 @@ from pydantic import (
 from fedguard import registry
 from fedguard.errors import ConfigurationError, nearest
 
-ENGINES = ("auto", "inprocess", "ray", "flower")
-
 
 class Part(BaseModel):
     """A registered part and its constructor arguments.
@@ -106,7 +104,7 @@ class SimulationConfig(BaseModel):
     """Momentum of local SGD."""
     weight_decay: float = Field(0.0, ge=0.0, le=10.0)
     """L2 penalty of local SGD."""
-    engine: Literal["auto", "inprocess", "ray", "flower"] = "auto"
+    engine: Literal["auto", "inprocess", "flower"] = "auto"
     """Where clients run."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""

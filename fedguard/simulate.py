@@ -87,9 +87,7 @@ def simulate(
     lr: Annotated[str | None, _option(panel=_TRAINING, help="Learning rate.")] = None,
     momentum: Annotated[str | None, _option(panel=_TRAINING, help="SGD momentum.")] = None,
     weight_decay: Annotated[str | None, _option(panel=_TRAINING, help="L2 penalty.")] = None,
-    engine: Annotated[
-        str | None, _option(panel=_RUN, help="auto, inprocess, ray or flower.")
-    ] = None,
+    engine: Annotated[str | None, _option(panel=_RUN, help="auto, inprocess or flower.")] = None,
     device: Annotated[str | None, _option(panel=_RUN, help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[str | None, _option(panel=_RUN, help="Seed of everything random.")] = None,
     out: Annotated[
