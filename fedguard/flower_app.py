@@ -12,6 +12,15 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from fedguard.assembly import (
+    attacks_in,
+    load_dataset,
+    make_attack,
+    make_federation,
+    make_model,
+    make_trainer,
+    resolve_device,
+)
 from fedguard.clients.training import ClientTrainer
 from fedguard.config import SimulationConfig, assign, load_yaml, parse
 from fedguard.grids.flower import PARTITION_KEY, FlowerGrid
@@ -23,16 +32,7 @@ from fedguard.grids.messages import (
     server_round_of,
 )
 from fedguard.metrics.classification import evaluate
-from fedguard.simulation import (
-    Simulation,
-    attacks_in,
-    load_dataset,
-    make_attack,
-    make_federation,
-    make_model,
-    make_trainer,
-    resolve_device,
-)
+from fedguard.simulation import Simulation
 
 _PREVIOUS = "previous-global"
 

@@ -39,8 +39,8 @@ def train(strategy, **values) -> tuple[torch.Tensor, float]:
     simulation.server_model.load(vector)
     found = evaluate(
         simulation.server_model.module,
-        simulation._test_x,
-        simulation._test_y,
+        simulation.test_x,
+        simulation.test_y,
         simulation.dataset.num_classes,
     )
     return vector, found.accuracy
