@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import json
-import logging
 import multiprocessing
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,22 +34,16 @@ class Cell:
 
 def run_cell(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Run one configuration, or read its summary where it has been run before."""
-    import torch
-
+    from fedguard import cells
     from fedguard.config import parse
-    from fedguard.simulation import Simulation
+    from fedguard.errors import RunError
 
-    config = parse(values)
-    out = folder / config.digest()[:16]
-    done = out / "summary.json"
-    if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text())
-        return found
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
-    summary = Simulation(config).run(out, resume=True)
-    # Tensors in reference cycles would wait for Python's collector, which cannot see their size.
-    gc.collect()
+    digest = parse(values).digest()
+    out = folder / digest[:16]
+    result = cells.run_cell(values, out)
+    summary = cells.finished_summary(out, digest)
+    if summary is None:
+        raise RunError(f"{out}: {result.error or 'another process runs it'}")
     return summary
 
 

@@ -83,6 +83,8 @@
 
   // --- drawing -------------------------------------------------------------------------------
 
+  let ready = false;
+
   const options = {
     responsive: true,
     displaylogo: false,
@@ -105,13 +107,24 @@
     });
   }
 
-  let ready = false;
   function drawAll() {
     if (!ready) return;
     document.querySelectorAll(".chart").forEach((plot) => {
+      // A figure that a menu hides has no width yet; it is drawn when it is chosen.
+      if (plot.closest("[hidden]")) return;
       draw(plot, plot.nextElementSibling.textContent).catch((error) => say(plot, error));
     });
   }
+
+  document.querySelectorAll(".chooser select").forEach((menu) => {
+    const choose = () => {
+      const parts = menu.closest(".chooser").nextElementSibling.children;
+      Array.from(parts).forEach((part, place) => { part.hidden = place !== menu.selectedIndex; });
+      drawAll();
+    };
+    menu.addEventListener("change", choose);
+    choose();
+  });
 
   function say(plot, error) {
     plot.classList.add("empty");

@@ -5,25 +5,22 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import re
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache
 from html import escape
 from pathlib import Path
-from string import Template
 
 import numpy as np
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from fedguard.errors import ConfigurationError
 from fedguard.reporting import figures, tables
-from fedguard.reporting.client_map import NOT_ASKED, STATUSES, UNTOLD, client_map_figure
+from fedguard.reporting.client_map import client_map_figure
+from fedguard.reporting.page import figure_card, map_key, render_page, sections, short, tile
+from fedguard.reporting.parties import CURVES, party_figure
 from fedguard.reporting.recorder import write_atomically
 from fedguard.reporting.run_directory import Run, mapping, number, read_run, sequence
+from fedguard.reporting.unlearning import unlearning_section
 from fedguard.reporting.wording import (
     attacked,
     duration,
@@ -33,8 +30,6 @@ from fedguard.reporting.wording import (
     setting,
     size,
 )
-
-_HERE = Path(__file__).parent
 
 
 def write_report(run_dir: Path) -> Path:
@@ -49,28 +44,10 @@ def write_report(run_dir: Path) -> Path:
         A run directory as the command leaves it.
     """
     run = read_run(Path(run_dir))
-    page = Template(_asset("report.html")).substitute(
-        title=escape(_title(run)),
-        description=escape(_sentence(run)),
-        style=_asset("report.css"),
-        script=_asset("report.js"),
-        plotly=_packed_plotly(),
-        body=_body(run),
-    )
+    page = render_page(_title(run), _sentence(run), _body(run))
     path = run.path / "report.html"
     write_atomically(path, page.encode())
     return path
-
-
-def _asset(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
-
-
-@cache
-def _packed_plotly() -> str:
-    """Return plotly's script, compressed to a third, as base64; the page's script unpacks it."""
-    packed = gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)
-    return base64.b64encode(packed).decode()
 
 
 def _title(run: Run) -> str:
@@ -78,23 +55,19 @@ def _title(run: Run) -> str:
 
 
 def _body(run: Run) -> str:
-    sections: list[tuple[str, str, Callable[[Run], str]]] = [
+    parts: list[tuple[str, str, Callable[[Run], str]]] = [
         ("course", "Round by round", _course),
+        ("unlearning", "What was forgotten", unlearning_section),
         ("clients", "Client by client", _clients),
+        ("parties", "Incentives and privacy of the parties", _parties),
         ("scores", "What the defence measured", _scores),
         ("classes", "Classes and data", _classes),
         ("threat", "Threat model", _threat),
         ("configuration", "Configuration", _configuration),
         ("provenance", "Provenance", _provenance),
     ]
-    drawn = [(name, title, _guarded(build, run)) for name, title, build in sections]
-    shown = [(name, title, content) for name, title, content in drawn if content]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in shown)
-    parts = "".join(
-        f'<section id="{name}"><h2>{title}</h2>{content}</section>'
-        for name, title, content in shown
-    )
-    return f"{_guarded(_header, run)}<nav>{links}</nav><main>{parts}</main>"
+    drawn = [(name, title, _guarded(build, run)) for name, title, build in parts]
+    return _guarded(_header, run) + sections(drawn)
 
 
 def _guarded(build: Callable[[Run], str], run: Run) -> str:
@@ -129,16 +102,11 @@ def _facts(run: Run) -> str:
     names = ["dataset", "partition", "model", "rounds", "seed", "engine"]
     known = [(name, run.summary.get(name)) for name in names]
     facts = "".join(
-        f"<li><span>{name}</span> {escape(_short(value))}</li>"
+        f"<li><span>{name}</span> {escape(short(value))}</li>"
         for name, value in known
         if value is not None
     )
     return f'<ul class="facts">{facts}</ul>' if facts else ""
-
-
-def _short(value: object, limit: int = 60) -> str:
-    text = str(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _tiles(run: Run) -> list[str]:
@@ -146,13 +114,13 @@ def _tiles(run: Run) -> list[str]:
     detection = mapping(run.summary.get("detection"))
     last = run.rounds[-1]["round"] if run.rounds else None
     tiles = [
-        _tile(
+        tile(
             "final accuracy",
             percent(final.get("accuracy")),
             "" if last is None else f"after round {last}",
             "accuracy",
         ),
-        _tile(
+        tile(
             "best accuracy",
             percent(best.get("accuracy")),
             f"in round {figure(best.get('round'))}" if best.get("round") is not None else "",
@@ -160,71 +128,46 @@ def _tiles(run: Run) -> list[str]:
     ]
     if number(final.get("attack_success_rate")) is not None:
         note = "of attacked inputs"
-        tiles.append(_tile("attack success", percent(final["attack_success_rate"]), note, "attack"))
+        tiles.append(tile("attack success", percent(final["attack_success_rate"]), note, "attack"))
     if attacked(run.summary):
         rate = percent(detection.get("true_positive_rate"))
-        tiles.append(_tile("malicious rejected", rate, "mean over rounds", "caught"))
+        tiles.append(tile("malicious rejected", rate, "mean over rounds", "caught"))
     rate = percent(detection.get("false_positive_rate"))
-    tiles.append(_tile("honest rejected", rate, "mean over rounds", "wronged"))
+    tiles.append(tile("honest rejected", rate, "mean over rounds", "wronged"))
     each = run.summary.get("seconds_per_round")
     tiles.append(
-        _tile(
+        tile(
             "time",
             duration(run.summary.get("seconds")),
             "" if number(each) is None else f"{duration(each)} a round",
         )
     )
     if number(run.summary.get("peak_memory_bytes")) is not None:
-        tiles.append(_tile("peak memory", size(run.summary["peak_memory_bytes"])))
+        tiles.append(tile("peak memory", size(run.summary["peak_memory_bytes"])))
     return tiles
 
 
-def _tile(label: str, value: str, note: str = "", kind: str = "") -> str:
-    return (
-        f'<div class="tile {kind}"><span class="label">{escape(label)}</span>'
-        f'<span class="value">{escape(value)}</span><span class="note">{escape(note)}</span></div>'
-    )
-
-
 # --- figures ---------------------------------------------------------------------------------
-
-
-def _figure(
-    drawing: go.Figure | None, title: str, caption: str = "", empty: str = "", key: str = ""
-) -> str:
-    """Return a figure in a card, its data beside it as JSON that cannot end the script element."""
-    note = f'<p class="caption">{escape(caption)}</p>' if caption else ""
-    if drawing is None:
-        if not empty:
-            return ""
-        return f'<figure><h3>{escape(title)}</h3><p class="empty">{escape(empty)}</p></figure>'
-    data = drawing.to_json().replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-    shape = f'aria-label="{escape(title)}" style="height:{int(drawing.layout.height)}px"'
-    return (
-        f"<figure><h3>{escape(title)}</h3>{note}{key}"
-        f'<div class="chart" role="img" {shape}></div>'
-        f'<script type="application/json">{data}</script></figure>'
-    )
 
 
 def _course(run: Run) -> str:
     if not run.rounds:
         return '<p class="empty">No round was recorded.</p>'
     aimed = any(value is not None for value in run.series("attack_success_rate"))
-    accuracy = _figure(
+    accuracy = figure_card(
         figures.accuracy_figure(run),
         "Accuracy and attack success" if aimed else "Accuracy",
         "Share of test examples classified correctly"
         + (", and of attacked inputs that got the attacker's answer." if aimed else "."),
         "No accuracy was recorded.",
     )
-    detection = _figure(
+    detection = figure_card(
         figures.detection_figure(run),
         "Updates rejected",
         "Share of the malicious and of the honest clients' updates that got no weight.",
         "The run recorded no detection rates.",
     )
-    loss = _figure(
+    loss = figure_card(
         figures.loss_figure(run), "Loss", "Mean loss of the global model on the test examples."
     )
     return (
@@ -236,31 +179,28 @@ def _course(run: Run) -> str:
 def _clients(run: Run) -> str:
     if not run.clients:
         return ""
-    chart = _figure(
+    chart = figure_card(
         client_map_figure(run),
         "Who was rejected, who lied",
         "One row per client"
         + (", malicious ones on top beside the bar" if run.malicious else "")
         + "; one column per round. "
         "Point at a cell for the reason, drag to enlarge, double-click to go back.",
-        key=_key(run),
+        key=map_key(run),
     )
     rows = tables.clients_table(run)
     return f"{chart}<details><summary>All clients as a table</summary>{rows}</details>"
 
 
-def _key(run: Run) -> str:
-    """Return what each sign on the map means; signs that this run cannot show are left out."""
-    absent = set() if run.malicious else {3, 4}
-    if all(record.accepted is not None for record in run.clients):
-        absent.add(UNTOLD)
-    signs = [
-        f'<li><span class="swatch s{code}" aria-hidden="true">{status.symbol}</span>'
-        f"{escape(status.words)}</li>"
-        for code, status in enumerate(STATUSES)
-        if code not in absent
-    ]
-    return f'<ul class="key">{"".join([*signs[1:], signs[NOT_ASKED]])}</ul>'
+def _parties(run: Run) -> str:
+    """Return a vertical run's curves; nothing for other runs, whose clients hold rows."""
+    if run.summary.get("partition") not in ("strips", "columns"):
+        return ""
+    charts = "".join(
+        figure_card(party_figure(run, name), title, caption)
+        for name, (title, caption) in CURVES.items()
+    )
+    return f'<div class="grid">{charts}</div>' if charts else ""
 
 
 def _scores(run: Run) -> str:
@@ -269,8 +209,8 @@ def _scores(run: Run) -> str:
         return ""
     shown = list(pools.items())[: figures.MAX_SCORES]
     charts = "".join(
-        _figure(
-            figures.score_figure(honest, malicious), _short(name), _separation(honest, malicious)
+        figure_card(
+            figures.score_figure(honest, malicious), short(name), _separation(honest, malicious)
         )
         for name, (honest, malicious) in shown
     )
@@ -295,12 +235,12 @@ def _separation(honest: np.ndarray, malicious: np.ndarray) -> str:
 
 
 def _classes(run: Run) -> str:
-    recall = _figure(
+    recall = figure_card(
         figures.recall_figure(run),
         "Recall of each class",
         "Share of each class's test examples that the final model recognises.",
     )
-    split = _figure(
+    split = figure_card(
         figures.split_figure(run),
         "How the data is divided",
         "Training samples of each class held by each client."

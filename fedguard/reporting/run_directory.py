@@ -227,8 +227,16 @@ def _clients(path: Path, problems: list[str]) -> list[ClientRecord]:
     return sorted(newest.values(), key=lambda record: (record.round, *_natural(record.client)))
 
 
-def read_run(run_dir: Path) -> Run:
-    """Read a run directory; what is missing or damaged is left out and named in `problems`."""
+def read_run(run_dir: Path, *, clients: bool = True) -> Run:
+    """Read a run directory; what is missing or damaged is left out and named in `problems`.
+
+    Parameters
+    ----------
+    run_dir : Path
+        The directory.
+    clients : bool
+        False leaves ``clients.jsonl`` out, which is most of what there is to read.
+    """
     problems: list[str] = []
     return Run(
         path=run_dir,
@@ -236,6 +244,6 @@ def read_run(run_dir: Path) -> Run:
         threat_model=_object(run_dir / "threat_model.json", problems),
         config=_text(run_dir / "config.yaml", problems),
         rounds=_rounds(run_dir / "rounds.jsonl", problems),
-        clients=_clients(run_dir / "clients.jsonl", problems),
+        clients=_clients(run_dir / "clients.jsonl", problems) if clients else [],
         problems=problems,
     )

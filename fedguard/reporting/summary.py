@@ -48,7 +48,8 @@ def _run_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
     if (rounds := whole(summary.get("rounds"))) is not None:
         training.append(f"{rounds} round{'' if rounds == 1 else 's'}")
     training += [f"{name} {summary[name]}" for name in ("seed", "engine") if name in summary]
-    rows = [("data", split), ("training", " · ".join(training))]
+    executor = [str(summary[n]) for n in ("executor", "executor_reason") if summary.get(n)]
+    rows = [("data", split), ("training", " · ".join(training)), ("executor", ": ".join(executor))]
     return [(label, Text(_cut(text, 200))) for label, text in rows if text]
 
 

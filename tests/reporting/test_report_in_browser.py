@@ -47,17 +47,19 @@ window.addEventListener("unhandledrejection", (event) => note(event.reason));
 </script>"""
 
 PROBE = """<script>
+const shown = () =>
+  [...document.querySelectorAll(".chart")].filter((plot) => !plot.closest("[hidden]"));
 function probe() {
   const all = (selector) => [...document.querySelectorAll(selector)];
   const marks = "svg .cartesianlayer .trace, svg .cartesianlayer .hm";
   const right = (element) => element.getBoundingClientRect().right;
   const colour = (element, name) => getComputedStyle(element)[name];
-  const cells = all(".chart").find((plot) => plot.layout?.meta?.map);
+  const cells = shown().find((plot) => plot.layout?.meta?.map);
   return {
     width: innerWidth,
     scrollWidth: document.documentElement.scrollWidth,
-    plots: all(".chart").length,
-    drawn: all(".chart").filter((plot) => plot.querySelector(marks)).length,
+    plots: shown().length,
+    drawn: shown().filter((plot) => plot.querySelector(marks)).length,
     outside: all(".chart svg").filter((svg) => right(svg) > innerWidth).length,
     page: colour(document.body, "backgroundColor"),
     tick: all(".chart .xtick text").map((text) => colour(text, "fill"))[0],
@@ -69,15 +71,31 @@ function probe() {
     failures: window.failures,
   };
 }
-const later = (act, tries = 100) => setTimeout(() => {
-  const plots = [...document.querySelectorAll(".chart")];
-  if (tries && !plots.every((plot) => plot.dataset.drawn)) later(act, tries - 1);
-  else setTimeout(act, 2000);
+const later = (act, pause = 2000, tries = 100) => setTimeout(() => {
+  if (tries && !shown().every((plot) => plot.dataset.drawn)) later(act, pause, tries - 1);
+  else setTimeout(act, pause);
 }, 200);
-addEventListener("load", () => later(() => {
+// Chooses every part of every menu in turn; tells what was seen of each.
+async function browse() {
+  const seen = [];
+  for (const menu of document.querySelectorAll(".chooser select")) {
+    for (let place = 0; place < menu.options.length; place += 1) {
+      menu.selectedIndex = place;
+      menu.dispatchEvent(new Event("change"));
+      await new Promise((resolve) => later(resolve, 400));
+      const { plots, drawn, outside, scrollWidth } = probe();
+      seen.push({ plots, drawn, outside, scrollWidth });
+    }
+  }
+  return seen;
+}
+addEventListener("load", () => later(async () => {
   const before = probe();
   document.getElementById("theme").click();
-  later(() => parent.postMessage({ before, after: probe() }, "*"));
+  later(async () => {
+    const after = probe();
+    parent.postMessage({ before, after, chosen: await browse() }, "*");
+  });
 }));
 </script>"""
 
