@@ -16,12 +16,24 @@ from fedguard.strategies.clustering import Labels, adaptive_clusters, off_diagon
 from fedguard.strategies.coordinates import coordinate_median
 from fedguard.strategies.distances import (
     cosine_distances,
-    gram_matrix,
-    row_norms,
-    squared_distances,
+    shared_distances,
+    shared_gram,
+    shared_norms,
 )
 from fedguard.strategies.latent import client_activations, squared_mmd
-from fedguard.strategies.server_validation import prune_harmful
+from fedguard.strategies.server_validation import (
+    Objective,
+    Pruned,
+    load_average,
+    prune_harmful,
+    server_loss,
+)
+from fedguard.strategies.trigger_search import (
+    search_triggers,
+    stamp_effect,
+    success_rate,
+    success_rates,
+)
 from fedguard.updates import ClientUpdates, Verdict
 
 COPY_RADIUS = 0.05
@@ -29,6 +41,18 @@ COPY_RADIUS = 0.05
 
 COPY_BLOCK = 3
 """So many near-identical updates or more are rejected: honest training does not repeat itself."""
+
+TRIGGER_STEPS = 20
+"""Steps of the search for patches."""
+
+SUSPECTS = 3
+"""So many classes at most are looked at, those whose patch moves most examples."""
+
+SUSPICION = 1.5
+"""A class is looked at if its patch moves more than this multiple of what a typical class' does."""
+
+RELIEF = 0.5
+"""Clients are rejected for a patch if it moves at most this share of the examples without them."""
 
 CLAIM_CAP = 3.0
 """Claimed numbers of examples count up to this multiple of their median."""
@@ -74,7 +98,13 @@ class GeminiGuard(RobustStrategy):
     3. Verification: in the average of what remains, clipped to the median norm and weighted by
        claimed examples (at most three times their median), clients are dropped one at a time as
        long as the loss on the server's labelled examples falls by more than `margin` asks; see
-       `prune_harmful`. At least half of the clients are kept.
+       `prune_harmful`.
+    4. Backdoor search: for every class the small patch is searched for that moves the server's
+       examples most into it, on the average of what remains; see `search_triggers`. Where a
+       class' patch works far better than those of the other classes, clients are dropped in the
+       same way as long as its effect falls; they are rejected if the patch then moves at most half
+       as many examples, so that a weakness of the model itself is nobody's fault. At least half of
+       the clients are kept throughout.
 
     A reading of Lyu et al., "Two Heads Are Better than One: Model-Weight and Latent-Space Analysis
     for Federated Learning on Non-iid Data against Poisoning Attacks", arXiv 2025 (2503.23288). The
@@ -107,6 +137,11 @@ class GeminiGuard(RobustStrategy):
     margin : float
         Hardened mode: how harmful a client must be to be dropped, as the cosine between its update
         and the gradient of the server's loss, 0 to below 1; 0 drops whoever harms at all.
+    trigger_margin : float
+        Hardened mode: the same for the effect of a patch, 0 to below 1; 0 does not search.
+    trigger_budget : float
+        Hardened mode: share of the input positions that a patch may cover, above 0 to 1; inputs
+        of so few positions that this is less than one are not searched.
     aux_samples : int
         Auxiliary examples for the latent view, at least 2, as far as the server holds them.
     """
@@ -124,6 +159,8 @@ class GeminiGuard(RobustStrategy):
         min_trust: float = 0.5,
         max_norm_ratio: float = 2.5,
         margin: float = 0.1,
+        trigger_margin: float = 0.1,
+        trigger_budget: float = 0.02,
         aux_samples: int = 50,
         **base: Any,
     ) -> None:
@@ -137,6 +174,8 @@ class GeminiGuard(RobustStrategy):
         check_number("min_trust", min_trust, at_least=0, at_most=1)
         check_number("max_norm_ratio", max_norm_ratio, above=1)
         check_number("margin", margin, at_least=0, below=1)
+        check_number("trigger_margin", trigger_margin, at_least=0, below=1)
+        check_number("trigger_budget", trigger_budget, above=0, at_most=1)
         check_number("aux_samples", aux_samples, at_least=2)
         self.mode = mode
         self.vector = vector or ("weights" if mode == "paper" else "delta")
@@ -146,6 +185,8 @@ class GeminiGuard(RobustStrategy):
         self.min_trust = min_trust
         self.max_norm_ratio = max_norm_ratio
         self.margin = margin
+        self.trigger_margin = trigger_margin
+        self.trigger_budget = trigger_budget
         self.aux_samples = aux_samples
         self._accepted_norm = torch.zeros(0, dtype=torch.float64)
 
@@ -164,9 +205,9 @@ class GeminiGuard(RobustStrategy):
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Take both views and average what remains; see `RobustStrategy.combine`."""
         count = len(updates)
-        gram = gram_matrix(updates.trainable)
-        norms = row_norms(updates.trainable)
-        euclidean = squared_distances(updates.trainable, gram).sqrt()
+        gram = shared_gram(updates)
+        norms = shared_norms(updates)
+        euclidean = shared_distances(updates).sqrt()
         state = _Round(updates, norms, np.ones(count, dtype=bool), {}, {"norm": norms})
         if count >= 4:
             self._weight_view(state, self._cosine(updates, gram), euclidean)
@@ -271,24 +312,76 @@ class GeminiGuard(RobustStrategy):
                 state.reject(int(row), "latent representation unlike the others'")
 
     def _verify(self, state: _Round, shares: Tensor) -> None:
-        """Reject clients without whom the server's loss is lower."""
-        rows = int(state.keep.sum())
-        if self.tools is None or rows < 3:
+        """Reject clients without whom the server's loss is lower, then those who plant a patch."""
+        if self.tools is None:
             return
+        harm = self._prune(state, shares, server_loss(self.tools), self.margin)
+        if harm is None:
+            return
+        state.scores["harm"] = harm.harm
+        self._reject_pruned(state, harm, "raises the loss on the server's examples")
+        positions = (
+            self.tools.x[0, :1].numel() if self.tools.x.ndim == 4 else self.tools.x[0].numel()
+        )
+        if self.trigger_margin > 0.0 and self.trigger_budget * positions >= 1.0:
+            self._search_backdoor(state, shares)
+
+    def _search_backdoor(self, state: _Round, shares: Tensor) -> None:
+        """Search the average for patches that mean a class; reject those who teach them."""
+        tools = self.tools
+        assert tools is not None
         keep = torch.as_tensor(state.keep)
-        typical = float(median(state.norms[keep]))
-        pruned = prune_harmful(
+        load_average(tools, state.updates, keep, shares, self._factors(state))
+        step = max(1, len(tools.x) // self.aux_samples)
+        triggers = search_triggers(
+            tools.model,
+            tools.x[::step][: self.aux_samples],
+            tools.num_classes,
+            budget=self.trigger_budget,
+            steps=TRIGGER_STEPS,
+        )
+        rates = success_rates(tools.model, tools.x, tools.y, triggers)
+        typical = float(rates.median())
+        state.scores["patch"] = torch.zeros(len(keep), dtype=torch.float64)
+        for target in rates.argsort(descending=True)[:SUSPECTS].tolist():
+            if float(rates[target]) <= SUSPICION * typical:
+                break
+            effect = stamp_effect(triggers, target, tools.x, tools.y)
+            pruned = self._prune(state, shares, effect, self.trigger_margin)
+            if pruned is None:
+                break
+            load_average(tools, state.updates, pruned.keep, shares, self._factors(state))
+            left = success_rate(tools.model, tools.x, tools.y, triggers, target)
+            if left > RELIEF * float(rates[target]):
+                continue  # the model's own weakness, not what those clients brought
+            state.scores["patch"] = torch.maximum(state.scores["patch"], pruned.harm)
+            self._reject_pruned(state, pruned, f"teaches a patch that means class {target}")
+
+    def _prune(
+        self, state: _Round, shares: Tensor, objective: Objective, margin: float
+    ) -> Pruned | None:
+        keep = torch.as_tensor(state.keep)
+        if self.tools is None or int(keep.sum()) < 3:
+            return None
+        return prune_harmful(
             self.tools,
+            objective,
             state.updates,
             keep,
             shares,
-            clip_factors(state.norms, typical) if typical > 0.0 else torch.ones_like(shares),
-            margin=self.margin,
+            self._factors(state),
+            margin=margin,
             fewest=(len(keep) + 1) // 2,
         )
-        state.scores["harm"] = pruned.harm
-        for row in (keep & ~pruned.keep).nonzero().flatten().tolist():
-            state.reject(row, "raises the loss on the server's examples")
+
+    def _factors(self, state: _Round) -> Tensor:
+        """Return the (K,) factors that clip to the median norm of those still in."""
+        typical = float(median(state.norms[torch.as_tensor(state.keep)]))
+        return clip_factors(state.norms, typical) if typical > 0.0 else torch.ones_like(state.norms)
+
+    def _reject_pruned(self, state: _Round, pruned: Pruned, reason: str) -> None:
+        for row in (torch.as_tensor(state.keep) & ~pruned.keep).nonzero().flatten().tolist():
+            state.reject(row, reason)
 
     def _aggregate(self, state: _Round, shares: Tensor) -> Verdict:
         """Average the kept updates, clipped, by their shares (K,)."""

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedguard.strategies.averaging import average
 from fedguard.strategies.base import ServerTools
-from fedguard.strategies.distances import row_norms
+from fedguard.strategies.distances import shared_norms
 from fedguard.updates import ClientUpdates
+
+Objective = Callable[[nn.Module], Tensor]
+"""A scalar of a model, smaller is better, differentiable in the model's parameters."""
+
+
+def server_loss(tools: ServerTools) -> Objective:
+    """Return the cross-entropy on the server's labelled examples."""
+    return lambda model: cross_entropy(model(tools.x), tools.y)
 
 
 @dataclass(frozen=True)
@@ -23,8 +32,8 @@ class Pruned:
     keep : Tensor
         (K,) bool.
     harm : Tensor
-        (K,) float64 first-order change of the server's loss that each client's share of the last
-        aggregate causes, relative to that loss; positive is harmful.
+        (K,) float64 first-order change of the objective that each client's share of the last
+        aggregate causes, relative to the objective; positive is harmful.
     """
 
     keep: Tensor
@@ -33,6 +42,7 @@ class Pruned:
 
 def prune_harmful(
     tools: ServerTools,
+    objective: Objective,
     updates: ClientUpdates,
     keep: Tensor,
     weights: Tensor,
@@ -41,10 +51,10 @@ def prune_harmful(
     margin: float,
     fewest: int,
 ) -> Pruned:
-    """Take clients out of the average, one at a time, as long as the server's loss falls.
+    """Take clients out of the average, one at a time, as long as the objective falls.
 
-    With ``A(S)`` the weighted average of the clipped updates of a set S and ``L`` the cross-entropy
-    on the server's examples:
+    With ``A(S)`` the weighted average of the clipped updates of a set S and ``L`` the objective,
+    such as `server_loss`:
 
     1. compute ``L`` and its gradient g at ``global + A(S)``;
     2. take the client of the largest harm ``<factor_k d_k, g>``;
@@ -59,7 +69,9 @@ def prune_harmful(
     Parameters
     ----------
     tools : ServerTools
-        Model (overwritten) and labelled examples.
+        Model (overwritten).
+    objective : callable
+        What is to fall.
     updates : ClientUpdates
         The round.
     keep : Tensor
@@ -74,8 +86,13 @@ def prune_harmful(
         Size of S below which nobody is dropped any more.
     """
     keep = keep.clone()
-    length = float((row_norms(updates.trainable) * factors)[keep].max())
-    loss, gradient = _loss_and_gradient(tools, updates, keep, weights, factors)
+    length = float((shared_norms(updates) * factors)[keep].max())
+
+    def judge(kept: Tensor) -> tuple[float, Tensor]:
+        load_average(tools, updates, kept, weights, factors)
+        return _value_and_gradient(tools, objective, updates)
+
+    loss, gradient = judge(keep)
     harm = _harm(updates, gradient, factors)
     while int(keep.sum()) > max(fewest, 1):
         worst = int(torch.where(keep, harm, -torch.inf).argmax())
@@ -83,13 +100,13 @@ def prune_harmful(
             break
         trial = keep.clone()
         trial[worst] = False
-        trial_loss, trial_gradient = _loss_and_gradient(tools, updates, trial, weights, factors)
+        trial_loss, trial_gradient = judge(trial)
         gain = (loss - trial_loss) * int(keep.sum())
         if not gain > margin * length * float(gradient.norm()):
             break
         keep, loss, gradient = trial, trial_loss, trial_gradient
         harm = _harm(updates, gradient, factors)
-    scale = max(loss, torch.finfo(torch.float32).tiny)
+    scale = max(abs(loss), torch.finfo(torch.float32).tiny)
     return Pruned(keep, harm / (scale * int(keep.sum())))
 
 
@@ -97,20 +114,25 @@ def _harm(updates: ClientUpdates, gradient: Tensor, factors: Tensor) -> Tensor:
     return (updates.trainable @ gradient).to(torch.float64) * factors
 
 
-def _loss_and_gradient(
+def load_average(
     tools: ServerTools, updates: ClientUpdates, keep: Tensor, weights: Tensor, factors: Tensor
-) -> tuple[float, Tensor]:
-    """Return the loss at global plus the average of the kept, and its (T,) gradient."""
-    layout = updates.layout
+) -> None:
+    """Load the global model plus the weighted average of the kept updates into the tools' model."""
     share = torch.where(keep, weights, 0.0)
     delta = average(updates, share / share.sum(), factors)
-    device = tools.x.device
-    layout.load(tools.model, (updates.global_vector + delta).to(device))
+    updates.layout.load(tools.model, (updates.global_vector + delta).to(tools.x.device))
     tools.model.eval()
+
+
+def _value_and_gradient(
+    tools: ServerTools, objective: Objective, updates: ClientUpdates
+) -> tuple[float, Tensor]:
+    """Return the objective of the loaded model and its (T,) gradient."""
+    layout = updates.layout
     named = dict(tools.model.named_parameters())
     wanted = [named[name] for name in layout.names[: layout.num_trainable_tensors]]
     with torch.enable_grad():
-        loss = cross_entropy(tools.model(tools.x), tools.y)
+        loss = objective(tools.model)
         parts = torch.autograd.grad(loss, wanted)
     gradient = torch.cat([part.reshape(-1) for part in parts]).to(updates.deltas.device)
     return float(loss.detach()), gradient.nan_to_num(0.0, 0.0, 0.0)
