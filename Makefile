@@ -1,11 +1,13 @@
 # make demo   set up, then watch plain averaging fall and geminiguard stand under one attack
 # make test   set up, then run the tests
+# make soak   200 rounds on a network that loses, spoils and doubles replies
+# make schema writes configs/schema.json anew, after a part or a field was added
 # make lint   ruff and mypy --strict
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all soak schema lint format clean
 
 demo: $(READY)
 	@$(BIN)/python simulations/demo.py
@@ -15,6 +17,12 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
+
+soak: $(READY)
+	$(BIN)/python simulations/soak.py
+
+schema: $(READY)
+	$(BIN)/python -m fedguard.simulate --schema > configs/schema.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

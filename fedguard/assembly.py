@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,14 +12,19 @@ from torch import nn
 from fedguard import registry
 from fedguard.attacks.base import Attack
 from fedguard.attacks.schedule import parse_schedule
+from fedguard.client_app import find_client_app
 from fedguard.clients.training import ClientTrainer, FlatModel, TrainingSettings
 from fedguard.config import Part, SimulationConfig
 from fedguard.data.dataset import Dataset
 from fedguard.data.federation import Federation, draw_malicious, hold_out_for_server
-from fedguard.errors import ConfigurationError
+from fedguard.encryption.client import Guards
+from fedguard.encryption.strategy import EncryptedStrategy
+from fedguard.errors import ConfigurationError, check_number
 from fedguard.models.build import build
 from fedguard.strategies.base import RobustStrategy, ServerTools
 from fedguard.strategies.pre_aggregation import make_pre_aggregation
+from fedguard.strategies.secagg import SecAggPlus
+from fedguard.unlearning.strategy import SoUL
 
 
 def attacks_in(config: SimulationConfig, server_round: int) -> bool:
@@ -55,6 +61,10 @@ def load_dataset(config: SimulationConfig) -> Dataset:
 
 def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
     """Make the attack and let it check the task."""
+    if getattr(registry.find("attack", config.attack.name), "vertical", False):
+        raise ConfigurationError(
+            "attack", config.attack.name, "it only with a vertical strategy, such as opus-vfl"
+        )
     attack = registry.create("attack", config.attack.name, **config.attack.arguments)
     if not isinstance(attack, Attack):
         raise ConfigurationError("attack", config.attack.name, "a subclass of fedguard's Attack")
@@ -75,6 +85,19 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
     except ConfigurationError as error:
         raise error if error.field.startswith("attack") else error.within("attack") from error
     return attack
+
+
+def check_client_app(config: SimulationConfig, attack: Attack) -> None:
+    """Check that the user's own ClientApp is there and that the attack does not need its data."""
+    if config.client_app is None:
+        return
+    find_client_app(config.client_app.name)
+    if {"data", "training", "model"} & attack.needs:
+        raise ConfigurationError(
+            "attack",
+            config.attack.name,
+            "one that rewrites updates, such as sign-flip: a client app brings data of its own",
+        )
 
 
 def make_federation(
@@ -140,12 +163,37 @@ def create_strategy(config: SimulationConfig) -> Strategy:
         "min_available_nodes": config.clients,
     }
     filled = {name: value for name, value in decided.items() if name in known}
+    _check_sampling(config, part.arguments)
     strategy = registry.create("strategy", part.name, **{**filled, **part.arguments})
+    _check_cohort(config, strategy, cohort)
     if not isinstance(strategy, Strategy):
         raise ConfigurationError(
             "strategy", part.name, "a subclass of flwr.serverapp.strategy.Strategy"
         )
     return strategy
+
+
+def _check_sampling(config: SimulationConfig, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of Flower's sampling that no round could meet."""
+    for name in ("fraction_train", "fraction_evaluate"):
+        if name in arguments:
+            check_number(f"strategy.{name}", arguments[name], at_least=0.0, at_most=1.0)
+    for name in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
+        if name in arguments:
+            check_number(f"strategy.{name}", arguments[name], at_least=0, at_most=config.clients)
+
+
+def _check_cohort(config: SimulationConfig, strategy: Any, cohort: int) -> None:
+    """Refuse a cohort that clients of an encrypted strategy would not encrypt for."""
+    guards = getattr(strategy, "guards", None)
+    fewest = guards.minimum_participants if isinstance(guards, Guards) else 3
+    if isinstance(strategy, EncryptedStrategy | SecAggPlus) and cohort < fewest:
+        raise ConfigurationError(
+            "clients",
+            config.clients,
+            f"at least {fewest} asked per round with {config.strategy.name}, not {cohort}; "
+            "a smaller cohort hides nobody",
+        )
 
 
 def make_strategy(
@@ -162,6 +210,8 @@ def make_strategy(
             config.pre, assumed_malicious=config.assumed_malicious, seed=config.seed
         )
     strategy.layout = server_model.layout
+    if isinstance(strategy, SoUL):
+        strategy.requests, strategy.local_epochs = config.unlearn, config.local_epochs
     if strategy.needs_server_tools:
         strategy.tools = _server_tools(config, dataset, federation, server_model.module)
     return strategy

@@ -15,9 +15,9 @@ from torch import Tensor
 from fedguard.errors import RunError
 from fedguard.reporting.recorder import write_atomically
 
-VERSION = 1
+VERSION = 2
 _MANIFEST = "manifest.json"
-_STATE_PREFIX = "strategy."
+_PREFIXES = {"strategy_state": "strategy.", "grid_state": "grid.", "rule_state": "rule."}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class Checkpoint:
         What the strategy keeps between rounds.
     seconds : float
         Time the run has taken so far.
+    grid_state : dict of str to Tensor
+        What is in flight on a faulty network.
+    rule_state : dict of str to Tensor
+        What an attacker's copy of the strategy keeps between rounds.
     """
 
     server_round: int
@@ -43,6 +47,8 @@ class Checkpoint:
     previous_model: Tensor
     strategy_state: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
+    grid_state: dict[str, Tensor] = field(default_factory=dict)
+    rule_state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -67,10 +73,12 @@ class CheckpointStore:
         """Write a checkpoint and drop all but the newest two."""
         self.directory.mkdir(parents=True, exist_ok=True)
         tensors = {"model": checkpoint.model, "previous_model": checkpoint.previous_model}
-        for name, value in checkpoint.strategy_state.items():
-            tensors[_STATE_PREFIX + name] = value
+        for part, prefix in _PREFIXES.items():
+            for name, value in getattr(checkpoint, part).items():
+                tensors[prefix + name] = value
         content = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
         name = f"round-{checkpoint.server_round:06d}.safetensors"
+        older = [item for item in self._entries() if item["round"] < checkpoint.server_round]
         write_atomically(self.directory / name, content)
         entry: dict[str, Any] = {
             "round": checkpoint.server_round,
@@ -78,40 +86,55 @@ class CheckpointStore:
             "sha256": hashlib.sha256(content).hexdigest(),
             "seconds": checkpoint.seconds,
         }
-        older = [item for item in self._entries() if item["round"] < checkpoint.server_round]
-        manifest = {
+        manifest: dict[str, Any] = {
             "version": VERSION,
             "config": self.config_digest,
             "checkpoints": [entry, *older[:1]],
         }
-        write_atomically(self.directory / _MANIFEST, json.dumps(manifest, indent=2).encode())
-        named = {item["file"] for item in (entry, *older[:1])}
+        sealed = {**manifest, "sha256": _seal(manifest)}
+        write_atomically(self.directory / _MANIFEST, json.dumps(sealed, indent=2).encode())
+        named = {item["file"] for item in manifest["checkpoints"]}
         for path in self.directory.glob("round-*.safetensors"):
             if path.name not in named:
                 path.unlink()
 
     def _entries(self) -> list[dict[str, Any]]:
+        """Return the manifest's entries, newest first.
+
+        Raises
+        ------
+        RunError
+            If the manifest is damaged or foreign, or another format's or configuration's.
+        """
+        path = self.directory / _MANIFEST
         try:
-            manifest = json.loads((self.directory / _MANIFEST).read_text())
-            entries = manifest["checkpoints"]
-            if manifest["version"] != VERSION:
-                raise RunError(
-                    f"{self.directory}: checkpoint format {manifest['version']!r}, this fedguard "
-                    f"reads {VERSION}; start again with another --out"
-                )
-            if manifest["config"] != self.config_digest:
-                raise RunError(
-                    f"{self.directory}: the checkpoint belongs to another configuration; "
-                    "start again with another --out"
-                )
+            manifest = json.loads(path.read_text())
+            seal = manifest.pop("sha256", None)
+            version, config = manifest["version"], manifest["config"]
+            entries = list(manifest["checkpoints"])
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged() from error
+        if version != VERSION:
             raise RunError(
-                f"{self.directory / _MANIFEST}: not a checkpoint manifest; "
-                "remove the folder to start again"
-            ) from error
-        return list(entries)
+                f"{self.directory}: checkpoint format {version!r}, this fedguard reads {VERSION}; "
+                "start again with another --out"
+            )
+        if seal != _seal(manifest):
+            raise self._damaged()
+        if config != self.config_digest:
+            raise RunError(
+                f"{self.directory}: the checkpoint belongs to another configuration; "
+                "start again with another --out"
+            )
+        return entries
+
+    def _damaged(self) -> RunError:
+        return RunError(
+            f"{self.directory / _MANIFEST}: not an intact checkpoint manifest; "
+            "remove the folder to start again"
+        )
 
     def newest(self) -> Checkpoint | None:
         """Return the newest checkpoint whose checksum is right, or None if none was written.
@@ -142,12 +165,17 @@ class CheckpointStore:
                 server_round=int(entry["round"]),
                 model=tensors["model"],
                 previous_model=tensors["previous_model"],
-                strategy_state={
-                    name.removeprefix(_STATE_PREFIX): value
-                    for name, value in tensors.items()
-                    if name.startswith(_STATE_PREFIX)
-                },
                 seconds=float(entry["seconds"]),
+                **{part: _under(prefix, tensors) for part, prefix in _PREFIXES.items()},
             )
         except (OSError, KeyError, TypeError, ValueError, SafetensorError):
             return None
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """Return the checksum of a manifest's own content."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}

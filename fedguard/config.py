@@ -21,6 +21,7 @@ from pydantic import (
 
 from fedguard import registry
 from fedguard.errors import ConfigurationError, nearest
+from fedguard.unlearning.requests import UnlearnRequest, check_requests
 
 
 class Part(BaseModel):
@@ -50,6 +51,52 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 def _part(name: str, **arguments: Any) -> Any:
     return Field(default_factory=lambda: Part(name=name, **arguments))
+
+
+class Faults(BaseModel):
+    """What breaks on the way from clients to server, per client and round.
+
+    Rates are probabilities; each client's fate is drawn on its own. No time passes: the seconds
+    of stragglers are simulated.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    dropout: float = Field(0.0, ge=0.0, le=1.0)
+    """Rate of clients that are down: they neither train nor answer."""
+    straggle: float = Field(0.0, ge=0.0, le=1.0)
+    """Rate of slow clients; one that is slower than the deadline is lost in this round."""
+    straggle_seconds: float = Field(60.0, gt=0.0, le=1e9)
+    """Median seconds that a slow client takes; log-normal."""
+    straggle_spread: float = Field(1.0, ge=0.0, le=10.0)
+    """Standard deviation of the logarithm of those seconds."""
+    deadline: float = Field(60.0, gt=0.0, le=1e9)
+    """Seconds that the server waits for a slow client."""
+    delay: float = Field(0.0, ge=0.0, le=1.0)
+    """Rate of replies that arrive in a later round, where they are set aside."""
+    delay_rounds: int = Field(1, ge=1, le=1000)
+    """Most rounds by which a delayed reply is late; uniform from 1."""
+    corrupt: float = Field(0.0, ge=0.0, le=1.0)
+    """Rate of spoilt replies: flipped bits, NaN, infinity, a wrong shape, a missing tensor, an
+    absurd number of examples."""
+    duplicate: float = Field(0.0, ge=0.0, le=1.0)
+    """Rate of replies that arrive twice."""
+
+    @property
+    def active(self) -> bool:
+        """Whether anything can break at all."""
+        return any((self.dropout, self.straggle, self.delay, self.corrupt, self.duplicate))
+
+
+VERTICAL_DEFAULTS = {
+    "attack": "none",
+    "clients": 5,
+    "rounds": 20,
+    "batch_size": 64,
+    "lr": 0.05,
+    "momentum": 0.9,
+}
+"""Defaults that differ where the strategy is a vertical one: clients are parties, rounds epochs."""
 
 
 class SimulationConfig(BaseModel):
@@ -104,18 +151,64 @@ class SimulationConfig(BaseModel):
     """Momentum of local SGD."""
     weight_decay: float = Field(0.0, ge=0.0, le=10.0)
     """L2 penalty of local SGD."""
-    engine: Literal["auto", "inprocess", "flower"] = "auto"
+    engine: Literal["auto", "inprocess", "ray", "flower"] = "auto"
     """Where clients run."""
+    executor: Literal["auto", "timed", "reuse", "vmap", "dense"] = "auto"
+    """How they are trained: one by one, or in batches; ``auto`` goes by model and device,
+    ``timed`` by measurement."""
+    workers: int | None = Field(None, ge=1, le=10_000)
+    """Ray actors, or threads of this process; one per core or GPU if left out. Changes no result,
+    but for batched executors on Ray."""
+    ray_address: str | None = None
+    """A running Ray cluster, ``host:port``, for engine ray; one of its own if left out."""
+    client_app: PartField | None = None
+    """A Flower ClientApp of your own, ``package.module:app``, in place of fedguard's client; what
+    stands beside the name is its run configuration."""
+    round_timeout: float = Field(3600.0, gt=0.0)
+    """Seconds that the server waits for the replies of a round; clients on a network can vanish."""
+    join_timeout: float = Field(120.0, ge=0.0)
+    """Seconds that the server waits for all clients before the first round of a deployment."""
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    faults: Faults = Faults()
+    """What breaks on the way from clients to server: ``{dropout: 0.3, corrupt: 0.1}``."""
+    unlearn: tuple[UnlearnRequest, ...] = ()
+    """What the federation is asked to forget: ``[{client: 3, round: 20}]``; with strategy soul."""
     seed: Seed = 0
     """Seed of everything random in the run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vertical_defaults(cls, values: Any) -> Any:
+        """Fill in what a vertical strategy's run does where nothing is said: no attack, ..."""
+        if not isinstance(values, Mapping) or not values.get("strategy"):
+            return values
+        part = _as_part(values["strategy"])
+        name = part.get("name") if isinstance(part, Mapping) else getattr(part, "name", None)
+        vertical = isinstance(name, str) and registry.is_vertical(name)
+        return {**VERTICAL_DEFAULTS, **values} if vertical else values
 
     @model_validator(mode="after")
     def _check_parts(self) -> SimulationConfig:
         for kind in registry.KINDS:
             part: Part = getattr(self, kind)
             registry.check_arguments(kind, registry.find(kind, part.name), part.arguments)
+        return self
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> SimulationConfig:
+        if self.engine == "flower" and self.executor not in ("auto", "reuse"):
+            raise ConfigurationError("executor", self.executor, "auto or reuse with engine flower")
+        if self.engine == "ray" and self.unlearn:
+            raise ConfigurationError("engine", "ray", "inprocess where clients are to forget")
+        return self
+
+    @model_validator(mode="after")
+    def _check_unlearning(self) -> SimulationConfig:
+        if self.unlearn and not hasattr(registry.find("strategy", self.strategy.name), "due"):
+            allowed = f"nothing with strategy {self.strategy.name}; soul unlearns"
+            raise ConfigurationError("unlearn", f"{len(self.unlearn)} requests", allowed)
+        check_requests(self.unlearn, self.clients, self.rounds)
         return self
 
     def resolved(self) -> dict[str, Any]:
@@ -134,10 +227,13 @@ class SimulationConfig(BaseModel):
         return plain
 
     def digest(self) -> str:
-        """Return the SHA-256 of the resolved configuration, `data_dir` left out."""
-        identity = {key: value for key, value in self.resolved().items() if key != "data_dir"}
+        """Return the SHA-256 of the resolved configuration, without what changes no result."""
+        identity = {key: value for key, value in self.resolved().items() if key not in PLACE}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
+
+PLACE = frozenset({"data_dir", "workers", "ray_address"})
+"""Fields that say where a run happens, not what it does."""
 
 _SET_BY_SIMULATION = {
     "arrayrecord_key",
@@ -204,10 +300,19 @@ def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
         else:
             values[head] = value
         return
-    if head not in registry.KINDS or "." in rest:
-        offered = ", ".join(f"{kind}.ARGUMENT" for kind in registry.KINDS)
+    kinds = (*registry.KINDS, "client_app")
+    if head == "faults" and "." not in rest:
+        current = values.get(head)
+        if current is not None and not isinstance(current, dict):
+            raise ConfigurationError(head, current, "a mapping of rates")
+        values[head] = {**(current or {}), rest: value}
+        return
+    if head not in kinds or "." in rest:
+        offered = ", ".join([*(f"{kind}.ARGUMENT" for kind in kinds), "faults.FIELD"])
         raise ConfigurationError(dotted, value, offered)
     current = values.get(head)
+    if current is None and head == "client_app":
+        raise ConfigurationError(dotted, value, "client_app itself, package.module:app, first")
     if current is None:
         default: Part = SimulationConfig.model_fields[head].get_default(call_default_factory=True)
         current = {"name": default.name, **default.arguments}
@@ -216,6 +321,28 @@ def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     elif not isinstance(current, dict):
         raise ConfigurationError(head, current, "a name, or a mapping with a name")
     values[head] = {**current, rest: value}
+
+
+def scalar(text: str) -> Any:
+    """Return a flag's text as the value that YAML would read."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 takes 1e-3 for a string
+        except ValueError:
+            return value
+    return value
+
+
+def read_setting(setting: str) -> tuple[str, Any]:
+    """Return field and value of a ``FIELD=VALUE`` text, as ``--set`` takes it."""
+    field, equals, text = setting.partition("=")
+    if not equals:
+        raise ConfigurationError("--set", setting, "FIELD=VALUE")
+    return field.strip(), scalar(text)
 
 
 def parse(values: Mapping[str, Any]) -> SimulationConfig:
@@ -241,10 +368,12 @@ def _one_line(error: ValidationError) -> ConfigurationError:
         return cause
     field = ".".join(str(part) for part in first["loc"]) or "configuration"
     if first["type"] == "extra_forbidden":
-        names = sorted(SimulationConfig.model_fields)
-        return ConfigurationError(
-            field, first["input"], f"{nearest(field, names)}the fields are {', '.join(names)}"
+        owner = (
+            Faults if first["loc"][0] == "faults" and len(first["loc"]) > 1 else SimulationConfig
         )
+        names = sorted(owner.model_fields)
+        hint = nearest(str(first["loc"][-1]), names)
+        return ConfigurationError(field, first["input"], f"{hint}the fields are {', '.join(names)}")
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     if first["type"] == "string_pattern_mismatch":
         message = "auto, cpu, cuda or cuda:N"

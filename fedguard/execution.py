@@ -15,16 +15,25 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedguard.assembly import attacks_in, create_strategy
+from fedguard.capacity import check_disk
 from fedguard.checkpoint import Checkpoint, CheckpointStore
+from fedguard.client_app import find_client_app
 from fedguard.encryption.client_side import with_client_side
+from fedguard.errors import RunError
 from fedguard.grids.adversarial import AdversarialGrid
+from fedguard.grids.client_app import ClientAppGrid
+from fedguard.grids.faulty import FaultyGrid
 from fedguard.grids.inprocess import InProcessGrid
-from fedguard.metrics.classification import attack_success_rate, evaluate
+from fedguard.grids.local import local_grid
+from fedguard.grids.unlearning import UnlearningClients
+from fedguard.metrics.classification import attack_success_rate, evaluate, flip_success
 from fedguard.observed import ObservedStrategy, Outcome
 from fedguard.reporting import recorder as files
 from fedguard.reporting.recorder import Recorder, write_atomically
 from fedguard.run_records import client_records, decision, summarise, threat_model
 from fedguard.strategies.base import RobustStrategy
+from fedguard.unlearning.strategy import SoUL
+from fedguard.verifier import make_verifier
 
 if TYPE_CHECKING:
     from fedguard.simulation import Simulation
@@ -52,6 +61,10 @@ class Execution:
         self.store = CheckpointStore(out / "checkpoint", self.config.digest())
         self.checkpoint = self.store.newest() if resume else None
         self.outcome: Outcome | None = None
+        self.verifier = make_verifier(simulation, out, self.rounds_done)
+        self.faulty: FaultyGrid | None = None
+        self.rule_copy: RobustStrategy | None = None
+        self._remembering: list[InProcessGrid | AdversarialGrid] = []
         self.layout = simulation.server_model.layout
         self.vector = self._first_vector()
         self.previous = self.checkpoint.previous_model if self.checkpoint else self.vector
@@ -71,13 +84,28 @@ class Execution:
 
     def execute(self) -> dict[str, Any]:
         """Run what is left of the rounds; see `Simulation.run`."""
-        self._prepare_files()
-        if self.rounds_done < self.config.rounds:
-            self._start()
-        self._write_model()
-        summary = self._summary()
-        self.recorder.write_json(files.SUMMARY, summary)
+        check_disk(self.out, self.layout.size)
+        try:
+            self._prepare_files()
+            if self.rounds_done < self.config.rounds:
+                self._start()
+            self._write_model()
+            if self.verifier is not None:
+                self.verifier.finish()
+            summary = self._summary()
+            self.recorder.write_json(files.SUMMARY, summary)
+        except OSError as error:
+            raise self._unwritable(error) from error
         return summary
+
+    def _unwritable(self, error: OSError) -> RunError:
+        """Return what to say where a file cannot be written: what went wrong, what is left."""
+        reason = error.strerror or str(error) or type(error).__name__
+        where = error.filename or self.out
+        return RunError(
+            f"{where}: {' '.join(reason.split())}; put that right, and --resume with the same "
+            f"--out goes on after the last checkpoint in {self.store.directory}"
+        )
 
     def _prepare_files(self) -> None:
         strategy = self.simulation.strategy
@@ -89,6 +117,8 @@ class Execution:
             self.recorder.truncate_after(self.rounds_done)
             if isinstance(strategy, RobustStrategy):
                 strategy.load_state(self.checkpoint.strategy_state)
+        if isinstance(strategy, SoUL):
+            strategy.open_store(self.out / "updates", self.rounds_done)
         self.recorder.write_config(self.config.resolved())
         self.recorder.write_json(files.THREAT_MODEL, threat_model(self.simulation))
 
@@ -101,11 +131,16 @@ class Execution:
 
             run_in_flower(self.config, self._serve)
             return
-        trainer = self.simulation.trainer
-        grid = InProcessGrid(trainer, self._attacking)
-        if self.checkpoint is not None:
-            grid.previous_global = self.previous.to(self.simulation.device)
-        self._serve(grid)
+        if self.config.client_app is not None:
+            own = self.config.client_app
+            app = find_client_app(own.name)
+            self._serve(ClientAppGrid(app, self.config.clients, own.arguments))
+            return
+        trainer, chosen = self.simulation.trainer, self.simulation.plan
+        assert chosen is not None
+        with local_grid(self.config, trainer, chosen, self._attacking) as grid:
+            self._remembering.append(grid)
+            self._serve(UnlearningClients(grid, trainer) if self.verifier else grid)
 
     def _attacking(self, server_round: int) -> bool:
         return attacks_in(self.config, server_round)
@@ -128,16 +163,38 @@ class Execution:
             seed=config.seed,
             rounds_done=self.rounds_done,
             on_train=self._on_train,
+            survive=config.faults.active,
         )
+        self._remembering.append(adversary)
         if self.checkpoint is not None:
-            adversary.previous_global = self.previous
+            self._remind()
         self.round_started = time.monotonic()
         observed.start(
-            grid=with_client_side(simulation.strategy, adversary),
+            grid=with_client_side(simulation.strategy, self._with_faults(adversary)),
             initial_arrays=self.layout.to_arrays(self.vector),
             num_rounds=config.rounds - self.rounds_done,
+            timeout=config.round_timeout,
             evaluate_fn=self._evaluate,
         )
+
+    def _with_faults(self, grid: Grid) -> Grid:
+        """Return the grid behind a network that fails as configured."""
+        if not self.config.faults.active:
+            return grid
+        self.faulty = FaultyGrid(grid, self.config.faults, self.config.seed)
+        if self.checkpoint is not None:
+            self.faulty.load_state(self.checkpoint.grid_state)
+        return self.faulty
+
+    def _remind(self) -> None:
+        """Tell the grids which model the last round started from.
+
+        A grid that no client of a round answered, or that did not attack in it, has not seen it.
+        """
+        for grid in self._remembering:
+            on_device = isinstance(grid, InProcessGrid)
+            device = self.simulation.device if on_device else self.previous.device
+            grid.previous_global = self.previous.to(device)
 
     def _copy_of_rule(self) -> Callable[[Any], Tensor] | None:
         """Return the deployed rule as a function, on a copy with its own state."""
@@ -147,6 +204,9 @@ class Execution:
         assert isinstance(copy, RobustStrategy)
         copy.pre = self.simulation.strategy.pre
         copy.layout, copy.tools = self.simulation.strategy.layout, self.simulation.strategy.tools
+        if self.checkpoint is not None:
+            copy.load_state(self.checkpoint.rule_state)
+        self.rule_copy = copy
         return lambda updates: copy.decide(updates).delta
 
     def _on_train(self, outcome: Outcome) -> None:
@@ -159,6 +219,12 @@ class Execution:
         current = server_round + self.rounds_done
         self.previous, self.vector = self.vector, self.layout.vector_from_arrays(arrays)
         record = {"round": current, **self._metrics(current), **self._decision(current)}
+        if self.faulty is not None:
+            record["faults"] = self.faulty.counts
+        if self.verifier is not None:
+            record.update(self.verifier.observe(current, self.vector))
+        if current:
+            self._remind()
         now = time.monotonic()
         record["seconds"] = round(now - self.round_started, 4)
         self.round_started = now
@@ -173,7 +239,17 @@ class Execution:
         strategy = self.simulation.strategy
         state = strategy.state() if isinstance(strategy, RobustStrategy) else {}
         seconds = self.seconds_before + now - self.started
-        self.store.save(Checkpoint(current, self.vector, self.previous, state, seconds))
+        self.store.save(
+            Checkpoint(
+                current,
+                self.vector,
+                self.previous,
+                state,
+                seconds,
+                grid_state=self.faulty.state() if self.faulty else {},
+                rule_state=self.rule_copy.state() if self.rule_copy else {},
+            )
+        )
 
     def _metrics(self, current: int) -> dict[str, Any]:
         simulation = self.simulation
@@ -194,6 +270,8 @@ class Execution:
             "loss": found.loss,
             "attack_success_rate": success,
             "per_class_recall": list(found.per_class_recall),
+            "macro_f1": found.macro_f1,
+            "source_to_target": flip_success(found, simulation.attack),
         }
 
     def _decision(self, current: int) -> dict[str, Any]:
@@ -203,7 +281,12 @@ class Execution:
     def _client_records(self, current: int) -> list[dict[str, Any]]:
         if current == 0 or self.outcome is None:
             return []
-        return client_records(self.outcome, self.simulation.federation.malicious)
+        records = client_records(self.outcome, self.simulation.federation.malicious)
+        if self.faulty is not None:
+            for record in records:
+                # The truth about the network, which the server does not know.
+                record["fault"] = self.faulty.truth.get(record["client"])
+        return records
 
     def _write_model(self) -> None:
         arrays = self.layout.to_arrays(self.vector)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -52,6 +53,9 @@ class ObservedStrategy(Strategy):
         Rounds finished before; `start` counts from 1 again.
     on_train : callable
         Called with the `Outcome` after each aggregation.
+    survive : bool
+        Close a round that an encrypted strategy cannot open, the model unchanged, and go on; for
+        networks that are meant to fail. Otherwise such a round stops the run.
     """
 
     def __init__(
@@ -61,11 +65,13 @@ class ObservedStrategy(Strategy):
         seed: int,
         rounds_done: int = 0,
         on_train: Callable[[Outcome], None] = lambda _: None,
+        survive: bool = False,
     ) -> None:
         self.inner = inner
         self.seed = seed
         self.rounds_done = rounds_done
         self.on_train = on_train
+        self.survive = survive
         self._asked: tuple[int, ...] = ()
         self._seen: tuple[ClientUpdates, Verdict] | None = None
         if isinstance(inner, RobustStrategy):
@@ -98,6 +104,8 @@ class ObservedStrategy(Strategy):
             result = self.inner.aggregate_train(current, replies)
         except Exception as error:
             if isinstance(self.inner, RobustStrategy):
+                if self.survive and isinstance(error, RunError):
+                    return self._close_unopened(self.inner, current, error)
                 raise
             name = type(self.inner).__name__
             raise RunError(
@@ -107,6 +115,20 @@ class ObservedStrategy(Strategy):
         self.on_train(Outcome(current, self._asked, updates, verdict))
         arrays, metrics = result
         return arrays, metrics
+
+    def _close_unopened(
+        self, inner: RobustStrategy, current: int, error: RunError
+    ) -> tuple[None, None]:
+        """Report a round that could not be opened: every client is missing, the model stays."""
+        size = inner.layout.size if inner.layout is not None else 0
+        nothing = ClientUpdates.from_matrix(
+            torch.empty(0, size),
+            layout=inner.layout,
+            malformed=dict.fromkeys(self._asked, f"not opened: {error}"),
+            server_round=current,
+        )
+        self.on_train(Outcome(current, self._asked, nothing, inner.decide(nothing)))
+        return None, None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -60,7 +60,9 @@ _OWN: dict[str, dict[str, str]] = {
         "secagg+": "fedguard.strategies.secagg:SecAggPlus",
         "signguard": "fedguard.strategies.signguard:SignGuard",
         "smea": "fedguard.strategies.smea:SMEA",
+        "soul": "fedguard.unlearning.strategy:SoUL",
         "trimmed-mean": "fedguard.strategies.trimmed_mean:TrimmedMean",
+        "weidetect": "fedguard.strategies.weidetect:WeiDetect",
         "xmkckks": "fedguard.strategies.xmkckks:XmkCkks",
         "xmkckks-cost-model": "fedguard.strategies.xmkckks_cost_model:XmkCkksCostModel",
     },
@@ -97,12 +99,18 @@ _OWN: dict[str, dict[str, str]] = {
         "zero": "fedguard.attacks.zero:ZeroUpdate",
     },
     "dataset": {
+        "adult": "fedguard.vertical.tables:Adult",
+        "bank-marketing": "fedguard.vertical.tables:BankMarketing",
+        "cic-darknet2020": "fedguard.data.cic_darknet2020:CicDarknet2020",
         "cifar10": "fedguard.data.vision:Cifar10",
         "cifar100": "fedguard.data.vision:Cifar100",
+        "cse-cic-ids2018": "fedguard.data.cse_cic_ids2018:CseCicIds2018",
+        "credit-default": "fedguard.vertical.tables:CreditDefault",
         "digits": "fedguard.data.digits:Digits",
         "fashion-mnist": "fedguard.data.vision:FashionMnist",
         "image-folder": "fedguard.data.image_folder:ImageFolder",
         "mnist": "fedguard.data.vision:Mnist",
+        "nsl-kdd": "fedguard.data.nsl_kdd:NslKdd",
         "table": "fedguard.data.table:Table",
     },
     "model": {
@@ -121,6 +129,31 @@ _OWN: dict[str, dict[str, str]] = {
         "shards": "fedguard.data.partitions:Shards",
     },
 }
+
+_VERTICAL: dict[str, dict[str, str]] = {
+    "strategy": {
+        "bpf": "fedguard.vertical.auctions:BidPriceFirst",
+        "o2s": "fedguard.vertical.auctions:OptimalSubset",
+        "opus-vfl": "fedguard.vertical.opus:OpusVfl",
+        "vfl": "fedguard.vertical.vfl:Vfl",
+        "vfl-czofo": "fedguard.vertical.zeroth_order:VflCzofo",
+        "vfl-dp": "fedguard.vertical.vfl:PrivateVfl",
+        "vfl-noisy-sparse": "fedguard.vertical.noisy_sparse:NoisySparseVfl",
+    },
+    "attack": {
+        "colluding-duplicates": "fedguard.vertical.attacks.incentives:ColludingDuplicates",
+        "feature-reconstruction": "fedguard.vertical.attacks.features:FeatureReconstruction",
+        "free-rider-party": "fedguard.vertical.attacks.incentives:FreeRiderParty",
+        "label-inference-active": "fedguard.vertical.attacks.completion:ActiveCompletion",
+        "label-inference-colluding": "fedguard.vertical.attacks.completion:ColludingCompletion",
+        "label-inference-gradient": "fedguard.vertical.attacks.gradients:GradientLabelInference",
+        "label-inference-passive": "fedguard.vertical.attacks.completion:PassiveCompletion",
+        "lying-cost": "fedguard.vertical.attacks.incentives:LyingCost",
+        "lying-noise": "fedguard.vertical.attacks.incentives:LyingNoise",
+        "vertical-backdoor": "fedguard.vertical.attacks.backdoor:VerticalBackdoor",
+    },
+}
+"""Parts for parties that hold different features; they fit no horizontal run."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +190,14 @@ def _plugins(kind: str) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=_GROUPS[kind])}
 
 
-def names(kind: str) -> list[str]:
-    """Return every name of `kind`, own and third-party, sorted.
+def own_parts(kind: str) -> dict[str, str]:
+    """Return fedguard's own names of `kind`, each with its ``package.module:Class``."""
+    _check_kind(kind)
+    return dict(_OWN[kind])
+
+
+def names(kind: str, room: Literal["horizontal", "vertical"] = "horizontal") -> list[str]:
+    """Return every name of `kind`, sorted: own and third-party, or those of vertical learning.
 
     Raises
     ------
@@ -166,6 +205,8 @@ def names(kind: str) -> list[str]:
         If `kind` is none of `KINDS`.
     """
     _check_kind(kind)
+    if room == "vertical":
+        return sorted(_VERTICAL.get(kind, {}))
     return sorted({*_OWN[kind], *_plugins(kind)})
 
 
@@ -199,15 +240,28 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     _check_kind(kind)
     if name in _OWN[kind]:
         found = _import(kind, _OWN[kind][name])
+    elif name in _VERTICAL.get(kind, {}):
+        found = _import(kind, _VERTICAL[kind][name])
     elif name in _plugins(kind):
         found = _plugins(kind)[name].load()
     elif ":" in name:
         found = _import(kind, name)
     else:
-        raise unknown_name(kind, name, names(kind))
+        raise unknown_name(kind, name, [*names(kind), *names(kind, "vertical")])
     if not callable(found):
         raise ConfigurationError(kind, name, "a class or another callable")
     return typing.cast("Callable[..., Any]", found)
+
+
+def is_vertical(strategy: str) -> bool:
+    """Return whether a strategy is one for parties that hold different features.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such strategy.
+    """
+    return bool(getattr(find("strategy", strategy), "vertical", False))
 
 
 def parameters(part: Callable[..., Any]) -> dict[str, Parameter]:

@@ -154,6 +154,7 @@ def summarise(simulation: Simulation, out: Path, seconds: float) -> dict[str, An
         "rounds": config.rounds,
         "seed": config.seed,
         "engine": "inprocess" if config.engine == "auto" else config.engine,
+        **_executor(simulation),
         "device": str(simulation.device),
         "final": trained[-1],
         "best": {"round": best["round"], "accuracy": best["accuracy"]},
@@ -172,6 +173,14 @@ def summarise(simulation: Simulation, out: Path, seconds: float) -> dict[str, An
         "versions": versions(),
         "out": str(out),
     }
+
+
+def _executor(simulation: Simulation) -> dict[str, Any]:
+    """Return how clients were trained and why so; nothing for clients that are not ours."""
+    chosen = simulation.plan
+    if chosen is None:
+        return {"executor": None, "executor_reason": None}
+    return {"executor": chosen.executor, "executor_reason": chosen.reason}
 
 
 def _mean(values: Any) -> float | None:

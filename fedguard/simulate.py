@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import sys
@@ -10,10 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from fedguard import registry
-from fedguard.config import SimulationConfig, assign, load_yaml, parse
+from fedguard.config import PLACE, SimulationConfig, assign, load_yaml, parse, read_setting, scalar
 from fedguard.errors import ConfigurationError, RunError, nearest, unknown_name
 
 _PARTS = "Robustness"
@@ -87,7 +87,22 @@ def simulate(
     lr: Annotated[str | None, _option(panel=_TRAINING, help="Learning rate.")] = None,
     momentum: Annotated[str | None, _option(panel=_TRAINING, help="SGD momentum.")] = None,
     weight_decay: Annotated[str | None, _option(panel=_TRAINING, help="L2 penalty.")] = None,
-    engine: Annotated[str | None, _option(panel=_RUN, help="auto, inprocess or flower.")] = None,
+    client_app: Annotated[
+        str | None,
+        _option(panel=_TRAINING, help="Your own Flower ClientApp: package.module:app."),
+    ] = None,
+    engine: Annotated[
+        str | None, _option(panel=_RUN, help="auto, inprocess, ray or flower.")
+    ] = None,
+    executor: Annotated[
+        str | None, _option(panel=_RUN, help="How clients are trained: auto, timed, reuse, ...")
+    ] = None,
+    workers: Annotated[
+        str | None, _option(panel=_RUN, help="Ray actors, or threads of this process.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, _option(panel=_RUN, help="A running Ray cluster, host:port.")
+    ] = None,
     device: Annotated[str | None, _option(panel=_RUN, help="auto, cpu, cuda or cuda:N.")] = None,
     seed: Annotated[str | None, _option(panel=_RUN, help="Seed of everything random.")] = None,
     out: Annotated[
@@ -100,6 +115,10 @@ def simulate(
         list[str] | None,
         _option("--set", panel=_RUN, help="Any field or part argument: strategy.max_clusters=6."),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        _option(panel=_RUN, help="Also send metrics to tensorboard, mlflow or wandb."),
+    ] = None,
     as_json: Annotated[
         bool, _option("--json", panel=_RUN, help="Print the summary as one JSON line at the end.")
     ] = False,
@@ -107,6 +126,10 @@ def simulate(
         str | None,
         _option("--list", panel=_RUN, help="Print the names of a kind of part and stop."),
     ] = None,
+    schema: Annotated[
+        bool,
+        _option("--schema", panel=_RUN, help="Print the configuration's JSON Schema and stop."),
+    ] = False,
 ) -> None:
     """Attack a federated model and see whether a defence keeps it alive.
 
@@ -117,9 +140,17 @@ def simulate(
 
     Every option is a field of the YAML configuration; the run directory's config.yaml repeats the
     run exactly.
+
+    Two more commands: `fedguard sweep CAMPAIGN.yaml` runs a grid of such runs, and
+    `fedguard compare RUNS...` sets their results side by side; each has its own --help.
     """
     if listing is not None:
         _print_names(listing)
+        return
+    if schema:
+        from fedguard.schema import schema_text
+
+        print(schema_text(), end="")
         return
     flags = {
         name: value
@@ -128,36 +159,19 @@ def simulate(
     }
     values = load_yaml(config) if config is not None else {}
     for name, value in flags.items():
-        assign(values, name, _scalar(value))
+        assign(values, name, scalar(value))
     if alpha is not None:
-        assign(values, "partition.alpha", _scalar(alpha))
+        assign(values, "partition.alpha", scalar(alpha))
     for setting in settings or []:
-        field, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigurationError("--set", setting, "FIELD=VALUE")
-        assign(values, field.strip(), _scalar(text))
-    run(parse(values), out, resume=resume, as_json=as_json)
-
-
-def _scalar(text: str) -> Any:
-    """Return a flag's text as the value that YAML would read."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, str):
-        try:
-            return float(value)  # YAML 1.1 takes 1e-3 for a string
-        except ValueError:
-            return value
-    return value
+        assign(values, *read_setting(setting))
+    run(parse(values), out, resume=resume, as_json=as_json, track=track or ())
 
 
 def _print_names(kind: str) -> None:
     kinds = {plural: kind for kind in registry.KINDS for plural in (kind, _plural(kind))}
     if kind not in kinds:
         raise unknown_name("--list", kind, [_plural(one) for one in registry.KINDS])
-    for name in registry.names(kinds[kind]):
+    for name in [*registry.names(kinds[kind]), *registry.names(kinds[kind], "vertical")]:
         print(name)
 
 
@@ -165,20 +179,35 @@ def _plural(kind: str) -> str:
     return "strategies" if kind == "strategy" else f"{kind}s"
 
 
-def run(config: SimulationConfig, out: Path | None, *, resume: bool, as_json: bool) -> None:
+def run(
+    config: SimulationConfig,
+    out: Path | None,
+    *,
+    resume: bool,
+    as_json: bool,
+    track: Sequence[str] = (),
+) -> None:
     """Run one configuration with progress and a summary on the terminal."""
     from rich.console import Console
 
     from fedguard.reporting.progress import Progress
     from fedguard.reporting.report import write_report
     from fedguard.reporting.summary import render_summary
+    from fedguard.reporting.tracking import Tracking
     from fedguard.simulation import Simulation
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
     directory = choose_directory(config, out, resume)
+    tracking = Tracking(track, config, directory)
     simulation = Simulation(config)
-    with Progress(config.rounds, enabled=True) as progress:
-        summary = simulation.run(directory, resume=resume, on_round=progress.update)
+    with Progress(config.rounds, enabled=True) as progress, tracking:
+
+        def on_round(record: dict[str, Any]) -> None:
+            progress.update(record)
+            tracking.on_round(record)
+
+        summary = simulation.run(directory, resume=resume, on_round=on_round)
+        tracking.finish(summary)
     report = write_report(directory)
     summary["report"] = str(report)
     Console(stderr=as_json).print(render_summary(summary))
@@ -221,38 +250,65 @@ def _check_same(config: SimulationConfig, out: Path) -> None:
     """Refuse to resume a run under another configuration; name the first field that differs."""
     before, now = load_yaml(out / "config.yaml"), config.resolved()
     for field in now:
-        if field != "data_dir" and before.get(field) != now[field]:
+        measured = field == "executor" and now[field] == "timed"
+        if field not in PLACE and not measured and before.get(field) != now[field]:
             raise ConfigurationError(
                 field, now[field], f"{before.get(field)!r}, as in the run that {out} holds"
             )
+
+
+_STOPPED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 0 done, 2 bad arguments or configuration, 1 a run that failed."""
     import click
 
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command, name, rest = _command(given)
     try:
-        command = typer.main.get_command(app)
-        command.main(
-            args=list(sys.argv[1:] if arguments is None else arguments),
-            prog_name="fedguard",
-            standalone_mode=False,
-        )
+        code = command.main(args=rest, prog_name=name, standalone_mode=False)
     except ConfigurationError as error:
         return _complain(str(error), 2)
     except click.ClickException as error:
-        return _complain(_usage(error), 2)
-    except (RunError, MemoryError, OSError) as error:
-        return _complain(str(error) or type(error).__name__, 1)
+        return _complain(_usage(error, command), 2)
+    except (RunError, OSError) as error:
+        return _complain(" ".join(str(error).split()) or type(error).__name__, 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _complain(
+            "out of memory; fewer clients, a smaller fraction, model or batch_size need less, and "
+            "--resume with the same --out goes on after the last checkpoint",
+            1,
+        )
     except (KeyboardInterrupt, click.exceptions.Abort):
-        return _complain("stopped; --resume with the same --out goes on", 130)
-    return 0
+        code = _STOPPED
+    if code == _STOPPED:  # typer turns Ctrl-C into this code itself
+        again = "the same command" if rest is not given else "--resume with the same --out"
+        return _complain(f"stopped; {again} goes on", _STOPPED)
+    return int(code or 0)
 
 
-def _usage(error: Any) -> str:
+def _out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out; PyTorch says so with a RuntimeError."""
+    words = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def _command(given: list[str]) -> tuple[Any, str, list[str]]:
+    """Return the command that the first argument names, its name, and its own arguments."""
+    if given and given[0] in ("sweep", "compare"):
+        chosen = importlib.import_module(f"fedguard.{given[0]}").app
+        return typer.main.get_command(chosen), f"fedguard {given[0]}", given[1:]
+    return typer.main.get_command(app), "fedguard", given
+
+
+def _usage(error: Any, command: Any) -> str:
     name = getattr(error, "option_name", None)
     if name is not None:
-        options = [opt for p in typer.main.get_command(app).params for opt in p.opts]
+        options = [opt for p in command.params for opt in p.opts]
         hint = nearest(name, [option for option in options if option.startswith("--")])
         return f"{name}: no such option; {hint}see --help"
     return " ".join(error.format_message().split())

@@ -8,7 +8,9 @@ from typing import Any
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedguard import registry
 from fedguard.assembly import (
+    check_client_app,
     load_dataset,
     make_attack,
     make_federation,
@@ -18,6 +20,8 @@ from fedguard.assembly import (
     resolve_device,
 )
 from fedguard.attacks.schedule import parse_schedule
+from fedguard.capacity import check_memory
+from fedguard.clients.planner import Plan, settle
 from fedguard.clients.training import FlatModel
 from fedguard.config import SimulationConfig
 from fedguard.execution import Execution, RoundListener
@@ -40,12 +44,22 @@ class Simulation:
         If a part cannot be made or two parts do not fit.
     """
 
+    def __new__(cls, config: SimulationConfig) -> Any:
+        """Return a `VerticalSimulation`, which has the same interface, for a vertical strategy."""
+        if registry.is_vertical(config.strategy.name):
+            from fedguard.vertical.simulation import VerticalSimulation
+
+            return VerticalSimulation(config)
+        return super().__new__(cls)
+
     def __init__(self, config: SimulationConfig) -> None:
         self.config = config
         parse_schedule(config.attack_rounds)
         self.device = resolve_device(config.device)
         self.dataset = load_dataset(config)
         self.attack = make_attack(config, self.dataset)
+        check_client_app(config, self.attack)
+        check_memory(config, self.dataset)
         self.federation = make_federation(config, self.dataset, self.attack, self.device)
         self.model = make_model(config, self.dataset).to(self.device)
         self.server_model = FlatModel(make_model(config, self.dataset).to(self.device))
@@ -55,6 +69,7 @@ class Simulation:
         self.test_y = self.dataset.y_test.to(self.device)
         self.triggered = self.make_triggered()
         self.trainer = make_trainer(config, self.model, self.federation)
+        self.plan: Plan | None = None
 
     def make_triggered(self) -> tuple[Tensor, Tensor] | None:
         """Return triggered test examples of the classes that a backdoor does not aim at."""
@@ -85,4 +100,6 @@ class Simulation:
         grid : Grid, optional
             Where clients run, in place of the configured engine; its node ids are client ids.
         """
+        if grid is None and self.config.client_app is None:
+            self.config, self.plan = settle(self.config, self.trainer, out, resume=resume)
         return Execution(self, out, resume, on_round, grid).execute()

@@ -51,6 +51,11 @@ class TensorArray(Array):
         """Return the array itself; callers must not write to it."""
         return self._ndarray
 
+    def deflate(self) -> bytes:
+        """Return the bytes that Flower sends; a SuperLink takes only those of its own class."""
+        plain: bytes = Array(self.dtype, self.shape, self.stype, self.data).deflate()
+        return plain
+
 
 @dataclass(frozen=True)
 class ParameterLayout:
@@ -262,6 +267,14 @@ class ClientUpdates:
     def trainable(self) -> Tensor:
         """(K, T) view of the trainable parameters' deltas, without buffers."""
         return self.deltas[:, : self.layout.num_trainable]
+
+    @cached_property
+    def shared(self) -> dict[str, Tensor]:
+        """What was computed from these updates and serves more than once in a round, by name.
+
+        Starts empty; see `fedguard.strategies.distances.shared_gram` and its like.
+        """
+        return {}
 
     def select(self, rows: Sequence[int] | Tensor) -> ClientUpdates:
         """Return the updates of the given rows, in that order."""

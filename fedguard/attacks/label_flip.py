@@ -7,9 +7,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedguard.attacks.base import Attack
+from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.crafting import send
 from fedguard.attacks.poisoning import check_class, drawn_share
 from fedguard.errors import ConfigurationError, check_choice, check_number
+from fedguard.updates import ClientUpdates
 
 Mode = Literal["static", "cyclic", "targeted", "random"]
 
@@ -36,9 +38,13 @@ class LabelFlip(Attack):
     poison_fraction : float
         Share of the client's examples that are flipped, 0 to 1; in the targeted mode of its
         examples of the source class. They are drawn from the client's stream.
+    scale : float
+        Factor on the coalition's updates, above 0, as in the boosting of Bhagoji et al.,
+        "Analyzing Federated Learning through an Adversarial Lens", ICML 2019; 1 sends what
+        training gave.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"data"})
+    needs: ClassVar[frozenset[str]] = frozenset({"data", "updates"})
 
     def __init__(
         self,
@@ -47,17 +53,20 @@ class LabelFlip(Attack):
         source_class: int = 0,
         target_class: int = 1,
         poison_fraction: float = 1.0,
+        scale: float = 1.0,
     ) -> None:
         check_choice("mode", mode, _MODES)
         check_number("source_class", source_class, at_least=0)
         check_number("target_class", target_class, at_least=0)
         check_number("poison_fraction", poison_fraction, at_least=0.0, at_most=1.0)
+        check_number("scale", scale, above=0.0)
         if mode == "targeted" and source_class == target_class:
             raise ConfigurationError("target_class", target_class, "a class other than the source")
         self.mode = mode
         self.source_class = source_class if mode == "targeted" else None
         self.target_class = target_class if mode == "targeted" else None
         self.poison_fraction = poison_fraction
+        self.scale = scale
         self.num_classes = 0
 
     def bind(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
@@ -78,6 +87,12 @@ class LabelFlip(Attack):
         flipped = y.clone()
         flipped[chosen] = self._flip(y[chosen], rng)
         return x, flipped
+
+    def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
+        """Return the (F, D) deltas times `scale`; see `Attack.craft`."""
+        if self.scale == 1.0:
+            return coalition.deltas
+        return send(coalition, coalition.trainable * self.scale)
 
     def _flip(self, y: Tensor, rng: torch.Generator) -> Tensor:
         if self.target_class is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +13,7 @@ from torch.nn import functional
 
 from fedguard.attacks.base import Attack, LocalStep
 from fedguard.data.federation import Federation
-from fedguard.randomness import SERVER, generator
+from fedguard.randomness import SERVER, generator, stream_seed
 from fedguard.updates import ParameterLayout
 
 
@@ -73,6 +76,13 @@ class FlatModel:
     def _slice(self, vector: Tensor, index: int) -> Tensor:
         start, end = self.layout.offsets[index : index + 2]
         return vector[start:end].view(self.layout.shapes[index])
+
+    def whole_vector(self) -> Tensor:
+        """Return a (D,) copy of parameters and buffers."""
+        whole = torch.zeros(self.layout.size, device=self.vector.device)
+        found = torch.empty_like(whole)
+        self.delta_from(whole, found)
+        return found
 
     def load(self, vector: Tensor) -> None:
         """Copy a (D,) model vector into parameters and buffers."""
@@ -138,6 +148,7 @@ class ClientTrainer:
         self.federation = federation
         self.settings = settings
         self.seed = seed
+        self.draws = _draws_random_numbers(module, federation)
         self._momentum = torch.zeros_like(self.model.vector)
         self._prepared = 0
 
@@ -145,6 +156,11 @@ class ClientTrainer:
     def layout(self) -> ParameterLayout:
         """Layout of the model's vector."""
         return self.model.layout
+
+    def twin(self, settings: TrainingSettings | None = None) -> ClientTrainer:
+        """Return a trainer with a model of its own and the same data; for another thread."""
+        module = copy.deepcopy(self.model.module)
+        return ClientTrainer(module, self.federation, settings or self.settings, self.seed)
 
     def train(
         self,
@@ -178,16 +194,44 @@ class ClientTrainer:
         tuple of int and float
             Number of examples and mean training loss over the last epoch.
         """
-        if attacking:
-            self.prepare(server_round, global_vector)
-        x, y = self.federation.examples(client, attacking=attacking)
+        self.prepare_for(attacking, server_round, global_vector)
+        x, y, own = self.federation.source(client, attacking=attacking)
+        rows = torch.arange(len(y), device=y.device) if own is None else own
         self.model.load(global_vector)
         self.model.module.train()
-        attack = self._step_attack(client, attacking)
+        attack = self.step_attack(client, attacking)
         step = self._local_step(global_vector, last_update) if attack is not None else None
-        loss = self._epochs(x, y, client, server_round, attack, step)
+        with self._noise_of(client, server_round):
+            loss = self._epochs(x, y, rows, client, server_round, attack, step)
         self.model.delta_from(global_vector, out)
-        return len(y), loss
+        return len(rows), loss
+
+    @contextmanager
+    def _noise_of(self, client: int, server_round: int) -> Iterator[None]:
+        """Give a network that draws random numbers (dropout) the client's own stream."""
+        if not self.draws:
+            yield
+            return
+        device = self.model.vector.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(stream_seed(self.seed, server_round, client, "network noise"))
+            yield
+
+    def step_once(self, start: Tensor, x: Tensor, y: Tensor, out: Tensor) -> None:
+        """Take one plain step from `start` (D,) on one batch and write the change into `out`."""
+        self.model.load(start)
+        self.model.module.train()
+        self._momentum.zero_()
+        self.model.gradient.zero_()
+        loss = functional.cross_entropy(self.model.module(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._update()
+        self.model.delta_from(start, out)
+
+    def prepare_for(self, attacking: bool, server_round: int, global_vector: Tensor) -> None:
+        """Call `prepare` if malicious clients attack in this round."""
+        if attacking:
+            self.prepare(server_round, global_vector)
 
     def prepare(self, server_round: int, global_vector: Tensor) -> None:
         """Let an attack that reads the global model read it, once per server round.
@@ -205,7 +249,8 @@ class ClientTrainer:
         attack.prepare(_Unscaled(self.model.module, federation), x, y, stream)
         federation.forget_poisoned()
 
-    def _step_attack(self, client: int, attacking: bool) -> Attack | None:
+    def step_attack(self, client: int, attacking: bool) -> Attack | None:
+        """Return the attack if it changes this client's local steps."""
         attack = self.federation.attack
         changes_steps = attacking and client in self.federation.malicious
         return attack if changes_steps and "training" in attack.needs else None
@@ -221,6 +266,7 @@ class ClientTrainer:
         self,
         x: Tensor,
         y: Tensor,
+        own: Tensor,
         client: int,
         server_round: int,
         attack: Attack | None,
@@ -231,7 +277,7 @@ class ClientTrainer:
         total = torch.zeros((), device=x.device)
         for _ in range(self.settings.local_epochs):
             total.zero_()
-            order = torch.randperm(len(y), generator=stream).to(x.device)
+            order = own[torch.randperm(len(own), generator=stream).to(x.device)]
             for rows in torch.split(order, self.settings.batch_size):
                 loss = functional.cross_entropy(self.model.module(x[rows]), y[rows])
                 self.model.gradient.zero_()
@@ -241,7 +287,7 @@ class ClientTrainer:
                     self._update()
                 else:
                     attack.local_step(step, self._update)
-        return float(total / len(y))
+        return float(total / len(own))
 
     def _update(self) -> None:
         """Take one SGD step from the flat gradient."""
@@ -251,3 +297,15 @@ class ClientTrainer:
         if self.settings.momentum:
             gradient = self._momentum.mul_(self.settings.momentum).add_(gradient)
         vector.add_(gradient, alpha=-self.settings.lr)
+
+
+def _draws_random_numbers(module: nn.Module, federation: Federation) -> bool:
+    """Return whether a forward pass in training mode draws from PyTorch's random state."""
+    device = next(module.parameters()).device
+    twin = copy.deepcopy(module).train()
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), torch.no_grad():
+        before = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda)
+        twin(torch.zeros(2, *federation.dataset.input_shape, device=device))
+        after = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda)
+    return not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable
+from logging import WARNING
 
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from fedguard.config import SimulationConfig
+from fedguard.errors import RunError
 from fedguard.grids.base import WrappedGrid
 
 PARTITION_KEY = "partition-id"
+SIZE_KEY = "num-partitions"
+
+_ABSENT = 1
+"""Error code of the answer for a client that is not connected."""
+
+_POLL = 1.0
+"""Seconds between two looks at who is connected."""
 
 _SIMULATED_PATIENCE = 1800.0
 """Seconds that simulated nodes have to introduce themselves: Ray may start slowly, none is lost."""
@@ -21,29 +32,88 @@ _SIMULATED_PATIENCE = 1800.0
 class FlowerGrid(WrappedGrid):
     """A grid of Flower's that shows each node under its partition id.
 
-    Flower draws node ids at random in every run. Each node is asked once which partition it holds;
-    from then on strategies, attacks and records speak of clients 0 to K - 1, as on the in-process
-    grid. A node that does not answer the question keeps its own id.
+    Flower draws node ids at random. Each node is asked once which partition it holds; from then on
+    strategies, attacks and records speak of clients 0 to K - 1, as on the in-process grid.
+
+    Where the number of clients is known, nothing waits for a node that is gone:
+
+    1. the first call waits until every client is connected or the patience is used up;
+    2. every client can be asked in every round, connected or not;
+    3. one that is not connected is answered for with an error, and so recorded as missing;
+    4. one that joins late, or comes back with a new node id, takes its place from the next round.
 
     Parameters
     ----------
     inner : Grid
         The grid that Flower hands to a ServerApp.
     patience : float
-        Seconds that a new node has to say which partition it holds.
+        Seconds that a new node has to say which partition it holds, and that the first call waits
+        for missing clients.
+    clients : int, optional
+        Number of clients K. Nodes with other partition ids, or with one that a connected node
+        holds already, are then left out. If it is not given, the clients are whoever is connected,
+        and a node that names no partition of its own keeps its own id.
     """
 
-    def __init__(self, inner: Grid, patience: float = 120.0) -> None:
+    def __init__(self, inner: Grid, patience: float = 120.0, clients: int | None = None) -> None:
         super().__init__(inner)
         self.patience = patience
+        self.clients = clients
+        self._claims: dict[int, tuple[int | None, int | None]] = {}
         self._node_of: dict[int, int] = {}
         self._client_of: dict[int, int] = {}
+        self._refused: set[int] = set()
+        self._gathered = False
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the partition ids of the nodes that are connected now."""
+        """Return the clients: all K where their number is known, else those connected now."""
+        if self.clients is None:
+            return [self._client_of[node] for node in self._meet()]
+        if not self._gathered:
+            self._gather(self.clients)
+        else:
+            self._meet()
+        return list(range(self.clients))
+
+    def federation_size(self) -> int | None:
+        """Return how many partitions the nodes say there are, once one of them is connected.
+
+        Returns
+        -------
+        int or None
+            The largest ``num-partitions`` that a node names; None if none does in time.
+        """
+        deadline = time.monotonic() + self.patience
+        while True:
+            self._meet()
+            sizes = [size for _, size in self._claims.values() if size is not None]
+            if sizes or time.monotonic() >= deadline:
+                return max(sizes, default=None)
+            time.sleep(_POLL)
+
+    def _gather(self, clients: int) -> None:
+        """Wait for all clients as long as patience lasts; say who is missing."""
+        deadline = time.monotonic() + self.patience
+        while True:
+            present = {self._client_of.get(node) for node in self._meet()}
+            missing = sorted(set(range(clients)) - present)
+            if not missing or time.monotonic() >= deadline:
+                break
+            time.sleep(_POLL)
+        if len(missing) == clients:
+            raise RunError(f"no SuperNode of this federation answered within {self.patience:g} s")
+        self._gathered = True
+        if missing:
+            log(WARNING, "starting without clients %s: not connected", missing)
+
+    def _meet(self) -> list[int]:
+        """Ask new nodes for their partition, give out the places, return who is connected."""
         connected = list(self.inner.get_node_ids())
-        self._introduce([node for node in connected if node not in self._client_of])
-        return [self._client_of[node] for node in connected]
+        self._introduce([node for node in connected if node not in self._claims])
+        for node in connected:
+            if node not in self._client_of:
+                self._seat(node, connected)
+        return connected
 
     def _introduce(self, strangers: list[int]) -> None:
         if not strangers:
@@ -53,47 +123,83 @@ class FlowerGrid(WrappedGrid):
             for node in strangers
         ]
         replies = self.inner.send_and_receive(questions, timeout=self.patience)
-        claims = {reply.metadata.src_node_id: _claimed_partition(reply) for reply in replies}
+        found = {reply.metadata.src_node_id: _claimed_place(reply) for reply in replies}
         for node in strangers:
-            client = claims.get(node)
+            self._claims[node] = found.get(node, (None, None))
+
+    def _seat(self, node: int, connected: list[int]) -> None:
+        """Give a node the place it claims, unless another connected node holds it."""
+        client, _ = self._claims[node]
+        holder = None if client is None else self._node_of.get(client)
+        if self.clients is None:
             # Two nodes may claim one partition; the second keeps its own id.
-            if client is None or client in self._node_of:
-                client = node
-            self._client_of[node] = client
-            self._node_of[client] = node
+            if client is None or holder is not None:
+                client, holder = node, None
+        elif client is None or client >= self.clients or holder in connected:
+            if node not in self._refused:
+                self._refused.add(node)
+                log(WARNING, "node %s is left out: %s", node, _why(client, self.clients))
+            return
+        if holder is not None:
+            self._client_of.pop(holder, None)
+            self._claims.pop(holder, None)
+        self._client_of[node] = client
+        self._node_of[client] = node
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Exchange messages under the nodes' own ids; replies come back under client ids."""
         asked: dict[int, Message] = {}
-        outgoing = []
+        outgoing: list[Message] = []
+        answers: list[Message] = []
+        connected = None if self.clients is None else set(self.inner.get_node_ids())
         for message in messages:
-            node = self._node_of.get(message.metadata.dst_node_id, message.metadata.dst_node_id)
+            client = message.metadata.dst_node_id
+            node = self._node_of.get(client, client)
+            if connected is not None and node not in connected:
+                log(WARNING, "client %s is not connected", client)
+                answers.append(Message(Error(_ABSENT, "not connected"), reply_to=message))
+                continue
             asked[node] = message
-            outgoing.append(
-                Message(
-                    message.content,
-                    dst_node_id=node,
-                    message_type=message.metadata.message_type,
-                    group_id=message.metadata.group_id,
-                    ttl=message.metadata.ttl,
-                )
-            )
-        replies = self.inner.send_and_receive(outgoing, timeout=timeout)
-        return [
-            _readdress(reply, asked) for reply in replies if reply.metadata.src_node_id in asked
-        ]
+            outgoing.append(_addressed(message, node, timeout))
+        if outgoing:
+            replies = self.inner.send_and_receive(outgoing, timeout=timeout)
+            answers += [_readdress(r, asked) for r in replies if r.metadata.src_node_id in asked]
+        return answers
 
 
-def _claimed_partition(reply: Message) -> int | None:
+def _addressed(message: Message, node: int, timeout: float | None) -> Message:
+    """Return a copy for a node; nobody need work on it once the server has stopped waiting."""
+    ttl = message.metadata.ttl
+    return Message(
+        message.content,
+        dst_node_id=node,
+        message_type=message.metadata.message_type,
+        group_id=message.metadata.group_id,
+        ttl=ttl if timeout is None else min(ttl, timeout + _POLL),
+    )
+
+
+def _claimed_place(reply: Message) -> tuple[int | None, int | None]:
+    """Return the partition that a node says it holds, and how many it says there are."""
     if reply.has_error():
-        return None
+        return None, None
+    place: dict[str, int] = {}
     for record in reply.content.metric_records.values():
-        value = record.get(PARTITION_KEY)
-        if isinstance(value, int) and value >= 0:
-            return value
-    return None
+        for key in (PARTITION_KEY, SIZE_KEY):
+            value = record.get(key)
+            if isinstance(value, int) and value >= 0:
+                place.setdefault(key, value)
+    return place.get(PARTITION_KEY), place.get(SIZE_KEY)
+
+
+def _why(client: int | None, clients: int) -> str:
+    if client is None:
+        return "it names no partition"
+    if client >= clients:
+        return f"it claims partition {client} of {clients}"
+    return f"another connected node holds partition {client}"
 
 
 def _readdress(reply: Message, asked: dict[int, Message]) -> Message:

@@ -8,6 +8,7 @@ import torch
 from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedguard.clients.executors import Cohort, Executor, ReuseExecutor
 from fedguard.clients.training import ClientTrainer
 from fedguard.grids.base import LocalGrid
 from fedguard.grids.messages import (
@@ -25,12 +26,12 @@ _UNSUPPORTED = 1
 
 
 class InProcessGrid(LocalGrid):
-    """Run the clients of a federation one after another in this process.
+    """Answer for the clients of a federation; an executor trains them, here or on Ray.
 
-    The readable reference of every faster engine. A training call:
+    A training call:
 
     1. read the global vector once (all instructions of a call carry the same model);
-    2. train the clients in the order of the instructions, each into its row of one matrix;
+    2. let the executor train the clients, each into its row of one matrix;
     3. answer with ordinary Flower messages whose content is built only where it is read.
 
     Parameters
@@ -39,13 +40,19 @@ class InProcessGrid(LocalGrid):
         Trains any client.
     attacking : callable
         Whether malicious clients attack in a given server round.
+    executor : Executor, optional
+        Trains the clients; one after another, on one reused model, if left out.
     """
 
     def __init__(
-        self, trainer: ClientTrainer, attacking: Callable[[int], bool] = lambda _: True
+        self,
+        trainer: ClientTrainer,
+        attacking: Callable[[int], bool] = lambda _: True,
+        executor: Executor | None = None,
     ) -> None:
         super().__init__()
         self.trainer = trainer
+        self.executor = executor or ReuseExecutor(trainer)
         self.attacking = attacking
         self.previous_global: Tensor | None = None
         self._calls = 0
@@ -82,23 +89,22 @@ class InProcessGrid(LocalGrid):
         global_vector = self._global_vector(messages[0])
         previous, self.previous_global = self.previous_global, global_vector
         last_update = None if previous is None else global_vector - previous
-        attacking = self.attacking(server_round)
+        cohort = Cohort(
+            clients=tuple(message.metadata.dst_node_id for message in messages),
+            server_round=server_round,
+            global_vector=global_vector,
+            attacking=self.attacking(server_round),
+            last_update=last_update,
+        )
         deltas = torch.empty(len(messages), self.trainer.layout.size, device=global_vector.device)
-        examples = torch.empty(len(messages), dtype=torch.float64)
-        losses = []
-        for row, message in enumerate(messages):
-            count, loss = self.trainer.train(
-                message.metadata.dst_node_id,
-                server_round,
-                global_vector,
-                deltas[row],
-                attacking=attacking,
-                last_update=last_update,
-            )
-            examples[row] = count
-            losses.append(loss)
+        trained = self.executor.train(cohort, deltas)
         return stacked_replies(
-            messages, deltas.cpu(), examples, losses, global_vector.cpu(), self.trainer.layout
+            messages,
+            deltas.cpu(),
+            trained.examples,
+            trained.losses,
+            global_vector.cpu(),
+            self.trainer.layout,
         )
 
     def _evaluate(self, message: Message) -> Message:

@@ -1,19 +1,70 @@
-"""Aggregation rules and defences, one file each; every one is a Flower strategy."""
+# ruff: noqa: F401 (type checkers read the imports; at run time each name is imported when used)
+"""Aggregation rules and defences, one file each; every one is a Flower strategy.
 
-from fedguard.strategies.base import RobustStrategy, ServerTools
-from fedguard.strategies.fedavg import FedAvg
-from fedguard.strategies.geminiguard import GeminiGuard
-from fedguard.strategies.krum import Krum, MultiKrum
-from fedguard.strategies.median import Median
-from fedguard.strategies.trimmed_mean import TrimmedMean
+A name is imported from its file when it is first used: ``from fedguard.strategies import Krum``
+loads neither the other rules nor what they need.
+"""
 
-__all__ = [
-    "FedAvg",
-    "GeminiGuard",
-    "Krum",
-    "Median",
-    "MultiKrum",
-    "RobustStrategy",
-    "ServerTools",
-    "TrimmedMean",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedguard.strategies.base import RobustStrategy, ServerTools
+    from fedguard.strategies.bulyan import Bulyan
+    from fedguard.strategies.caf import CAF
+    from fedguard.strategies.centered_clipping import CenteredClipping
+    from fedguard.strategies.ckks import Ckks
+    from fedguard.strategies.crfl import CRFL
+    from fedguard.strategies.deepsight import DeepSight
+    from fedguard.strategies.dnc import DnC
+    from fedguard.strategies.fedavg import FedAvg
+    from fedguard.strategies.flame import FLAME
+    from fedguard.strategies.flare import FLARE
+    from fedguard.strategies.fldetector import FLDetector
+    from fedguard.strategies.fltrust import FLTrust
+    from fedguard.strategies.foolsgold import FoolsGold
+    from fedguard.strategies.freqfed import FreqFed
+    from fedguard.strategies.geminiguard import GeminiGuard
+    from fedguard.strategies.geometric_median import GeometricMedian
+    from fedguard.strategies.krum import Krum, MultiKrum
+    from fedguard.strategies.lasa import LASA
+    from fedguard.strategies.legacy import LegacyStrategy
+    from fedguard.strategies.mda import MDA
+    from fedguard.strategies.meamed import MeaMed
+    from fedguard.strategies.median import Median
+    from fedguard.strategies.monna import MoNNA
+    from fedguard.strategies.multi_metrics import MultiMetrics
+    from fedguard.strategies.norm_clipping import NormClipping
+    from fedguard.strategies.rlr import RLR
+    from fedguard.strategies.secagg import SecAggPlus
+    from fedguard.strategies.signguard import SignGuard
+    from fedguard.strategies.smea import SMEA
+    from fedguard.strategies.trimmed_mean import TrimmedMean
+    from fedguard.strategies.xmkckks import XmkCkks
+    from fedguard.strategies.xmkckks_cost_model import XmkCkksCostModel
+
+_BASES = {"RobustStrategy": "base", "ServerTools": "base", "LegacyStrategy": "legacy"}
+
+
+def _homes() -> dict[str, str]:
+    """Return each class's module: the bases' and every registered strategy's of this folder."""
+    from fedguard.registry import own_parts
+
+    paths = (path.partition(":") for path in own_parts("strategy").values())
+    found = {name: module for module, _, name in paths if module.startswith(f"{__name__}.")}
+    return {**found, **{name: f"{__name__}.{module}" for name, module in _BASES.items()}}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a strategy's class from its own file."""
+    if name.startswith("_") or name not in (homes := _homes()):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(homes[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_homes()})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedguard.strategies.coordinates import coordinate_median
+from fedguard.strategies.mixture import Mixture, all_rows, combination, trainable_rows
 from fedguard.updates import ClientUpdates
 
 TIE = 1e-9
@@ -30,12 +31,20 @@ def average(updates: ClientUpdates, weights: Tensor, factors: Tensor | None = No
         (K,) by what each client's trainable delta is multiplied, as clipping does.
     """
     share = weights if factors is None else weights * factors
-    trainable = updates.layout.num_trainable
-    delta = torch.zeros(updates.layout.size, device=updates.deltas.device)
-    delta[:trainable] = share.to(torch.float32) @ updates.trainable
-    if trainable < updates.layout.size and bool((weights > 0).any()):
-        delta[trainable:] = coordinate_median(updates.deltas[:, trainable:])
-    return delta
+    mean = combination(trainable_rows(updates), share)
+    if not bool((weights > 0).any()):
+        return torch.zeros(updates.layout.size, device=mean.device)
+    return with_buffer_median(updates, mean)
+
+
+def with_buffer_median(updates: ClientUpdates, trainable: Tensor) -> Tensor:
+    """Return (T,) trainable values followed by the coordinate-wise median of the buffers, (D,)."""
+    count = updates.layout.num_trainable
+    if count == updates.layout.size:
+        return trainable
+    rows = all_rows(updates)
+    buffers = rows.tail if isinstance(rows, Mixture) else rows[:, count:]
+    return torch.cat([trainable, coordinate_median(buffers)])
 
 
 def equal_weights(keep: Tensor) -> Tensor:

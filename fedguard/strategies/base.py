@@ -164,13 +164,17 @@ class RobustStrategy(FedAvg):
         wanted = max(int(available * self.fraction_train), self.min_train_nodes)
         # Flower's helper waits for enough nodes; its choice is dropped for a seeded one.
         _, nodes = sample_nodes(grid, self.min_available_nodes, wanted)
+        ordered = self.eligible(sorted(nodes))
         stream = numpy_generator(self.seed, server_round, SERVER, "sampling")
-        chosen = stream.choice(len(nodes), size=wanted, replace=False)
-        ordered = sorted(nodes)
+        chosen = stream.choice(len(ordered), size=min(wanted, len(ordered)), replace=False)
         self._asked = tuple(sorted(ordered[position] for position in chosen))
         config["server-round"] = server_round
         record = RecordDict({self.arrayrecord_key: arrays, self.configrecord_key: config})
         return self._construct_messages(record, list(self._asked), MessageType.TRAIN)
+
+    def eligible(self, nodes: list[int]) -> list[int]:
+        """Return which of the connected nodes may be asked to train; all of them by default."""
+        return nodes
 
     def _remember(self, server_round: int, arrays: ArrayRecord) -> None:
         self.current_round = server_round

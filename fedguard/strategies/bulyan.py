@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_assumed_malicious
-from fedguard.strategies.averaging import equal_weights, lowest, rejections
+from fedguard.strategies.averaging import equal_weights, lowest, rejections, with_buffer_median
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.coordinates import coordinate_median, mean_around_median
-from fedguard.strategies.distances import squared_distances
+from fedguard.strategies.coordinates import mean_around_median
+from fedguard.strategies.distances import shared_distances
 from fedguard.strategies.krum import krum_scores
+from fedguard.strategies.mixture import trainable_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -66,12 +67,12 @@ class Bulyan(RobustStrategy):
         """Return the mean around the median of the picked; see `RobustStrategy.combine`."""
         count = len(updates)
         bound = min(assumed_count(self.assumed_malicious, count), max((count - 3) // 4, 0))
-        squared = squared_distances(updates.trainable)
+        squared = shared_distances(updates)
         picked = repeated_krum(squared, bound, count - 2 * bound)
-        chosen = updates.trainable[picked]
-        delta = coordinate_median(updates.deltas)
+        chosen = picked.nonzero().flatten()
         nearest = max(len(chosen) - 2 * bound, 1)
-        delta[: chosen.shape[1]] = mean_around_median(chosen, nearest)
+        middle = mean_around_median(trainable_rows(updates), nearest, chosen)
+        delta = with_buffer_median(updates, middle)
         weights = equal_weights(picked)
         scores = krum_scores(squared, bound)
         reasons = rejections(

@@ -11,7 +11,7 @@ from fedguard.errors import check_assumed_malicious
 from fedguard.strategies.averaging import TIE, average, rejections
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.distances import squared_distances
+from fedguard.strategies.distances import shared_distances
 from fedguard.strategies.spectra import top_projections
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -71,7 +71,7 @@ class CAF(RobustStrategy):
         """Return the mean under the filter's best weights; see `RobustStrategy.combine`."""
         count = len(updates)
         bound = min(assumed_count(self.assumed_malicious, count), (count - 1) // 2)
-        squared = squared_distances(updates.trainable)
+        squared = shared_distances(updates)
         weights = covariance_filter(squared, bound)
         _, spread = top_projections(squared, weights)
         reasons = rejections(

@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import clip_factors, median
+from fedguard.strategies.averaging import clip_factors, median, with_buffer_median
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.distances import row_norms
+from fedguard.strategies.distances import (
+    distances_to_combination,
+    gram_matrix,
+    row_norms,
+    shared_gram,
+    shared_norms,
+)
+from fedguard.strategies.mixture import combination, trainable_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -47,19 +53,29 @@ class CenteredClipping(RobustStrategy):
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the clipped mean around the last aggregate; see `RobustStrategy.combine`."""
-        rows = updates.trainable
-        center = torch.zeros_like(rows[0]) if self._center is None else self._center
-        distances = row_norms(rows, center)
-        first = distances
-        for _ in range(self.iterations):
-            radius = median(distances) if self.clip_radius is None else self.clip_radius
-            share = (clip_factors(distances, radius) / len(rows)).to(torch.float32)
-            center = (1.0 - share.sum()) * center + share @ rows
-            distances = row_norms(rows, center)
-        self._center = center
-        delta = coordinate_median(updates.deltas)
-        delta[: len(center)] = center
+        rows, start = trainable_rows(updates), self._center
+        first = shared_norms(updates) if start is None else row_norms(rows, start)
+        shares = self._step(first, torch.zeros_like(first))
+        if self.iterations > 1:
+            gram = shared_gram(updates) if start is None else gram_matrix(rows, start)
+            for _ in range(self.iterations - 1):
+                shares = self._step(distances_to_combination(gram, shares), shares)
+        center = combination(rows, shares)
+        if start is not None:
+            center += (1.0 - float(shares.sum())) * start
+        self._center = center.clone()
+        delta = with_buffer_median(updates, center)
         return Verdict(delta, uniform(len(updates)), {"distance": first})
+
+    def _step(self, distances: Tensor, shares: Tensor) -> Tensor:
+        """Return the (K,) shares a of ``v = v_0 + sum_k a_k (delta_k - v_0)`` after one more step.
+
+        The steps need no more of the updates than the (K,) distances from the point before, which
+        follow from the inner products of ``delta_k - v_0``.
+        """
+        radius = median(distances) if self.clip_radius is None else self.clip_radius
+        pull = clip_factors(distances, radius) / len(distances)
+        return (1.0 - pull.sum()) * shares + pull
 
     def reset(self) -> None:
         """Forget the last aggregate."""

@@ -11,7 +11,7 @@ from fedguard.errors import check_number
 from fedguard.randomness import SERVER, generator
 from fedguard.strategies.averaging import average, clip_factors, median
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.distances import row_norms
+from fedguard.strategies.distances import row_norms, shared_norms
 from fedguard.strategies.norm_clipping import add_noise
 from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
 
@@ -56,7 +56,7 @@ class CRFL(RobustStrategy):
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the way to the clipped, noised model; see `RobustStrategy.combine`."""
-        norms = row_norms(updates.trainable)
+        norms = shared_norms(updates)
         weights = uniform(len(updates))
         delta = average(updates, weights, clip_factors(norms, median(norms)) if self.clip else None)
         trainable = updates.layout.num_trainable

@@ -16,7 +16,7 @@ from fedguard.strategies.density import density_clusters
 from fedguard.strategies.distances import (
     cosine_distances,
     gram_matrix,
-    row_norms,
+    shared_norms,
     squared_distances,
 )
 from fedguard.strategies.server_training import require_tools
@@ -148,7 +148,7 @@ class DeepSight(RobustStrategy):
         labels[finite] = _clusters([view[finite] for view in views])
         keep = _accepted(labels, suspicious) & finite
         weights = equal_weights(keep)
-        norms = row_norms(updates.trainable)
+        norms = shared_norms(updates)
         delta = average(updates, weights, clip_factors(norms, median(norms)))
         reasons = rejections(
             updates,

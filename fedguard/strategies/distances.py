@@ -5,43 +5,104 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_COORDINATES_PER_BLOCK = 1 << 16
+from fedguard.strategies.coordinates import worth_compiling
+from fedguard.strategies.mixture import Mixture, Rows, trainable_rows
+from fedguard.updates import ClientUpdates
+
+_COORDINATES_PER_BLOCK = 1 << 14
 _CANCELLATION = 1e-4
 
 
-def gram_matrix(rows: Tensor, center: Tensor | None = None) -> Tensor:
+def shared_gram(updates: ClientUpdates) -> Tensor:
+    """Return `gram_matrix` of the trainable deltas, computed once per round; do not write to it."""
+    if "gram" not in updates.shared:
+        updates.shared["gram"] = gram_matrix(trainable_rows(updates))
+    return updates.shared["gram"]
+
+
+def shared_norms(updates: ClientUpdates) -> Tensor:
+    """Return `row_norms` of the trainable deltas, computed once per round; do not write to it."""
+    if "norms" not in updates.shared:
+        found = updates.shared.get("gram")
+        norms = row_norms(trainable_rows(updates)) if found is None else found.diagonal().sqrt()
+        updates.shared["norms"] = norms
+    return updates.shared["norms"]
+
+
+def shared_distances(updates: ClientUpdates) -> Tensor:
+    """Return `squared_distances` of the trainable deltas, computed once; do not write to it."""
+    if "squared_distances" not in updates.shared:
+        squared = squared_distances(trainable_rows(updates), shared_gram(updates))
+        updates.shared["squared_distances"] = squared
+    return updates.shared["squared_distances"]
+
+
+def gram_matrix(rows: Rows, center: Tensor | None = None, index: Tensor | None = None) -> Tensor:
     """Return the (K, K) float64 Gram matrix of (K, D) rows, accumulated in float64.
 
     Blocks of coordinates are widened one at a time, so no float64 copy of the matrix is made.
 
     Parameters
     ----------
-    rows : Tensor
+    rows : Tensor or Mixture
         (K, D) vectors.
     center : Tensor, optional
         (D,) what is subtracted from every row first, in float64.
+    index : Tensor, optional
+        Numbers of the rows that count; all if left out.
     """
-    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    if isinstance(rows, Mixture):
+        parts = [
+            gram_matrix(block, None if center is None else center[at], index)
+            for at, block in rows.blocks()
+        ]
+        return torch.stack(parts).sum(dim=0)
+    if worth_compiling(rows):
+        from fedguard.strategies import kernels
+
+        return kernels.gram_matrix(rows, center, index)
+    count = len(rows) if index is None else len(index)
+    gram = torch.zeros(count, count, dtype=torch.float64, device=rows.device)
     for start in range(0, rows.shape[1], _COORDINATES_PER_BLOCK):
-        wide = rows[:, start : start + _COORDINATES_PER_BLOCK].to(torch.float64)
-        if center is not None:
-            wide = wide - center[start : start + _COORDINATES_PER_BLOCK].to(torch.float64)
+        wide = _wide_block(rows, start, center, index)
         gram.addmm_(wide, wide.T)
     return (gram + gram.T) / 2
 
 
-def row_norms(rows: Tensor, center: Tensor | None = None) -> Tensor:
+def row_norms(rows: Rows, center: Tensor | None = None) -> Tensor:
     """Return the (K,) float64 Euclidean norms of (K, D) rows, minus `center` (D,) if given."""
+    if isinstance(rows, Mixture):
+        norms = [
+            row_norms(block, None if center is None else center[at]) for at, block in rows.blocks()
+        ]
+        return torch.stack(norms).square().sum(dim=0).sqrt()
+    if worth_compiling(rows):
+        from fedguard.strategies import kernels
+
+        return kernels.square_sums(rows, center).sqrt()
     squares = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
     for start in range(0, rows.shape[1], _COORDINATES_PER_BLOCK):
-        wide = rows[:, start : start + _COORDINATES_PER_BLOCK].to(torch.float64)
-        if center is not None:
-            wide = wide - center[start : start + _COORDINATES_PER_BLOCK].to(torch.float64)
-        squares += wide.square().sum(dim=1)
+        squares += _wide_block(rows, start, center, None).square().sum(dim=1)
     return squares.sqrt()
 
 
-def squared_distances(rows: Tensor, gram: Tensor | None = None) -> Tensor:
+def _wide_block(rows: Tensor, start: int, center: Tensor | None, index: Tensor | None) -> Tensor:
+    """Return a block of columns in float64, as the chosen rows minus the center."""
+    columns = slice(start, start + _COORDINATES_PER_BLOCK)
+    wide = (rows[:, columns] if index is None else rows[index, columns]).to(torch.float64)
+    return wide if center is None else wide - center[columns].to(torch.float64)
+
+
+def distances_to_combination(gram: Tensor, shares: Tensor) -> Tensor:
+    """Return the (K,) distances of the rows x from ``sum_k shares_k x_k``, from inner products.
+
+    ``|x_i - sum_k a_k x_k|^2 = G_ii - 2 (G a)_i + a' G a``
+    """
+    product = gram @ shares
+    return (gram.diagonal() - 2.0 * product + shares @ product).clamp(min=0.0).sqrt()
+
+
+def squared_distances(rows: Rows, gram: Tensor | None = None) -> Tensor:
     """Return the (K, K) float64 squared Euclidean distances of (K, D) rows.
 
     Taken from the Gram matrix. Where two rows lie so close together that the subtraction would
@@ -54,8 +115,10 @@ def squared_distances(rows: Tensor, gram: Tensor | None = None) -> Tensor:
     norms = gram.diagonal()
     close = squared < _CANCELLATION * (norms[:, None] + norms[None, :])
     for group in _groups(close):
-        members = rows if len(group) == len(rows) else rows[group]
-        squared[group[:, None], group] = _from_gram(gram_matrix(members, members[0]))
+        index = None if len(group) == len(rows) else group
+        first = int(group[0])
+        center = rows.row(first) if isinstance(rows, Mixture) else rows[first]
+        squared[group[:, None], group] = _from_gram(gram_matrix(rows, center, index))
     return squared
 
 

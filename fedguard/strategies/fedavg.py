@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fedguard.strategies.base import RobustStrategy, weighted_mean
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.mixture import all_rows, combination
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -23,4 +24,4 @@ class FedAvg(RobustStrategy):
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the weighted mean; see `RobustStrategy.combine`."""
         weights = updates.num_examples / updates.num_examples.sum()
-        return Verdict(weighted_mean(updates.deltas, weights), weights)
+        return Verdict(combination(all_rows(updates), weights), weights)

@@ -11,7 +11,8 @@ from fedguard.errors import check_number
 from fedguard.strategies.averaging import average, clip_factors, equal_weights, median, rejections
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.density import density_clusters, largest_cluster
-from fedguard.strategies.distances import cosine_distances, gram_matrix, row_norms
+from fedguard.strategies.distances import cosine_distances, gram_matrix, shared_norms
+from fedguard.strategies.mixture import trainable_rows
 from fedguard.strategies.norm_clipping import add_noise
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -19,7 +20,7 @@ from fedguard.updates import ClientUpdates, Verdict
 def model_gram(updates: ClientUpdates) -> Tensor:
     """Return the (K, K) float64 Gram matrix of client models, global model plus delta."""
     start = updates.global_vector[: updates.layout.num_trainable]
-    return gram_matrix(updates.trainable, -start)
+    return gram_matrix(trainable_rows(updates), -start)
 
 
 class FLAME(RobustStrategy):
@@ -50,7 +51,7 @@ class FLAME(RobustStrategy):
         count = len(updates)
         distances = cosine_distances(model_gram(updates))
         keep = largest_cluster(density_clusters(distances, count // 2 + 1))
-        norms = row_norms(updates.trainable)
+        norms = shared_norms(updates)
         bound = median(norms)
         weights = equal_weights(keep)
         delta = average(updates, weights, clip_factors(norms, bound))

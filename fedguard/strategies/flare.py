@@ -10,7 +10,7 @@ from torch import Tensor
 from fedguard.errors import check_number
 from fedguard.strategies.averaging import TIE, average, clip_factors, median, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.distances import row_norms
+from fedguard.strategies.distances import shared_norms
 from fedguard.strategies.latent import client_activations, squared_mmd
 from fedguard.strategies.server_training import require_tools
 from fedguard.updates import ClientUpdates, Verdict
@@ -87,7 +87,7 @@ class FLARE(RobustStrategy):
             votes[finite] = neighbour_votes(squared_mmd(activations[finite]))
             mean = votes[finite].mean()
             weights[finite] = torch.softmax(votes[finite] / (self.temperature * mean), dim=0)
-        norms = row_norms(updates.trainable)
+        norms = shared_norms(updates)
         factors = clip_factors(norms, median(norms)) if self.clip else None
         reasons = rejections(updates, weights, lambda row: "activations are not finite")
         delta = average(updates, weights, factors)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedguard.strategies.averaging import average, rejections
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.distances import cosine_distances, gram_matrix
+from fedguard.strategies.sketch import sketch
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -48,7 +49,8 @@ class FoolsGold(RobustStrategy):
     where all look like sybils the model stays. It looks at directions only, so a single client
     can move the model anywhere; combine it with clipping. The paper may restrict the cosine to
     the output layer; here it is taken over all trainable parameters. Histories are kept per
-    client: one float32 vector each.
+    client; those of more than 65,536 parameters as a `sketch` of an eighth of their length, which
+    knows their cosines to about 0.4 % or better.
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"scale"})
@@ -59,10 +61,11 @@ class FoolsGold(RobustStrategy):
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the mean under FoolsGold's learning rates; see `RobustStrategy.combine`."""
-        for node, row in zip(updates.node_ids, updates.trainable, strict=True):
-            past = self._history.get(node)
-            self._history[node] = row.clone() if past is None else past + row
-        histories = torch.stack([self._history[node] for node in updates.node_ids])
+        histories = sketch(updates.trainable, self.seed)
+        for node, row in zip(updates.node_ids, histories, strict=True):
+            if node in self._history:
+                row += self._history[node]
+            self._history[node] = row.clone()  # a view would keep the whole round's sketches
         cosine = 1.0 - cosine_distances(gram_matrix(histories))
         rate = foolsgold_weights(cosine)
         total = float(rate.sum())
@@ -81,7 +84,7 @@ class FoolsGold(RobustStrategy):
         self._history = {}
 
     def state(self) -> dict[str, Tensor]:
-        """Return the node ids (N,) and their histories (N, T)."""
+        """Return the node ids (N,) and their histories or sketches of them (N, m)."""
         if not self._history:
             return {}
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -12,22 +13,37 @@ from fedguard.errors import check_number
 from fedguard.strategies.averaging import average, clip_factors, equal_weights, median, rejections
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.density import density_clusters, largest_cluster
-from fedguard.strategies.distances import cosine_distances, gram_matrix, row_norms
+from fedguard.strategies.distances import cosine_distances, gram_matrix, shared_norms
 from fedguard.updates import ClientUpdates, Verdict
 
+_WHOLE_UP_TO = 1 << 22
+"""Entries up to which all models' spectra are held at once."""
 
-def low_frequencies(updates: ClientUpdates, share: float) -> Tensor:
-    """Return (K, L) float32 low-frequency DCT-II coefficients of the client models.
 
-    The trainable parameters are transformed as one vector, in layout order; L is `share` of it.
+def low_frequencies(updates: ClientUpdates, first: int, last: int) -> Tensor:
+    """Return (K, last - first) float32 DCT-II coefficients `first` to `last` of the client models.
+
+    The trainable parameters are transformed as one vector, in layout order.
     """
     start = updates.global_vector[: updates.layout.num_trainable]
-    keep = max(1, round(share * len(start)))
-    rows = [
-        torch.from_numpy(dct((start + row).cpu().numpy(), type=2, norm="ortho")[:keep].copy())
-        for row in updates.trainable
-    ]
-    return torch.stack(rows).to(updates.deltas.device)
+    found = updates.deltas.new_empty(len(updates), last - first)
+    for at, row in enumerate(updates.trainable):
+        spectrum = dct((start + row).cpu().numpy(), type=2, norm="ortho")
+        found[at] = torch.from_numpy(spectrum[first:last])
+    return found
+
+
+def spectrum_gram(updates: ClientUpdates, share: float) -> Tensor:
+    """Return the (K, K) float64 Gram matrix of the lowest `share` of the models' frequencies.
+
+    Large spectra are taken in two halves, each of its own transforms: half of them at a time is
+    all that the memory of a round has room for.
+    """
+    keep = max(1, round(share * updates.layout.num_trainable))
+    halves = 2 if len(updates) * keep > _WHOLE_UP_TO else 1
+    edges = [keep * at // halves for at in range(halves + 1)]
+    parts = [gram_matrix(low_frequencies(updates, *edge)) for edge in pairwise(edges)]
+    return torch.stack(parts).sum(dim=0)
 
 
 class FreqFed(RobustStrategy):
@@ -60,10 +76,10 @@ class FreqFed(RobustStrategy):
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the clipped mean of the largest cluster; see `RobustStrategy.combine`."""
-        distances = cosine_distances(gram_matrix(low_frequencies(updates, self.frequency_share)))
+        distances = cosine_distances(spectrum_gram(updates, self.frequency_share))
         keep = largest_cluster(density_clusters(distances, len(updates) // 2 + 1))
         weights = equal_weights(keep)
-        norms = row_norms(updates.trainable)
+        norms = shared_norms(updates)
         factors = clip_factors(norms, median(norms)) if self.clip else None
         closeness = torch.stack([median(row) for row in distances])
         reasons = rejections(

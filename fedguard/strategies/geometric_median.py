@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import rejections
+from fedguard.strategies.averaging import rejections, with_buffer_median
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.distances import gram_matrix
+from fedguard.strategies.distances import distances_to_combination, gram_matrix
+from fedguard.strategies.mixture import combination, trainable_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -42,16 +43,11 @@ def weiszfeld(
     """
     weights = torch.zeros(len(gram), dtype=gram.dtype, device=gram.device)
     for _ in range(max_iterations):
-        inverse = 1.0 / _distances(gram, weights).clamp(min=smoothing)
+        inverse = 1.0 / distances_to_combination(gram, weights).clamp(min=smoothing)
         previous, weights = weights, inverse / inverse.sum()
         if float((weights - previous).abs().max()) <= tolerance:
             break
-    return weights, _distances(gram, weights)
-
-
-def _distances(gram: Tensor, weights: Tensor) -> Tensor:
-    product = gram @ weights
-    return (gram.diagonal() - 2.0 * product + weights @ product).clamp(min=0.0).sqrt()
+    return weights, distances_to_combination(gram, weights)
 
 
 class GeometricMedian(RobustStrategy):
@@ -83,10 +79,9 @@ class GeometricMedian(RobustStrategy):
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the geometric median; see `RobustStrategy.combine`."""
-        delta = coordinate_median(updates.deltas)
-        trainable = updates.trainable
-        gram = gram_matrix(trainable, delta[: trainable.shape[1]])
+        rows = trainable_rows(updates)
+        gram = gram_matrix(rows, coordinate_median(rows))
         weights, distances = weiszfeld(gram, self.smoothing, self.max_iterations, 1e-12)
-        delta[: trainable.shape[1]] = weights.to(torch.float32) @ trainable
+        delta = with_buffer_median(updates, combination(rows, weights))
         reasons = rejections(updates, weights, lambda row: "infinitely far from the others")
         return Verdict(delta, weights, {"distance": distances}, reasons)

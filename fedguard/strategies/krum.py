@@ -12,7 +12,7 @@ from fedguard.errors import check_assumed_malicious, check_number
 from fedguard.strategies.averaging import average, equal_weights, lowest, rejections
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.distances import squared_distances
+from fedguard.strategies.distances import shared_distances
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -58,7 +58,7 @@ class KrumRule(RobustStrategy):
         """Return the mean of the selected updates; see `RobustStrategy.combine`."""
         count = len(updates)
         bound = assumed_count(self.assumed_malicious, count)
-        scores = krum_scores(squared_distances(updates.trainable), bound)
+        scores = krum_scores(shared_distances(updates), bound)
         keep = lowest(scores, self.wanted(count, bound))
         weights = equal_weights(keep)
         limit = float(scores[keep].max())

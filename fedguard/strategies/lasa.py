@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import clip_factors, median
+from fedguard.strategies.averaging import clip_factors, median, with_buffer_median
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.distances import row_norms
+from fedguard.strategies.distances import shared_norms
 from fedguard.updates import ClientUpdates, Verdict
 
-
-def sparsify(rows: Tensor, share: float) -> Tensor:
-    """Return rows with all but the `share` largest entries by size set to 0; ties stay."""
-    kept = max(1, round(share * rows.shape[1]))
-    result = torch.zeros_like(rows)
-    for source, target in zip(rows, result, strict=True):
-        sizes = source.abs()
-        limit = sizes.kthvalue(len(sizes) - kept + 1).values
-        target.copy_(torch.where(sizes >= limit, source, 0.0))
-    return result
+_ENTRIES_PER_BLOCK = 1 << 18
 
 
-def sign_purity(rows: Tensor) -> Tensor:
-    """Return (K,) ``(1 + sum sign / sum |sign|) / 2``: the share of positive among non-zeros."""
-    signs = rows.sign()
-    total = signs.abs().sum(dim=1, dtype=torch.float64).clamp(min=1.0)
-    return 0.5 * (1.0 + signs.sum(dim=1, dtype=torch.float64) / total)
+def size_limits(rows: Tensor, share: float) -> Tensor:
+    """Return the (K,) smallest size among the `share` largest entries by size of each row."""
+    dropped = rows.shape[1] - max(1, round(share * rows.shape[1]))
+    limits = torch.empty(len(rows), dtype=rows.dtype, device=rows.device)
+    for at, row in enumerate(rows):
+        sizes = row.abs()
+        if sizes.device.type == "cpu":  # NumPy's selection is the faster one
+            sizes.numpy().partition(dropped)
+            limits[at] = sizes[dropped]
+        else:
+            limits[at] = sizes.kthvalue(dropped + 1).values
+    return limits
+
+
+def sparse_blocks(rows: Tensor, limits: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield blocks of columns of (K, T) rows with the entries smaller than `limits` (K,) set to 0.
+
+    Blocks, because a whole second matrix would double the memory of a round.
+    """
+    width = max(1, _ENTRIES_PER_BLOCK // max(len(rows), 1))
+    for start in range(0, rows.shape[1], width):
+        block = rows[:, start : start + width]
+        sparse = torch.where(block.abs() >= limits[:, None], block, 0.0)
+        yield slice(start, start + block.shape[1]), sparse
+
+
+def layer_statistics(rows: Tensor, limits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (K,) norms and (K,) sign purities of one layer's sparse rows.
+
+    Sign purity is ``(1 + sum sign / sum |sign|) / 2``, the share of positive among non-zeros.
+    """
+    squares, balance, total = torch.zeros(3, len(rows), dtype=torch.float64, device=rows.device)
+    for _, block in sparse_blocks(rows, limits):
+        squares += block.to(torch.float64).square().sum(dim=1)
+        positive, negative = (block > 0).sum(dim=1), (block < 0).sum(dim=1)
+        balance += positive - negative
+        total += positive + negative
+    return squares.sqrt(), 0.5 * (1.0 + balance / total.clamp(min=1.0))
 
 
 def median_z(values: Tensor) -> Tensor:
@@ -83,25 +107,28 @@ class LASA(RobustStrategy):
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the layer-wise mean of the usual clients; see `RobustStrategy.combine`."""
         layout, count = updates.layout, len(updates)
-        norms = row_norms(updates.trainable)
+        norms = shared_norms(updates)
         factors = clip_factors(norms, median(norms)).to(torch.float32)
-        rows = sparsify(updates.trainable, self.kept_share)
-        delta = coordinate_median(updates.deltas)
+        limits = size_limits(updates.trainable, self.kept_share)
+        mean = torch.zeros(layout.num_trainable, device=updates.deltas.device)
         weights = torch.zeros(count, dtype=torch.float64)
         for start, end in zip(
             layout.offsets[: layout.num_trainable_tensors], layout.offsets[1:], strict=False
         ):
-            keep = self._usual(rows[:, start:end], factors)
+            layer = updates.deltas[:, start:end]
+            keep = self._usual(*layer_statistics(layer, limits), factors)
             share = keep.to(torch.float64) / int(keep.sum())
-            delta[start:end] = (share.to(torch.float32) * factors) @ rows[:, start:end]
+            for at, block in sparse_blocks(layer, limits):
+                mean[start:end][at] = (share.to(torch.float32) * factors) @ block
             weights += share * (end - start) / layout.num_trainable
         reasons = {
             updates.node_ids[row]: "unusual norm or signs in every layer"
             for row in (weights == 0).nonzero().flatten().tolist()
         }
-        return Verdict(delta, weights, {"norm": norms, "layer_share": weights}, reasons)
+        scores = {"norm": norms, "layer_share": weights}
+        return Verdict(with_buffer_median(updates, mean), weights, scores, reasons)
 
-    def _usual(self, layer: Tensor, factors: Tensor) -> Tensor:
-        by_norm = median_z(row_norms(layer) * factors) <= self.norm_radius
-        both = by_norm & (median_z(sign_purity(layer)) <= self.sign_radius)
+    def _usual(self, norms: Tensor, purities: Tensor, factors: Tensor) -> Tensor:
+        by_norm = median_z(norms * factors) <= self.norm_radius
+        both = by_norm & (median_z(purities) <= self.sign_radius)
         return next((mask for mask in (both, by_norm) if bool(mask.any())), torch.ones_like(both))

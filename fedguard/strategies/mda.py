@@ -12,7 +12,7 @@ from fedguard.errors import check_assumed_malicious, check_number
 from fedguard.strategies.averaging import TIE, average, rejections
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.distances import squared_distances
+from fedguard.strategies.distances import shared_distances
 from fedguard.updates import ClientUpdates, Verdict
 
 Graph = dict[int, set[int]]
@@ -155,7 +155,7 @@ class MDA(RobustStrategy):
         """Return the mean of the tightest n - f updates; see `RobustStrategy.combine`."""
         count = len(updates)
         bound = min(assumed_count(self.assumed_malicious, count), (count - 1) // 2)
-        squared = squared_distances(updates.trainable)
+        squared = shared_distances(updates)
         found = minimum_diameter(squared, bound, self.max_steps)
         weights = peel(squared, bound) if found is None else found
         scores = {

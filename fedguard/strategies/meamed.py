@@ -8,6 +8,7 @@ from fedguard.errors import check_assumed_malicious
 from fedguard.strategies.base import RobustStrategy, uniform
 from fedguard.strategies.bounds import assumed_count
 from fedguard.strategies.coordinates import mean_around_median
+from fedguard.strategies.mixture import all_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -38,4 +39,4 @@ class MeaMed(RobustStrategy):
         """Return the mean around the median; see `RobustStrategy.combine`."""
         count = len(updates)
         nearest = max(count - assumed_count(self.assumed_malicious, count), 1)
-        return Verdict(mean_around_median(updates.deltas, nearest), uniform(count))
+        return Verdict(mean_around_median(all_rows(updates), nearest), uniform(count))

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from fedguard.strategies.base import RobustStrategy, uniform
 from fedguard.strategies.coordinates import coordinate_median
+from fedguard.strategies.mixture import all_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -22,4 +23,4 @@ class Median(RobustStrategy):
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the median; see `RobustStrategy.combine`."""
-        return Verdict(coordinate_median(updates.deltas), uniform(len(updates)))
+        return Verdict(coordinate_median(all_rows(updates)), uniform(len(updates)))

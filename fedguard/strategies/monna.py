@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from fedguard.errors import check_assumed_malicious
 from fedguard.strategies.averaging import average, equal_weights, lowest, rejections
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.bounds import assumed_count
 from fedguard.strategies.distances import row_norms
+from fedguard.strategies.mixture import trainable_rows
 from fedguard.strategies.server_training import check_training, server_update
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -54,7 +57,11 @@ class MoNNA(RobustStrategy):
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the mean of the server's nearest neighbours; see `RobustStrategy.combine`."""
         pivot = server_update(self, updates, **self.training, lr=self.server_lr)
-        distances = row_norms(updates.trainable, pivot[: updates.layout.num_trainable])
+        return self.around(updates, pivot)
+
+    def around(self, updates: ClientUpdates, pivot: Tensor) -> Verdict:
+        """Return the mean of the updates nearest to `pivot` (D,)."""
+        distances = row_norms(trainable_rows(updates), pivot[: updates.layout.num_trainable])
         count = len(updates)
         keep = lowest(distances, count - assumed_count(self.assumed_malicious, count))
         weights = equal_weights(keep)

@@ -10,7 +10,7 @@ from fedguard.errors import check_number
 from fedguard.randomness import SERVER, numpy_generator
 from fedguard.strategies.averaging import average, clip_factors, median
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.distances import row_norms
+from fedguard.strategies.distances import shared_norms
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -53,7 +53,7 @@ class NormClipping(RobustStrategy):
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the mean of the clipped updates; see `RobustStrategy.combine`."""
-        norms = row_norms(updates.trainable)
+        norms = shared_norms(updates)
         bound = median(norms) if self.max_norm is None else self.max_norm
         weights = uniform(len(updates))
         delta = average(updates, weights, clip_factors(norms, bound))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,7 +20,8 @@ from fedguard.randomness import SERVER, numpy_generator
 from fedguard.strategies.averaging import clip_factors, lowest
 from fedguard.strategies.bounds import assumed_count
 from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.distances import row_norms, squared_distances
+from fedguard.strategies.distances import shared_distances, shared_norms
+from fedguard.strategies.mixture import MixedUpdates, Mixture
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -41,24 +41,28 @@ class PreAggregation(ABC):
         return self.apply(updates, self.matrix(updates))
 
     def apply(self, updates: ClientUpdates, matrix: Tensor) -> ClientUpdates:
-        """Return the rows ``M x``; buffers are never scaled.
+        """Return the rows ``M x``, computed where a rule reads them; buffers are never scaled.
 
         A row's buffers are the coordinate-wise median of the clients it mixes, because the
         neighbourhood of an update says nothing about its buffers. Where there are fewer rows than
         clients, rows get the ids 0 to L - 1.
         """
         shares = self.shares(updates, matrix)
-        trainable = updates.layout.num_trainable
-        deltas = torch.empty(len(matrix), updates.layout.size, device=updates.deltas.device)
-        torch.mm(matrix.to(torch.float32), updates.trainable, out=deltas[:, :trainable])
-        for row, members in enumerate(shares > 0):
-            deltas[row, trainable:] = coordinate_median(updates.deltas[members, trainable:])
+        buffers = updates.deltas[:, updates.layout.num_trainable :]
+        tail = buffers.new_empty(len(matrix), buffers.shape[1])
+        if buffers.shape[1] > 0:
+            for row, members in enumerate(shares > 0):
+                tail[row] = coordinate_median(buffers, members.nonzero().flatten())
         same = len(matrix) == len(updates)
-        return replace(
-            updates,
-            deltas=deltas,
+        return MixedUpdates(
             num_examples=shares @ updates.num_examples,
             node_ids=updates.node_ids if same else tuple(range(len(matrix))),
+            global_vector=updates.global_vector,
+            layout=updates.layout,
+            malformed=updates.malformed,
+            remarks=updates.remarks,
+            server_round=updates.server_round,
+            mixture=Mixture(matrix.to(torch.float32), updates.trainable, tail),
         )
 
 
@@ -81,7 +85,7 @@ class NearestNeighbourMixing(PreAggregation):
     def matrix(self, updates: ClientUpdates) -> Tensor:
         """Return the uniform weights of each update's neighbours; see `PreAggregation.matrix`."""
         count = len(updates)
-        squared = squared_distances(updates.trainable)
+        squared = shared_distances(updates)
         wanted = count - assumed_count(self.assumed_malicious, count)
         near = torch.stack([lowest(row, wanted) for row in squared]).to(torch.float64)
         return near / near.sum(dim=1, keepdim=True)
@@ -139,7 +143,7 @@ class Clipping(PreAggregation):
 
     def matrix(self, updates: ClientUpdates) -> Tensor:
         """Return the factors on the diagonal; see `PreAggregation.matrix`."""
-        return torch.diag(clip_factors(row_norms(updates.trainable), self.max_norm))
+        return torch.diag(clip_factors(shared_norms(updates), self.max_norm))
 
     def shares(self, updates: ClientUpdates, matrix: Tensor) -> Tensor:
         """Return the identity: every row is one client's."""
@@ -170,7 +174,7 @@ class AdaptiveClipping(Clipping):
         count = len(updates)
         bound = min(assumed_count(self.assumed_malicious, count), (count - 1) // 2)
         clipped = 2 * bound * (count - bound) // count
-        norms = row_norms(updates.trainable)
+        norms = shared_norms(updates)
         return torch.diag(clip_factors(norms, norms.sort().values[count - clipped - 1]))
 
 

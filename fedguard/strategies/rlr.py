@@ -10,7 +10,8 @@ import torch
 from fedguard.errors import check_number
 from fedguard.strategies.averaging import average, clip_factors, median
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.distances import row_norms
+from fedguard.strategies.coordinates import sign_votes
+from fedguard.strategies.distances import shared_norms
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -44,15 +45,11 @@ class RLR(RobustStrategy):
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the mean with its signs voted on; see `RobustStrategy.combine`."""
         rows, count = updates.trainable, len(updates)
-        norms = row_norms(rows)
+        norms = shared_norms(updates)
         weights = uniform(count)
         delta = average(updates, weights, clip_factors(norms, median(norms)) if self.clip else None)
-        votes = torch.zeros_like(rows[0])
-        for row in rows:
-            votes += row.sign()
+        votes, agreeing = sign_votes(rows)
         minority = votes.abs() < math.ceil(self.agreement * count - 1e-9)
         delta[: rows.shape[1]][minority] *= -1.0
-        with_majority = torch.stack(
-            [(row.sign() == votes.sign()).to(torch.float64).mean() for row in rows]
-        )
+        with_majority = agreeing.to(torch.float64) / max(rows.shape[1], 1)
         return Verdict(delta, weights, {"sign_agreement": with_majority, "norm": norms})

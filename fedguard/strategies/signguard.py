@@ -14,7 +14,7 @@ from fedguard.randomness import SERVER, numpy_generator
 from fedguard.strategies.averaging import average, clip_factors, equal_weights, median, rejections
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.density import largest_cluster
-from fedguard.strategies.distances import row_norms
+from fedguard.strategies.distances import shared_norms
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -75,7 +75,7 @@ class SignGuard(RobustStrategy):
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the clipped mean of the filtered; see `RobustStrategy.combine`."""
         rows = updates.trainable
-        norms = row_norms(rows)
+        norms = shared_norms(updates)
         bound = median(norms)
         usual = (norms >= self.lower * bound) & (norms <= self.upper * bound)
         shares = sign_shares(rows[:, self._slice(updates)])

@@ -13,7 +13,7 @@ from fedguard.errors import check_assumed_malicious, check_number
 from fedguard.strategies.averaging import TIE, average, rejections
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.distances import squared_distances
+from fedguard.strategies.distances import shared_distances
 from fedguard.strategies.spectra import centered_gram, top_projections
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -91,7 +91,7 @@ class SMEA(RobustStrategy):
         """Return the mean of the n - f updates of least spread; see `RobustStrategy.combine`."""
         count = len(updates)
         bound = min(assumed_count(self.assumed_malicious, count), (count - 1) // 2)
-        squared = squared_distances(updates.trainable)
+        squared = shared_distances(updates)
         exact = math.comb(count, bound) <= self.max_subsets
         weights = smallest_spread(squared, bound) if exact else peel_spread(squared, bound)
         _, spread = top_projections(squared, weights)

@@ -8,6 +8,7 @@ from fedguard.errors import check_assumed_malicious
 from fedguard.strategies.base import RobustStrategy, uniform
 from fedguard.strategies.bounds import assumed_count
 from fedguard.strategies.coordinates import central_mean
+from fedguard.strategies.mixture import all_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -37,4 +38,4 @@ class TrimmedMean(RobustStrategy):
         """Return the trimmed mean; see `RobustStrategy.combine`."""
         count = len(updates)
         trim = min(assumed_count(self.assumed_malicious, count), (count - 1) // 2)
-        return Verdict(central_mean(updates.deltas, trim, count - trim), uniform(count))
+        return Verdict(central_mean(all_rows(updates), trim, count - trim), uniform(count))

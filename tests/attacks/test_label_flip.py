@@ -84,3 +84,18 @@ def test_what_cannot_work_is_refused():
         LabelFlip(mode="targeted", source_class=1, target_class=5).bind(3, (8,))
     with pytest.raises(RuntimeError, match="bind"):
         LabelFlip().poison(*images(3), generator(0, 0, 0, "poison"))
+
+
+def test_the_coalition_can_boost_its_updates():
+    from fedguard.attacks.base import Knowledge
+    from fedguard.testing import honest_updates
+
+    updates = honest_updates(3)
+    stream = torch.Generator()
+    knowledge = Knowledge("partial", updates, 10, 3, 1, stream)
+    boosted = LabelFlip(scale=4.0).craft(updates, knowledge)
+    size = updates.layout.num_trainable
+    torch.testing.assert_close(boosted[:, :size], 4.0 * updates.trainable)
+    assert torch.equal(LabelFlip().craft(updates, knowledge), updates.deltas)
+    with pytest.raises(ConfigurationError, match="scale"):
+        LabelFlip(scale=0.0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from fedguard.data.digits import Digits
+from fedguard.data.digits import Digits, read_digits
 
 
 def test_the_shapes_and_the_scale() -> None:
@@ -29,3 +29,12 @@ def test_the_split_is_stratified_whole_and_always_the_same() -> None:
     assert sorted(map(tuple, everything.tolist())) == sorted(map(tuple, original.tolist()))
     shares = first.y_test.bincount() / (first.y_test.bincount() + first.y_train.bincount())
     assert (shares - 0.2).abs().max() < 0.005
+
+
+def test_the_file_read_directly_is_what_scikit_learn_loads():
+    from sklearn.datasets import load_digits
+
+    images, labels = read_digits()
+    wanted_images, wanted_labels = load_digits(return_X_y=True)
+    assert (images == wanted_images).all()
+    assert (labels == wanted_labels).all()

@@ -93,10 +93,11 @@ def test_the_servers_rows_are_balanced_and_in_no_shard(samples):
     assert int(counts.max() - counts.min()) <= 1
 
 
-def test_rare_classes_give_what_they_have():
-    labels = torch.tensor([0] * 30 + [1] * 2)
-    held, _ = hold_out_for_server(labels, 2, 10, seed=0)
-    assert labels[held].bincount(minlength=2).tolist() == [8, 2]
+def test_rare_classes_keep_half_of_their_rows_while_others_can_give():
+    labels = torch.tensor([0] * 30 + [1] * 3)
+    for samples, wanted in ((10, [8, 2]), (17, [15, 2]), (20, [17, 3])):
+        held, _ = hold_out_for_server(labels, 2, samples, seed=0)
+        assert labels[held].bincount(minlength=2).tolist() == wanted
 
 
 @pytest.mark.parametrize("samples", [-1, 40, 100])

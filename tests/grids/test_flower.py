@@ -6,6 +6,7 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 from safetensors.torch import load_file
 
 from fedguard.config import parse
+from fedguard.errors import RunError
 from fedguard.grids.base import LocalGrid
 from fedguard.grids.flower import FlowerGrid
 from fedguard.reporting.recorder import read_jsonl
@@ -86,3 +87,114 @@ def test_flowers_runtime_gives_the_model_of_the_inprocess_engine(tmp_path):
     assert summaries["flower"]["final"]["accuracy"] == pytest.approx(
         summaries["inprocess"]["final"]["accuracy"], abs=0.005
     )
+
+
+class Network(Nodes):
+    """Nodes that come and go."""
+
+    def __init__(self, partitions: dict[int, int | None]) -> None:
+        super().__init__(partitions)
+        self.online = set(partitions)
+        self.asked: list[int] = []
+        self.ttls: list[float] = []
+
+    def get_node_ids(self):
+        return sorted(self.online)
+
+    def send_and_receive(self, messages, *, timeout=None):
+        listed = list(messages)
+        self.asked += [m.metadata.dst_node_id for m in listed]
+        self.ttls += [m.metadata.ttl for m in listed]
+        return super().send_and_receive(
+            [m for m in listed if m.metadata.dst_node_id in self.online], timeout=timeout
+        )
+
+
+def ask(grid: FlowerGrid, client: int, timeout: float = 60.0) -> Message:
+    message = Message(RecordDict(), dst_node_id=client, message_type="train")
+    (reply,) = grid.send_and_receive([message], timeout=timeout)
+    return reply
+
+
+def test_with_a_known_number_of_clients_the_missing_are_answered_for():
+    network = Network({900: 0, 800: 2})
+    grid = FlowerGrid(network, patience=0.0, clients=3)
+    assert list(grid.get_node_ids()) == [0, 1, 2]
+    assert not ask(grid, 2).has_error()
+    network.asked.clear()
+    reply = ask(grid, 1)
+    assert reply.error.reason == "not connected"
+    assert reply.metadata.src_node_id == 1
+    assert network.asked == []
+
+
+def test_a_client_that_goes_comes_back_and_joins_late():
+    network = Network({900: 0, 800: 1})
+    grid = FlowerGrid(network, patience=0.0, clients=3)
+    list(grid.get_node_ids())
+    network.online.remove(800)
+    assert ask(grid, 1).has_error()
+    # Back with another node id; meanwhile partition 2 has come too.
+    network.partitions |= {700: 1, 600: 2}
+    network.online |= {700, 600}
+    assert list(grid.get_node_ids()) == [0, 1, 2]
+    assert not ask(grid, 1).has_error()
+    assert not ask(grid, 2).has_error()
+    assert network.asked[-2:] == [700, 600]
+
+
+def test_the_place_of_a_connected_node_is_not_given_away():
+    network = Network({700: 0, 800: 0, 900: 7, 950: None})
+    grid = FlowerGrid(network, patience=0.0, clients=2)
+    assert list(grid.get_node_ids()) == [0, 1]
+    ask(grid, 0)
+    assert network.asked[-1] == 700
+    network.online.remove(700)
+    list(grid.get_node_ids())
+    ask(grid, 0)
+    assert network.asked[-1] == 800
+
+
+def test_nobody_at_all_ends_the_run_with_a_line():
+    with pytest.raises(RunError, match="no SuperNode of this federation answered within 0 s"):
+        FlowerGrid(Network({}), patience=0.0, clients=2).get_node_ids()
+
+
+def test_instructions_expire_when_the_server_stops_waiting():
+    network = Network({900: 0})
+    grid = FlowerGrid(network, patience=0.0, clients=1)
+    list(grid.get_node_ids())
+    ask(grid, 0, timeout=30.0)
+    assert network.ttls[-1] <= 32.0
+
+
+def test_the_nodes_say_how_many_they_are():
+    class Sized(Nodes):
+        def send_and_receive(self, messages, *, timeout=None):
+            for message in messages:
+                record = MetricRecord({"partition-id": 0, "num-partitions": 9})
+                yield Message(RecordDict({"metrics": record}), reply_to=message)
+
+    assert FlowerGrid(Sized({5: 0}), patience=0.0).federation_size() == 9
+    assert FlowerGrid(Nodes({5: 0}), patience=0.0).federation_size() is None
+
+
+def test_our_arrays_travel_over_a_superlink_as_flowers_own():
+    import numpy as np
+    from flwr.app import ArrayRecord
+    from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+    from flwr.supercore.inflatable.inflatable_utils import (
+        inflate_object_from_contents,
+        validate_object_content,
+    )
+
+    from fedguard.updates import TensorArray
+
+    values = {"w": np.arange(6.0).reshape(2, 3), "n": np.array(3)}
+    record = ArrayRecord({name: TensorArray(value) for name, value in values.items()})
+    contents = {key: found.deflate() for key, found in get_all_nested_objects(record).items()}
+    for content in contents.values():
+        validate_object_content(content)
+    back = inflate_object_from_contents(record.object_id, contents)
+    for name, value in values.items():
+        np.testing.assert_array_equal(back[name].numpy(), value)

@@ -48,3 +48,30 @@ def test_attack_success_leaves_the_target_class_out():
 def test_detection_among_those_asked(asked, rejected, malicious, tpr, fpr):
     found = detection(asked, rejected, malicious)
     assert (found.true_positive_rate, found.false_positive_rate) == (tpr, fpr)
+
+
+def test_macro_f1_and_flip_success_equal_scikit_learns():
+    import numpy as np
+    from sklearn.metrics import confusion_matrix as reference
+    from sklearn.metrics import f1_score
+
+    from fedguard.attacks.base import Attack
+    from fedguard.attacks.label_flip import LabelFlip
+    from fedguard.metrics.classification import evaluate, flip_success
+
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 4, generator=stream)
+    y = torch.randint(0, 3, (200,), generator=stream)  # class 3 has no examples
+    model = torch.nn.Linear(4, 4)
+    found = evaluate(model, x, y, 4)
+    with torch.no_grad():
+        predicted = model(x).argmax(dim=1)
+    np.testing.assert_array_equal(found.confusion, reference(y, predicted, labels=range(4)))
+    wanted = f1_score(y, predicted, labels=range(3), average="macro", zero_division=0)
+    assert found.macro_f1 == pytest.approx(wanted)
+    flip = LabelFlip(mode="targeted", source_class=1, target_class=2)
+    share = float((predicted[y == 1] == 2).double().mean())
+    assert flip_success(found, flip) == pytest.approx(share)
+    assert found.source_to_target(3, 0) is None
+    assert flip_success(found, LabelFlip()) is None
+    assert flip_success(found, Attack()) is None

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from references import updates_of
 
+from fedguard.strategies import sketch
 from fedguard.strategies.fldetector import FLDetector, best_split, has_two_groups, hessian_product
 
 
@@ -45,9 +47,11 @@ def test_gap_statistic_tells_one_group_from_two():
     assert not has_two_groups(np.ones(8), rng)
 
 
-def test_finds_clients_that_do_not_follow_the_optimisation():
+@pytest.mark.parametrize(("size", "exact"), [(60, 60), (8000, 1000)])
+def test_finds_clients_that_do_not_follow_the_optimisation(monkeypatch, size, exact):
+    monkeypatch.setattr(sketch, "EXACT_UP_TO", exact)
     rng = np.random.default_rng(2)
-    size, curvature = 60, np.linspace(0.5, 1.5, 60)
+    curvature = np.linspace(0.5, 1.5, size)
     targets = rng.normal(0, 0.05, (12, size))
     model = np.full(size, 2.0)
     rule = FLDetector(window=4)

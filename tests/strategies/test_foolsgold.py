@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from references import random_rows, updates_of
 
+from fedguard.strategies import sketch
 from fedguard.strategies.foolsgold import FoolsGold, foolsgold_weights
 
 
@@ -31,11 +33,13 @@ def test_equals_the_papers_loops():
     assert 0 < foolsgold64(rows).sum() < 8
 
 
-def test_sybils_lose_their_weight_over_rounds():
+@pytest.mark.parametrize(("size", "exact"), [(200, 200), (20_000, 2000)])
+def test_sybils_lose_their_weight_over_rounds(monkeypatch, size, exact):
+    monkeypatch.setattr(sketch, "EXACT_UP_TO", exact)
     rule = FoolsGold()
-    aim = np.random.default_rng(9).normal(size=200)
+    aim = np.random.default_rng(9).normal(size=size)
     for at in range(4):
-        rows = random_rows(10, 200, seed=at, mean=0.0)
+        rows = random_rows(10, size, seed=at, mean=0.0)
         rows[6:] += 0.1 * aim
         verdict = rule.decide(updates_of(rows, server_round=at))
     assert float(verdict.weights[6:].sum()) < 0.05

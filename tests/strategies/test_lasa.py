@@ -1,20 +1,38 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from references import random_rows, relative_error
 
-from fedguard.strategies.lasa import LASA, median_z, sign_purity, sparsify
+from fedguard.strategies import lasa
+from fedguard.strategies.lasa import LASA, layer_statistics, median_z, size_limits, sparse_blocks
 from fedguard.testing import honest_updates, with_deltas
 
 
 def test_sparsify_keeps_the_largest_by_size():
     rows = torch.tensor([[0.1, -5.0, 2.0, 0.3]])
-    assert sparsify(rows, 0.5).tolist() == [[0.0, -5.0, 2.0, 0.0]]
+    limits = size_limits(rows, 0.5)
+    assert limits.tolist() == [2.0]
+    ((_, sparse),) = sparse_blocks(rows, limits)
+    assert sparse.tolist() == [[0.0, -5.0, 2.0, 0.0]]
+
+
+@pytest.mark.parametrize("entries", [1, 60, 10**6])
+def test_blocks_change_no_statistic(monkeypatch, entries):
+    rows = torch.from_numpy(random_rows(6, 50, seed=3))
+    limits = size_limits(rows, 0.4)
+    monkeypatch.setattr(lasa, "_ENTRIES_PER_BLOCK", entries)
+    norms, purities = layer_statistics(rows, limits)
+    sparse = np.where(np.abs(rows.numpy()) >= limits.numpy()[:, None], rows.double().numpy(), 0.0)
+    assert ((sparse != 0).sum(axis=1) == 20).all()
+    np.testing.assert_allclose(norms.numpy(), np.linalg.norm(sparse, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(purities.numpy(), (sparse > 0).sum(axis=1) / 20, rtol=1e-12)
 
 
 def test_sign_purity_and_median_z():
-    assert sign_purity(torch.tensor([[1.0, 1.0, 0.0, -1.0]])).tolist() == [2 / 3]
+    _, purity = layer_statistics(torch.tensor([[1.0, 1.0, 0.0, -1.0]]), torch.zeros(1))
+    assert purity.tolist() == [2 / 3]
     values = torch.from_numpy(random_rows(1, 9, seed=0)[0].astype(np.float64))
     wanted = np.abs(values.numpy() - np.median(values)) / values.numpy().std()
     np.testing.assert_allclose(median_z(values).numpy(), wanted)

@@ -1,0 +1,133 @@
+"""A plain federation on Flower's simulation runtime, for `engine.py`; prints one JSON line.
+
+    python flower_plain.py SPEC.json
+
+It uses Flower's public API alone: a ClientApp with a PyTorch loop, FedAvg, `run_simulation`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+STARTED = time.time()
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict  # noqa: E402
+from flwr.clientapp import ClientApp  # noqa: E402
+from flwr.serverapp import Grid, ServerApp  # noqa: E402
+from flwr.serverapp.strategy import FedAvg  # noqa: E402
+from flwr.simulation import run_simulation  # noqa: E402
+from torch import nn  # noqa: E402
+
+SPEC: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
+
+
+def network(name: str, features: int) -> nn.Module:
+    """Return the same networks as fedguard's logistic, mlp and cnn."""
+    if name == "logistic":
+        return nn.Sequential(nn.Flatten(), nn.Linear(features, 10))
+    if name == "mlp":
+        return nn.Sequential(nn.Flatten(), nn.Linear(features, 128), nn.ReLU(), nn.Linear(128, 10))
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 5, 2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * 4 * 4, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+
+
+@lru_cache(maxsize=1)
+def examples(folder: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all examples; a process reads them once."""
+    x, y = (np.load(Path(folder) / f"{name}.npy") for name in "xy")
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def make_client_app(spec: dict[str, Any]) -> ClientApp:
+    """Return the app of one client."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        client = int(context.node_config["partition-id"])
+        size = spec["shard"]
+        if spec["model"] == "none":
+            content = RecordDict(
+                {"arrays": message.content["arrays"], "m": MetricRecord({"num-examples": 1})}
+            )
+            return Message(content, reply_to=message)
+        torch.set_num_threads(1)
+        x, y = (part[client * size : (client + 1) * size] for part in examples(spec["folder"]))
+        model = network(spec["model"], x[0].numel())
+        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        optimiser = torch.optim.SGD(model.parameters(), lr=spec["lr"])
+        for _ in range(spec["epochs"]):
+            for rows in torch.randperm(size).split(spec["batch"]):
+                optimiser.zero_grad()
+                nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+                optimiser.step()
+        content = RecordDict(
+            {
+                "arrays": ArrayRecord(model.state_dict()),
+                "m": MetricRecord({"num-examples": size}),
+            }
+        )
+        return Message(content, reply_to=message)
+
+    return app
+
+
+def main() -> None:
+    """Run the federation and print when each round ended, in seconds from the start."""
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    spec, ended = SPEC, []
+    server = ServerApp()
+
+    @server.main()
+    def serve(grid: Grid, context: Context) -> None:
+        model = network("mlp" if spec["model"] == "none" else spec["model"], spec["features"])
+        strategy = FedAvg(
+            fraction_train=spec["cohort"] / spec["clients"],
+            fraction_evaluate=0.0,
+            min_train_nodes=spec["cohort"],
+            min_evaluate_nodes=0,
+            min_available_nodes=spec["clients"],
+        )
+
+        def note(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+            ended.append(time.time() - STARTED)
+            return MetricRecord({"accuracy": 0.0})
+
+        strategy.start(
+            grid=grid,
+            initial_arrays=ArrayRecord(model.state_dict()),
+            num_rounds=spec["rounds"],
+            evaluate_fn=note,
+        )
+
+    run_simulation(
+        server,
+        make_client_app(spec),
+        num_supernodes=spec["clients"],
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+    )
+    print(json.dumps({"ended": ended}))
+
+
+if __name__ == "__main__":
+    main()

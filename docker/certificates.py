@@ -1,0 +1,148 @@
+"""Makes what a federation needs to trust itself: TLS certificates and SuperNode key pairs.
+
+``python docker/certificates.py FOLDER --supernodes 5 --host superlink`` writes
+
+    FOLDER/authority/   key of the certificate authority: keep it off the network
+    FOLDER/superlink/   the SuperLink's certificate and private key
+    FOLDER/public/      the authority's certificate and the SuperNodes' public keys
+    FOLDER/supernodes/  the SuperNodes' private keys: each belongs on one machine only
+
+What is there already stays, so a larger ``--supernodes`` only adds key pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import ipaddress
+import os
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+LIFETIME = datetime.timedelta(days=825)
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a private key as unencrypted PKCS#8 PEM."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def write(path: Path, content: bytes, *, secret: bool = False) -> None:
+    """Write a file whole or not at all; a secret one only its owner can read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".new")
+    mode = 0o600 if secret else 0o644
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+        file.write(content)
+    draft.replace(path)
+
+
+def certificate(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    extensions: list[tuple[x509.ExtensionType, bool]],
+) -> x509.Certificate:
+    """Return a certificate for `name`, signed by the issuer's key."""
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + LIFETIME)
+    )
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical=critical)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def make_tls(folder: Path, hosts: list[str]) -> None:
+    """Write an authority and a SuperLink certificate that is valid for `hosts`."""
+    authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedguard federation")])
+    authority = certificate(
+        "fedguard federation",
+        authority_key,
+        authority_name,
+        authority_key,
+        [
+            (x509.BasicConstraints(ca=True, path_length=0), True),
+            (x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), False),
+        ],
+    )
+    server = certificate(
+        hosts[0],
+        server_key,
+        authority_name,
+        authority_key,
+        [
+            (x509.SubjectAlternativeName([alternative_name(host) for host in hosts]), False),
+            (x509.BasicConstraints(ca=False, path_length=None), True),
+            (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False),
+            (
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+                False,
+            ),
+        ],
+    )
+    write(folder / "authority" / "ca.key", private_pem(authority_key), secret=True)
+    write(folder / "superlink" / "server.key", private_pem(server_key), secret=True)
+    write(folder / "superlink" / "server.pem", server.public_bytes(serialization.Encoding.PEM))
+    # Last: its presence says that everything above is there.
+    write(folder / "public" / "ca.crt", authority.public_bytes(serialization.Encoding.PEM))
+
+
+def alternative_name(host: str) -> x509.GeneralName:
+    """Return a host as an entry of a certificate's list of names."""
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def make_key_pair(folder: Path, partition: int) -> None:
+    """Write the key pair with which one SuperNode shows who it is."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    write(folder / "supernodes" / f"{partition}.key", secret, secret=True)
+    write(folder / "public" / f"{partition}.pub", public + b"\n")
+
+
+def main() -> None:
+    """Write what is missing in a folder."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--supernodes", type=int, default=5, help="number of key pairs")
+    parser.add_argument("--host", action="append", default=[], help="name or address; repeatable")
+    arguments = parser.parse_args()
+    if not (arguments.folder / "public" / "ca.crt").exists():
+        # Flower's own processes on the SuperLink's machine reach it over loopback.
+        hosts = dict.fromkeys([*arguments.host, "localhost", "127.0.0.1"])
+        make_tls(arguments.folder, list(hosts))
+    for partition in range(arguments.supernodes):
+        if not (arguments.folder / "public" / f"{partition}.pub").exists():
+            make_key_pair(arguments.folder, partition)
+    print(f"certificates and {arguments.supernodes} key pairs are in {arguments.folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# The commands of a federation, one role each. compose.yaml runs them in containers and local.sh as
+# plain processes; nothing else differs.
+#
+#   federation.sh certificates | superlink | enrol | supernode | run | healthy | alive
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+: "${FEDERATION:=/federation}"      # certificates, keys, SuperLink's database
+: "${RUNS:=$FEDERATION/runs}"       # one folder per run
+: "${SUPERLINK_HOST:=superlink}"    # name or address that SuperNodes connect to
+: "${LISTEN:=0.0.0.0}"              # address that the SuperLink listens on
+: "${PORT:=8000}"                   # the SuperLink's one port
+: "${NODE_PORT:=9094}"              # a SuperNode's own port, on loopback only
+: "${SUPERNODES:=5}"
+: "${MALICIOUS:=0.2}"               # share of the SuperNodes that attack
+: "${STRATEGY:=geminiguard}"
+: "${ATTACK:=sign-flip}"
+: "${DATASET:=digits}"
+: "${DATA_DIR:=}"
+: "${ROUNDS:=5}"
+: "${SEED:=0}"
+: "${ROUND_TIMEOUT:=600}"           # seconds that the server waits for a round's replies
+: "${JOIN_TIMEOUT:=180}"            # seconds that it waits for all SuperNodes before round 1
+: "${RUN_CONFIG:=}"                 # more of the run configuration: rounds=20 lr=0.05
+: "${APP:=$here/..}"                # folder with the Flower app's pyproject.toml
+: "${FLWR_HOME:=$HOME/.flwr}"
+export FLWR_HOME FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
+
+connect() { # tell the flwr command where the SuperLink is
+    mkdir -p "$FLWR_HOME"
+    cat >"$FLWR_HOME/config.toml" <<TOML
+[superlink]
+default = "federation"
+
+[superlink.federation]
+address = "$SUPERLINK_HOST:$PORT"
+root-certificates = "$FEDERATION/public/ca.crt"
+TOML
+}
+
+take_place() { # a free place among the SuperNodes: held by a lock that ends with the process
+    local place
+    for ((place = 0; place < SUPERNODES; place++)); do
+        exec 9>"$FEDERATION/supernodes/$place.lock"
+        if flock --nonblock 9; then
+            PARTITION=$place
+            return
+        fi
+    done
+    echo "all $SUPERNODES places of the federation are taken" >&2
+    exit 1
+}
+
+case "${1:-}" in
+certificates)
+    python "$here/certificates.py" "$FEDERATION" --supernodes "$SUPERNODES" --host "$SUPERLINK_HOST"
+    ;;
+superlink)
+    mkdir -p "$RUNS" "$FEDERATION/state"
+    cd "$RUNS/.."
+    exec flower-superlink --host "$LISTEN" --port "$PORT" \
+        --ssl-certfile "$FEDERATION/superlink/server.pem" \
+        --ssl-keyfile "$FEDERATION/superlink/server.key" \
+        --ssl-ca-certfile "$FEDERATION/public/ca.crt" \
+        --enable-supernode-auth \
+        --database "$FEDERATION/state/superlink.db" \
+        --disable-runtime-dependency-installation
+    ;;
+healthy)
+    exec python - "$SUPERLINK_HOST" "$PORT" "$FEDERATION/public/ca.crt" <<'PYTHON'
+import ssl, sys, urllib.request
+host, port, authority = sys.argv[1:]
+trusted = ssl.create_default_context(cafile=authority)
+urllib.request.urlopen(f"https://{host}:{port}/health", timeout=5, context=trusted).read()
+PYTHON
+    ;;
+alive)
+    exec python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$NODE_PORT/health', timeout=5)"
+    ;;
+enrol)
+    connect
+    keys=()
+    for ((place = 0; place < SUPERNODES; place++)); do
+        keys+=("$FEDERATION/public/$place.pub")
+    done
+    python "$here/submit.py" enrol "${keys[@]}"
+    ;;
+supernode)
+    [[ -n "${PARTITION:-}" ]] || take_place
+    exec flower-supernode --superlink "$SUPERLINK_HOST:$PORT" \
+        --root-certificates "$FEDERATION/public/ca.crt" \
+        --auth-supernode-private-key "${SUPERNODE_KEY:-$FEDERATION/supernodes/$PARTITION.key}" \
+        --host 127.0.0.1 --port "$NODE_PORT" \
+        --node-config "partition-id=$PARTITION num-partitions=$SUPERNODES"
+    ;;
+run)
+    connect
+    settings="strategy=\"$STRATEGY\" attack=\"$ATTACK\" malicious=$MALICIOUS clients=$SUPERNODES"
+    settings+=" rounds=$ROUNDS seed=$SEED dataset=\"$DATASET\" data_dir=\"$DATA_DIR\""
+    settings+=" round_timeout=$ROUND_TIMEOUT join_timeout=$JOIN_TIMEOUT"
+    python "$here/submit.py" run "$APP" --run-config "$settings $RUN_CONFIG"
+    ;;
+*)
+    sed -n '2,5p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,1 @@
+"""Machine unlearning in a live federation: SoUL and the methods it is compared with."""

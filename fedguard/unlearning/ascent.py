@@ -1,0 +1,35 @@
+"""Plain gradient ascent."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+
+from fedguard.unlearning.climbing import AscentSettings
+from fedguard.unlearning.method import Erased, Situation, UnlearningMethod
+from fedguard.unlearning.requests import UnlearnRequest
+
+
+class PlainAscent(UnlearningMethod):
+    """Take the requester's model after ascent as it is, stopped at guessing alone.
+
+    ``theta' = theta + sum over requesters of (theta_u - theta)``. No ball, no cap, no held-out
+    rows, no pruning.
+    """
+
+    asks: ClassVar[frozenset[str]] = frozenset({"ascent"})
+
+    def settings(self, situation: Situation, request: UnlearnRequest) -> AscentSettings:
+        """Return the configured ascent without its bounds."""
+        free = replace(self.options.ascent, radius=math.inf, cap=math.inf, tolerance=2.0)
+        return free
+
+    def erase(self, situation: Situation) -> Erased:
+        """Add the requesters' steps; see `UnlearningMethod.erase`."""
+        step = torch.zeros_like(situation.vector)
+        for delta in situation.climbed.values():
+            step += delta
+        return Erased(situation.vector + step)

@@ -1,0 +1,63 @@
+"""Projected gradient ascent around the model of the others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedguard.unlearning.climbing import AscentSettings
+from fedguard.unlearning.method import Erased, Situation, UnlearningMethod
+from fedguard.unlearning.requests import UnlearnRequest
+
+
+class ProjectedAscent(UnlearningMethod):
+    """Climb from the model of the others, inside a ball around it.
+
+    ``w_ref = (w - p w_i) / (1 - p)`` with p the client's share in the last aggregate, which is
+    ``(N w - w_i) / (N - 1)`` for equal shares; ascent from w_ref, projected to the ball of radius a
+    third of the distance between w_ref and a random model.
+
+    Halimi et al., "Federated Unlearning: How to Efficiently Erase a Client in FL?", UpML workshop
+    at ICML 2022. Departures: the server computes w_ref, from the model that the client sent last;
+    a random model is the initial one with the entries of every tensor permuted; several
+    requesters' results are averaged.
+    """
+
+    asks: ClassVar[frozenset[str]] = frozenset({"ascent"})
+
+    def origin(self, situation: Situation, request: UnlearnRequest) -> Tensor:
+        """Return w_ref; the global model where the client never took part."""
+        last = situation.last_models.get(request.client if request.client is not None else -1)
+        if last is None or last.share >= 1.0:
+            return situation.vector
+        return (situation.vector - last.share * last.model) / (1.0 - last.share)
+
+    def settings(self, situation: Situation, request: UnlearnRequest) -> AscentSettings:
+        """Return the configured ascent inside the ball."""
+        reference = self.origin(situation, request)
+        trainable = situation.layout.num_trainable
+        away = (reference - _shuffled(situation))[:trainable]
+        radius = float(away.double().norm()) / 3.0
+        return replace(self.options.ascent, radius=radius, cap=math.inf, tolerance=2.0)
+
+    def erase(self, situation: Situation) -> Erased:
+        """Return the mean of the requesters' models; see `UnlearningMethod.erase`."""
+        found = [
+            self.origin(situation, request) + situation.climbed[request.client]
+            for request in situation.requests
+            if request.client is not None and request.client in situation.climbed
+        ]
+        return Erased(torch.stack(found).mean(dim=0) if found else situation.vector)
+
+
+def _shuffled(situation: Situation) -> Tensor:
+    """Return a random model: the initial one's entries, permuted within every tensor."""
+    parts = []
+    for tensor in situation.layout.unflatten(situation.initial).values():
+        flat = tensor.reshape(-1)
+        parts.append(flat[torch.randperm(len(flat), generator=situation.rng)])
+    return torch.cat(parts)

@@ -1,0 +1,1 @@
+"""What a party of a vertical federation can do to the others."""

@@ -1,0 +1,376 @@
+"""A party: features, a bottom model, noise that stays with it, and its own view of epsilon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fedguard.randomness import generator
+from fedguard.vertical.data import PartyView
+from fedguard.vertical.privacy import clip_rows, noise_multiplier, noise_multiplier_slope
+from fedguard.vertical.rewards import RewardRule
+
+if TYPE_CHECKING:
+    from fedguard.vertical.attacks.base import VerticalAttack
+
+_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class PrivacyTerms:
+    """How a party protects what it releases.
+
+    Attributes
+    ----------
+    clip : float
+        L2 bound of an embedding's row; the sensitivity S is twice that (replace one row).
+    delta : float
+        Of each release and of the total.
+    epsilon_min, epsilon_max : float
+        Limits of the epsilon of one release.
+    step : float
+        Largest move of epsilon per round as a share of the limits' distance; 0 keeps it fixed.
+    at_inference : bool
+        Whether test-time embeddings carry the noise too.
+    """
+
+    clip: float
+    delta: float
+    epsilon_min: float
+    epsilon_max: float
+    step: float
+    at_inference: bool
+
+    @property
+    def sensitivity(self) -> float:
+        """L2 distance that replacing one row's features can move its released row."""
+        return 2.0 * self.clip
+
+
+@dataclass(frozen=True)
+class PartyTerms:
+    """What a strategy asks of one party.
+
+    Attributes
+    ----------
+    embedding : int
+        Width E of the embedding.
+    privacy : PrivacyTerms or None
+        None for embeddings as they are.
+    reward : RewardRule or None
+        The score whose slope in epsilon the party follows.
+    cost_ratio : float
+        The party's c_i.
+    initial_epsilon : float
+        Epsilon of the first round.
+    zeroth_order : float
+        Smoothing radius mu of zeroth-order training; 0 for gradients.
+    """
+
+    embedding: int
+    privacy: PrivacyTerms | None = None
+    reward: RewardRule | None = None
+    cost_ratio: float = 1.0
+    initial_epsilon: float = 1.0
+    zeroth_order: float = 0.0
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """Hyper-parameters of SGD, as in the configuration."""
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def make(self, parameters: list[nn.Parameter]) -> torch.optim.SGD:
+        """Return SGD on some parameters."""
+        return torch.optim.SGD(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a party says of itself before a round.
+
+    Attributes
+    ----------
+    epsilon : float
+        Epsilon of each of its releases; infinite without noise.
+    cost_ratio : float
+        Its c_i.
+    """
+
+    epsilon: float
+    cost_ratio: float
+
+
+@dataclass
+class Batch:
+    """The batch a party has released and has had no answer for yet."""
+
+    server_round: int
+    number: int
+    ids: Tensor
+    output: Tensor | None = field(default=None, repr=False)
+
+
+class Party:
+    """One party of a vertical federation.
+
+    Per batch it computes ``h = clip(f(x))``, releases ``h~ = h + sigma(epsilon) z`` and, once the
+    gradient dL/dh~ is back, takes an SGD step on its bottom model f. It alone knows z, so it alone
+    can follow the slope of its reward in epsilon.
+
+    Parameters
+    ----------
+    index : int
+        Which party; 0 is the label holder's own.
+    view : PartyView
+        Its features.
+    bottom : nn.Module
+        Its bottom model, (B, ...) to (B, E).
+    terms : PartyTerms
+        What the strategy asks of it.
+    optimiser : Optimiser
+        Its SGD.
+    seed : int
+        Seed of its noise. In a simulation this is the run's; in a federation of real parties each
+        one should hold a secret of its own, or others could draw its noise again.
+    attack : VerticalAttack, optional
+        What it does besides, if it lies.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        view: PartyView,
+        bottom: nn.Module,
+        terms: PartyTerms,
+        optimiser: Optimiser,
+        seed: int,
+        attack: VerticalAttack | None = None,
+    ) -> None:
+        self.index, self.view, self.bottom, self.terms = index, view, bottom, terms
+        self.seed, self.attack = seed, attack
+        self.parameters = [p for p in bottom.parameters() if p.requires_grad]
+        self.optimiser = optimiser.make(self.parameters)
+        self.epsilon = terms.initial_epsilon
+        self.slope_sum, self.slope_count, self.slope_scale = 0.0, 0, 0.0
+        self.memory: dict[str, Tensor] = {}
+        self.batch: Batch | None = None
+
+    # --- embeddings ---------------------------------------------------------------------------
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of its noise, per coordinate."""
+        privacy = self.terms.privacy
+        if privacy is None:
+            return 0.0
+        factor = self.attack.noise_factor if self.attack else 1.0
+        return factor * privacy.sensitivity * noise_multiplier(self.epsilon, privacy.delta)
+
+    def _clean(self, x: Tensor) -> Tensor:
+        h: Tensor = self.bottom(x)
+        return h if self.terms.privacy is None else clip_rows(h, self.terms.privacy.clip)
+
+    def _noise(self, server_round: int, purpose: str, like: Tensor) -> Tensor:
+        stream = generator(self.seed, server_round, self.index, f"vertical-noise/{purpose}")
+        return torch.randn(like.shape, generator=stream).to(like.device, like.dtype)
+
+    def embed(self, server_round: int, number: int, ids: Tensor) -> dict[str, Tensor]:
+        """Return what the party releases for a batch: (B, E) ``embedding``, and more where asked.
+
+        Zeroth-order training also releases ``perturbed``, the embedding at weights moved by mu u.
+        """
+        self.batch = Batch(server_round, number, ids)
+        output = self._forward(self.batch)
+        self.batch.output = output
+        released = self._release(output.detach(), server_round, number, ids)
+        if not self.terms.zeroth_order:
+            return {"embedding": released}
+        return {"embedding": released, "perturbed": self._perturbed(server_round, number, ids)}
+
+    def _forward(self, batch: Batch) -> Tensor:
+        self.bottom.train()
+        x = self.view.x_train[batch.ids]
+        if self.attack:
+            x = self.attack.inputs(self, x, batch.ids)
+        return self._clean(x)
+
+    def _again(self, batch: Batch) -> Tensor:
+        """Compute a batch's output once more, leaving running statistics as the first time did."""
+        before = {name: value.clone() for name, value in self.bottom.named_buffers()}
+        output = self._forward(batch)
+        for name, value in self.bottom.named_buffers():
+            value.copy_(before[name])
+        return output
+
+    def _release(self, h: Tensor, server_round: int, number: int, ids: Tensor) -> Tensor:
+        if self.attack:
+            h = self.attack.before_release(self, h, server_round, ids)
+        if self.terms.privacy is None:
+            return h
+        h = clip_rows(h, self.terms.privacy.clip)
+        if self.sigma == 0.0:
+            return h
+        return h + self.sigma * self._noise(server_round, str(number), h)
+
+    @torch.no_grad()
+    def clean_embeddings(self, *, test: bool = False) -> Tensor:
+        """Return (N, E) clipped embeddings without noise, as only the party itself sees them."""
+        self.bottom.eval()
+        x = self.view.x_test if test else self.view.x_train
+        return torch.cat([self._clean(part) for part in torch.split(x, _BATCH)])
+
+    def embed_test(self, server_round: int, *, triggered: bool = False) -> Tensor:
+        """Return (M, E) embeddings of the test rows; `triggered` ones carry a trigger."""
+        h = self.clean_embeddings(test=True)
+        if triggered and self.attack:
+            h = self.attack.triggered(self, h)
+        privacy = self.terms.privacy
+        if privacy is None:
+            return h
+        h = clip_rows(h, privacy.clip)
+        if privacy.at_inference and self.sigma > 0.0:
+            h = h + self.sigma * self._noise(server_round, "test", h)
+        return h
+
+    # --- learning -----------------------------------------------------------------------------
+
+    def learn(self, gradient: Tensor, loss: float, contributed: float) -> None:
+        """Take the step for the batch released last.
+
+        Parameters
+        ----------
+        gradient : Tensor
+            (B, E) dL/dh~, or in zeroth-order training the (1,) loss difference of the
+            perturbation.
+        loss, contributed : float
+            The batch's L and C_i; NaN where the strategy measures no contribution.
+        """
+        batch, self.batch = self.batch, None
+        if batch is None:
+            return
+        if self.attack:
+            gradient = self.attack.on_gradient(self, gradient, batch.server_round, batch.ids)
+        self.optimiser.zero_grad()
+        if self.terms.zeroth_order:
+            self._estimate(batch, float(gradient.sum()))
+        else:
+            output = self._again(batch) if batch.output is None else batch.output
+            self._follow_reward(batch, output, gradient, loss, contributed)
+            torch.autograd.backward(output, gradient)
+        if self.attack:
+            self.attack.before_step(self)
+        self.optimiser.step()
+
+    def _follow_reward(
+        self, batch: Batch, output: Tensor, gradient: Tensor, loss: float, contributed: float
+    ) -> None:
+        """Add this batch's slope of the party's own reward in epsilon."""
+        rule, privacy = self.terms.reward, self.terms.privacy
+        if rule is None or privacy is None or privacy.step == 0.0 or self.sigma == 0.0:
+            return
+        z = self._noise(batch.server_round, str(batch.number), output)
+        spread = privacy.sensitivity * noise_multiplier_slope(self.epsilon, privacy.delta)
+        loss_slope = spread * float((gradient.double() * z.double()).sum())
+        self.slope_sum += rule.slope(
+            loss=loss,
+            contributed=contributed,
+            loss_slope=loss_slope,
+            cost_ratio=self.terms.cost_ratio,
+            epsilon=self.epsilon,
+        )
+        self.slope_count += 1
+
+    def settle(self) -> Claim:
+        """Move epsilon by the round's mean slope, then say what holds for the next round.
+
+        ``epsilon <- clip(epsilon + step (max - min) g / max(|g|, running |g|), min, max)``.
+        """
+        privacy = self.terms.privacy
+        if privacy is None:
+            return Claim(float("inf"), self.terms.cost_ratio)
+        if self.slope_count:
+            g = self.slope_sum / self.slope_count
+            seen = self.slope_scale > 0.0
+            self.slope_scale = 0.9 * self.slope_scale + 0.1 * abs(g) if seen else abs(g)
+            room = privacy.epsilon_max - privacy.epsilon_min
+            move = privacy.step * room * g / max(abs(g), self.slope_scale, 1e-12)
+            moved = self.epsilon + move
+            self.epsilon = min(max(moved, privacy.epsilon_min), privacy.epsilon_max)
+            self.slope_sum, self.slope_count = 0.0, 0
+        honest = Claim(self.epsilon, self.terms.cost_ratio)
+        return self.attack.claim(self, honest) if self.attack else honest
+
+    # --- zeroth order -------------------------------------------------------------------------
+
+    def _direction(self, server_round: int, number: int) -> list[Tensor]:
+        stream = generator(self.seed, server_round, self.index, f"zeroth-order/{number}")
+        drawn = [torch.randn(p.shape, generator=stream) for p in self.parameters]
+        norm = torch.stack([u.square().sum() for u in drawn]).sum().sqrt()
+        return [(u / norm).to(p.device) for u, p in zip(drawn, self.parameters, strict=True)]
+
+    @torch.no_grad()
+    def _perturbed(self, server_round: int, number: int, ids: Tensor) -> Tensor:
+        mu = self.terms.zeroth_order
+        direction = self._direction(server_round, number)
+        before = [p.clone() for p in self.parameters]
+        for p, u in zip(self.parameters, direction, strict=True):
+            p.add_(u, alpha=mu)
+        h = self._clean(self.view.x_train[ids])
+        for p, old in zip(self.parameters, before, strict=True):
+            p.copy_(old)
+        return h
+
+    def _estimate(self, batch: Batch, difference: float) -> None:
+        """Set each parameter's gradient to ``(L(theta + mu u) - L(theta)) / mu * u``."""
+        slope = difference / self.terms.zeroth_order
+        direction = self._direction(batch.server_round, batch.number)
+        for p, u in zip(self.parameters, direction, strict=True):
+            p.grad = u * slope
+
+    # --- state --------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that changes, as tensors; see `load_state`."""
+        found = {f"bottom.{name}": value for name, value in self.bottom.state_dict().items()}
+        for place, parameter in enumerate(self.parameters):
+            buffer = self.optimiser.state.get(parameter, {}).get("momentum_buffer")
+            if buffer is not None:
+                found[f"momentum.{place}"] = buffer
+        scalars = [self.epsilon, self.slope_sum, self.slope_count, self.slope_scale]
+        found["scalars"] = torch.tensor(scalars, dtype=torch.float64)
+        found.update({f"memory.{name}": value for name, value in self.memory.items()})
+        if self.batch is not None:
+            numbers = [self.batch.server_round, self.batch.number]
+            found["batch"] = torch.tensor(numbers, dtype=torch.int64)
+            found["batch-ids"] = self.batch.ids
+        return {name: value.detach() for name, value in found.items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over a state; what was computed for an open batch is computed again."""
+        weights = {
+            k.removeprefix("bottom."): v for k, v in state.items() if k.startswith("bottom.")
+        }
+        self.bottom.load_state_dict(weights)
+        self.optimiser.state.clear()
+        for place, parameter in enumerate(self.parameters):
+            buffer = state.get(f"momentum.{place}")
+            if buffer is not None:
+                self.optimiser.state[parameter]["momentum_buffer"] = buffer.clone()
+        scalars = state["scalars"].tolist()
+        self.epsilon, self.slope_sum, self.slope_scale = scalars[0], scalars[1], scalars[3]
+        self.slope_count = int(scalars[2])
+        own = [name for name in state if name.startswith("memory.")]
+        self.memory = {name.removeprefix("memory."): state[name].clone() for name in own}
+        self.batch = None
+        if "batch" in state:
+            server_round, number = state["batch"].tolist()
+            self.batch = Batch(server_round, number, state["batch-ids"])
