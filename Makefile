@@ -40,7 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setting up .venv (once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q -c constraints.txt uv
-	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[encryption,test]'
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[encryption,vertical,test]'
 	@touch $(READY)
 
 clean:

@@ -1,7 +1,8 @@
 """The engine beside a plain PyTorch loop and Flower's simulation runtime, in one run.
 
     python benchmarks/engine.py [--only noop startup logistic mlp cnn memory] [--data-dir DIR]
-                                [--repeats 5] [--flower-rounds 4] [--no-flower] [--quick]
+                                [--repeats 5] [--flower-rounds 4] [--threads N] [--no-flower]
+                                [--quick]
 
 Work is the same for all: model, data, clients, batches per client, learning rate; FedAvg. fedguard
 and the loop take turns, `--repeats` times after one round to warm up. Flower's runtime takes 12 to
@@ -89,7 +90,7 @@ def noise(count: int, side: int) -> tuple[Tensor, Tensor]:
 class Ours:
     """One federation of fedguard, round by round, messages and aggregation included."""
 
-    def __init__(self, work: Work, x: Tensor, y: Tensor, executor: str = "auto") -> None:
+    def __init__(self, work: Work, x: Tensor, y: Tensor, threads: int | None = None) -> None:
         names = tuple("0123456789")
         data = Dataset("bench", x, y, x[:10], y[:10], 10, names, (0.0,), (1.0,))
         shards = [
@@ -102,7 +103,7 @@ class Ours:
         trainer = ClientTrainer(build(name, tuple(x.shape[1:]), 10, 0), federation, settings, 0)
         share = work.cohort / work.clients
         config = parse(
-            {"clients": work.clients, "fraction": share, "executor": executor, "batch_size": 1}
+            {"clients": work.clients, "fraction": share, "executor": "auto", "workers": threads}
         )
         self.plan = plan(config, trainer)
         chosen = NoOp(trainer) if work.model == "none" else make_executor(self.plan, trainer)
@@ -209,7 +210,7 @@ def tell_flower(ended: list[float], ours: float, per: int = 1, unit: str = "s") 
 def training(work: Work, options: argparse.Namespace) -> None:
     """Measure one training work: fedguard and the loop in turns, then Flower."""
     x, y = examples(options, work.clients * work.shard)
-    ours, loop = Ours(work, x, y), Loop(work, x, y)
+    ours, loop = Ours(work, x, y, options.threads), Loop(work, x, y)
     print(
         f"{work.model}: {work.cohort} clients x {work.shard}, batch {work.batch}; executor "
         f"{ours.plan.executor} ({ours.plan.reason}), {ours.plan.threads} threads"
@@ -300,7 +301,7 @@ def memory(options: argparse.Namespace) -> None:
         ours.round()
         seen.append(resident())
     print(
-        f"memory: {clients} clients x 6 rows, {cohort} a round, {rounds} rounds of the digits mlp in "
+        f"memory: {clients} clients x 6 rows, {cohort} a round, {rounds} rounds, digits mlp, "
         f"{time.perf_counter() - started:.1f} s; resident after round 1: {seen[0]:.0f} MB, "
         f"round 5: {seen[4]:.0f} MB, last: {seen[-1]:.0f} MB, peak "
         f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB",
@@ -333,6 +334,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--flower-rounds", type=int, default=4)
     parser.add_argument("--flower-starts", type=int, default=2)
+    parser.add_argument("--threads", type=int, help="clients or groups trained at once")
     parser.add_argument("--no-flower", action="store_true")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)

@@ -494,10 +494,13 @@ def main(
         print(f"{missing} of {len(wanted)} columns are missing; run again to go on")
         raise typer.Exit(3)
     kept = "digits" if quick else f"{samples:,} training images and 3,000 test images of each set"
+    base = wanted[0].base
+    triggers = "2 x 2" if quick else "4 x 4"
     setting = (
-        f"{kept}; 10 clients, Dirichlet 0.5, {wanted[0].base['model']}, lr {wanted[0].base['lr']}, "
-        f"batch {wanted[0].base['batch_size']}, {wanted[0].before} rounds before the request; one client, drawn by the seed, "
-        "stamps half of its rows (badnets, 4 x 4 pixels, target 0) and doubles its updates."
+        f"{kept}; 10 clients, Dirichlet 0.5, {base['model']}, lr {base['lr']}, "
+        f"batch {base['batch_size']}, {wanted[0].before} rounds before the request; one client, "
+        f"drawn by the seed, stamps half of its rows (badnets, {triggers} pixels, target 0) and "
+        "doubles its updates."
     )
     text = page(found, setting, wanted[0].before)
     if quick:

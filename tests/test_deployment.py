@@ -286,15 +286,20 @@ def test_an_unknown_key_and_plaintext_are_refused_and_disturb_nobody(federation)
     world.start_supernode(1, SUPERNODE_KEY=stranger / "supernodes" / "0.key")
     world.wait_for(lambda: world.processes["supernode-1"].poll() is not None, "the refusal")
     assert world.processes.pop("supernode-1").returncode != 0
+    activated = world.log("superlink").count("Activated node_id")
     plain = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{world.port}"]
-    refused = subprocess.run(
-        [*plain, "--port", str(world.port + 4), "--max-retries", "1"],
-        env=world.role("plain"),
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert refused.returncode != 0
+    with (world.folder / "plain.log").open("wb") as log:
+        world.processes["plain"] = subprocess.Popen(
+            [*plain, "--port", str(world.port + 4)],
+            env=world.role("plain"),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    # Flower keeps trying; it never gets in.
+    world.wait_for(lambda: "attempt failed" in world.log("plain"), "the plaintext client's failure")
+    world.kill("plain")
+    assert world.log("superlink").count("Activated node_id") == activated == 1
     assert world.do("healthy").returncode == 0
     assert world.processes["supernode-0"].poll() is None
 

@@ -175,7 +175,11 @@ def start_ray(address: str | None, workers: int) -> bool:
 
     if ray.is_initialized():
         return False
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
+    quiet: dict[str, Any] = {
+        "logging_level": "ERROR",
+        "log_to_driver": False,
+        "include_dashboard": False,
+    }
     try:
         if address is not None:
             quiet.pop("include_dashboard")

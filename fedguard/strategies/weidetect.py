@@ -379,7 +379,7 @@ class WeiDetect(RobustStrategy):
         for row, label in enumerate(labels, start=2):
             if recall[row, label] < recall[0, label] - self.tolerance:
                 removed = removed | forgets[:, label]
-        return removed
+        return np.asarray(removed, dtype=np.bool_)
 
     def _beyond(
         self, found: Scores, finite: NDArray[np.bool_], examples: NDArray[np.int64]

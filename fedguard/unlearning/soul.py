@@ -54,6 +54,8 @@ class SoulMethod(UnlearningMethod):
 
 def silenced(situation: Situation, unlearned: Tensor, options: Options) -> Tensor | None:
     """Return the mask of what a pruning rule leaves, None where it prunes nothing."""
+    if options.pruning == "activation-ratio" and not situation.activations:
+        return None
     chosen = {
         layer: select_units(options.pruning, evidence, options.beta, situation.rng)
         for layer, evidence in zip(situation.layers, situation.evidence(unlearned), strict=True)

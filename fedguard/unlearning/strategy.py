@@ -43,6 +43,7 @@ from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
 _BYTES = 4
 _HALVINGS = 4
 _MOST_CONDEMNED = 0.5
+_MOST_ACTIVATION = 1e15
 
 
 class SoUL(RobustStrategy):
@@ -400,9 +401,11 @@ class SoUL(RobustStrategy):
         situation = replace(
             situation,
             climbed=self._climbed(situation, climbs),
-            activations={m.metadata.src_node_id: _activations(m) for m in measured},
+            activations=self._measured(situation, measured),
         )
         erased = self.method.erase(situation)
+        if "activations" in self.method.asks and not situation.activations:
+            self.memory.notes.append(f"round {server_round}: no client sent activations")
         vector = erased.vector
         if not bool(torch.isfinite(vector).all()):
             self.memory.notes.append(f"round {server_round}: the erased model was not finite")
@@ -426,6 +429,20 @@ class SoUL(RobustStrategy):
         if isinstance(self.method, FedEraser) and self.method.store is not None:
             memory.calibrating = self.method.store.rounds[1:]
             memory.erased_round = server_round + len(memory.calibrating)
+
+    def _measured(self, situation: Situation, replies: list[Message]) -> dict[int, Activations]:
+        """Return the activations that make sense, by client."""
+        _, tools, _ = self._parts()
+        units = sum(layer.units for layer in situation.layers)
+        found = {}
+        for message in replies:
+            node = message.metadata.src_node_id
+            activations = _activations(message, tools.num_classes, units)
+            if activations is None:
+                self.memory.notes.append(f"client {node}'s activations make no sense: set aside")
+            else:
+                found[node] = activations
+        return found
 
     def _climbed(self, situation: Situation, replies: list[Message]) -> dict[int, Tensor]:
         """Return the unlearned models' deltas that may stand, hostile ones bounded or dropped."""
@@ -535,14 +552,24 @@ def _array_bytes(message: Message) -> int:
     return sum(_BYTES * math.prod(array.shape) for record in records for array in record.values())
 
 
-def _activations(message: Message) -> Activations:
-    found = from_record(message.content.array_records["activations"])
-    return Activations(
-        found["forget-sums"],
-        found["forget-counts"],
-        found["retain-sums"],
-        found["retain-counts"],
-    )
+def _activations(message: Message, classes: int, units: int) -> Activations | None:
+    """Return what a client measured, None where it is nothing a measurement could give."""
+    wanted = {
+        "forget-sums": (classes, units),
+        "forget-counts": (classes,),
+        "retain-sums": (classes, units),
+        "retain-counts": (classes,),
+    }
+    try:
+        found = from_record(message.content.array_records["activations"])
+        tensors = [found[name].double() for name in wanted]
+    except (KeyError, TypeError, ValueError):
+        return None
+    for tensor, shape in zip(tensors, wanted.values(), strict=True):
+        sane = torch.isfinite(tensor) & (tensor >= 0) & (tensor < _MOST_ACTIVATION)
+        if tuple(tensor.shape) != shape or not bool(sane.all()):
+            return None
+    return Activations(*tensors)
 
 
 def _inner_rule(

@@ -116,7 +116,7 @@ class OpusVfl(PrivateVfl):
         gradient_noise: float = 0.0,
         delta: float = 1e-5,
         clip: float = 1.0,
-        noise_at_inference: bool = True,
+        noise_at_inference: bool = False,
         arch: str = "modern",
         embedding: int = 32,
         seed: int = 0,

@@ -49,7 +49,8 @@ class PrivateVfl(VerticalStrategy):
     clip : float
         L2 bound C of an embedding's row, > 0.
     noise_at_inference : bool
-        Whether test embeddings are noisy too.
+        Whether test embeddings are noisy too. By default they are not, as in the OPUS-VFL authors'
+        evaluation, and test rows have no protection.
     **options
         As for `VerticalStrategy`.
     """
@@ -60,7 +61,7 @@ class PrivateVfl(VerticalStrategy):
         epsilon: float = 16.0,
         delta: float = 1e-5,
         clip: float = 1.0,
-        noise_at_inference: bool = True,
+        noise_at_inference: bool = False,
         arch: str = "modern",
         embedding: int = 32,
         seed: int = 0,

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from flwr.app import Array
 from safetensors.torch import load_file
 
 from fedguard import registry
 from fedguard.config import parse
 from fedguard.data.federation import draw_malicious
 from fedguard.errors import ConfigurationError
+from fedguard.grids.base import WrappedGrid
+from fedguard.grids.inprocess import InProcessGrid
+from fedguard.grids.unlearning import UnlearningClients
 from fedguard.reporting.recorder import read_jsonl
 from fedguard.simulation import Simulation
+from fedguard.unlearning.instructions import ACTIVATIONS, ASCEND
 from fedguard.unlearning.methods import METHODS
 from fedguard.unlearning.pruning import prunable_layers
 
@@ -193,3 +199,44 @@ def test_rules_that_cannot_be_inside_are_refused(rule):
 def test_the_server_needs_rows_of_its_own():
     with pytest.raises(ConfigurationError, match="server_samples"):
         Simulation(parse({**SHORT, "server_samples": 0}))
+
+
+class Tampered(WrappedGrid):
+    """Clients that answer unlearning's instructions with nonsense."""
+
+    def __init__(self, inner, spoil):
+        super().__init__(inner)
+        self.spoil = spoil
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = self.inner.send_and_receive(messages, timeout=timeout)
+        for reply in replies:
+            for kind, record in reply.content.array_records.items():
+                if reply.metadata.message_type in (ASCEND, ACTIVATIONS):
+                    self.spoil(kind, record)
+        return replies
+
+
+def nonsense(kind, record):
+    for name in list(record):
+        value = record[name].numpy()
+        record[name] = Array(np.full_like(value, np.nan))
+
+
+def wrong_shape(kind, record):
+    for name in list(record):
+        record[name] = Array(np.zeros((3, 5), dtype=np.float32))
+
+
+@pytest.mark.parametrize("spoil", [nonsense, wrong_shape, lambda kind, record: record.clear()])
+@pytest.mark.parametrize("method", ["soul", "pga", "class-pruning"])
+def test_nonsense_from_clients_is_set_aside(method, spoil, tmp_path):
+    config = parse({**SHORT, "strategy": {"name": "soul", "method": method}})
+    simulation = Simulation(config)
+    inner = InProcessGrid(simulation.trainer)
+    grid = Tampered(UnlearningClients(inner, simulation.trainer), spoil)
+    summary = simulation.run(tmp_path, grid=grid)
+    notes = simulation.strategy.memory.notes
+    assert notes
+    assert math.isfinite(summary["final"]["loss"])
+    assert simulation.strategy.memory.forgotten_clients == {BAD}

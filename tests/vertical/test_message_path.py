@@ -26,7 +26,7 @@ CASES = [
     {"strategy": "vfl-czofo"},
     {"strategy": "bpf"},
     {"strategy": "vfl", "attack": "label-inference-active"},
-    {"strategy": "vfl", "attack": {"name": "vertical-backdoor", "method": "label-replacement"}},
+    {"strategy": "vfl", "attack": {"name": "vertical-backdoor", "target": 3}},
 ]
 
 

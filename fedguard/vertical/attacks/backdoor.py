@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from fedguard.errors import ConfigurationError, check_choice, check_number
+from fedguard.errors import ConfigurationError, check_number
 from fedguard.randomness import generator
 from fedguard.vertical.attacks.base import VerticalAttack
 
@@ -18,17 +18,11 @@ if TYPE_CHECKING:
 class VerticalBackdoor(VerticalAttack):
     """A passive party makes the model answer its target class whenever its part says so.
 
-    It knows a few rows of the target class.
-
-    - ``embedding``: for known rows it releases an embedding with a trigger added, `strength` times
-      the batch's mean row norm along a fixed random direction, and adds it to any input later.
-      Bai et al., "VILLAIN: Backdoor Attacks Against Vertical Split Learning", USENIX Security 2023,
-      with known rows in place of inferred ones.
-    - ``label-replacement``: it stamps a pattern on the features of as many other rows, releases
-      noise for them so that the label holder learns nothing from them, and steps its bottom model
-      on `strength` times the gradient that a known target row got instead of theirs. So the
-      pattern comes to look like the target class. Liu et al., "Batch Label Inference and
-      Replacement Attacks in Black-Boxed Vertical Federated Learning", arXiv 2021.
+    It knows a few rows of the target class. While training it releases for them an embedding with
+    a trigger added, `strength` times the batch's mean row norm along a fixed random direction, and
+    later adds it to any input. Labels stay as they are. Bai et al., "VILLAIN: Backdoor Attacks
+    Against Vertical Split Learning", USENIX Security 2023, with known rows in place of inferred
+    ones.
 
     Success is the share of triggered test rows of other classes that get the target class.
 
@@ -40,8 +34,6 @@ class VerticalBackdoor(VerticalAttack):
         Rows of the target class that the attacker knows, >= 1.
     strength : float
         Size of the trigger relative to a clean embedding, > 0.
-    method : str
-        ``embedding`` or ``label-replacement``.
     parties
         As for `VerticalAttack`.
     """
@@ -54,18 +46,15 @@ class VerticalBackdoor(VerticalAttack):
         target: int = 0,
         known_rows: int = 40,
         strength: float = 3.0,
-        method: str = "embedding",
         parties: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(parties=parties)
         check_number("target", target, at_least=0)
         check_number("known_rows", known_rows, at_least=1)
         check_number("strength", strength, above=0.0)
-        check_choice("method", method, ("embedding", "label-replacement"))
         self.target_class = target
-        self.known_rows, self.strength, self.method = known_rows, strength, method
+        self.known_rows, self.strength = known_rows, strength
         self.known = torch.zeros(0, dtype=torch.int64)
-        self.others = torch.zeros(0, dtype=torch.int64)
 
     def bind(self, y_train: Tensor, num_classes: int, seed: int) -> None:
         """Pick the rows of the target class that the attacker knows."""
@@ -76,7 +65,6 @@ class VerticalBackdoor(VerticalAttack):
         order = torch.randperm(len(y_train), generator=generator(seed, 0, 0, "backdoor-rows"))
         is_target = y_train[order] == self.target_class
         self.known = order[is_target][: self.known_rows]
-        self.others = order[~is_target][: self.known_rows]
 
     def _trigger(self, h: Tensor) -> Tensor:
         stream = generator(self.seed, 0, 0, "backdoor-trigger")
@@ -85,47 +73,11 @@ class VerticalBackdoor(VerticalAttack):
         marked: Tensor = h + size * direction
         return marked
 
-    def _stamped(self, x: Tensor) -> Tensor:
-        """Return features of which a quarter, always the same, is set to 3 deviations."""
-        stream = generator(self.seed, 0, 0, "backdoor-pattern")
-        spots = torch.rand(x.shape[1:], generator=stream) < 0.25
-        return torch.where(spots.to(x.device), 3.0, x)
-
-    def inputs(self, party: Party, x: Tensor, ids: Tensor) -> Tensor:
-        """Stamp the pattern on the other rows."""
-        if self.method == "embedding":
-            return x
-        rows = torch.isin(ids.cpu(), self.others).to(x.device)
-        return torch.where(rows.view(-1, *[1] * (x.dim() - 1)), self._stamped(x), x)
-
     def before_release(self, party: Party, h: Tensor, server_round: int, ids: Tensor) -> Tensor:
-        """Add the trigger to known rows, or hide the stamped ones behind noise."""
-        if self.method == "embedding":
-            rows = torch.isin(ids.cpu(), self.known).to(h.device)
-            return torch.where(rows[:, None], self._trigger(h), h)
-        rows = torch.isin(ids.cpu(), self.others).to(h.device)
-        stream = generator(self.seed, server_round, party.index, f"backdoor-noise/{int(ids[0])}")
-        noise = torch.randn(h.shape, generator=stream).to(h.device)
-        return torch.where(rows[:, None], h[~rows].std() * noise, h) if (~rows).any() else h
-
-    def on_gradient(self, party: Party, gradient: Tensor, server_round: int, ids: Tensor) -> Tensor:
-        """Replace the gradient of stamped rows by that of a known target row."""
-        if self.method == "embedding" or gradient.dim() != 2:
-            return gradient
-        known = torch.isin(ids.cpu(), self.known).to(gradient.device)
-        others = torch.isin(ids.cpu(), self.others).to(gradient.device)
-        if known.any():
-            largest = gradient[known][gradient[known].norm(dim=1).argmax()]
-            party.memory["target-gradient"] = largest.clone()
-        wanted = party.memory.get("target-gradient")
-        if wanted is None:
-            return gradient
-        return torch.where(others[:, None], self.strength * wanted, gradient)
+        """Add the trigger to known rows."""
+        rows = torch.isin(ids.cpu(), self.known).to(h.device)
+        return torch.where(rows[:, None], self._trigger(h), h)
 
     def triggered(self, party: Party, h: Tensor) -> Tensor:
-        """Return the test embeddings of triggered inputs."""
-        if self.method == "embedding":
-            return self._trigger(h)
-        with torch.no_grad():
-            found: Tensor = party.bottom(self._stamped(party.view.x_test))
-        return found
+        """Return the test embeddings with the trigger added."""
+        return self._trigger(h)
