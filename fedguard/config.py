@@ -209,11 +209,6 @@ class SimulationConfig(BaseModel):
             allowed = f"nothing with strategy {self.strategy.name}; soul unlearns"
             raise ConfigurationError("unlearn", f"{len(self.unlearn)} requests", allowed)
         check_requests(self.unlearn, self.clients, self.rounds)
-        if self.engine == "ray" and any(
-            r.client is not None and not r.whole_client for r in self.unlearn
-        ):
-            allowed = "requests for whole clients; ray's workers keep their own copy of the rows"
-            raise ConfigurationError("unlearn", "a share or a label with engine ray", allowed)
         return self
 
     def resolved(self) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from fedguard.config import parse
+from fedguard.config import load_yaml, parse
 from fedguard.errors import ConfigurationError
 from fedguard.simulate import main
 from fedguard.simulation import Simulation
@@ -98,3 +100,14 @@ def test_the_federation_leaves_rows_out_and_puts_them_back():
     )
     federation.leave_out(1, torch.empty(0, dtype=torch.long))
     assert len(federation.examples(1, attacking=False)[1]) == len(y)
+
+
+def test_the_ready_scenario_forgets_the_client_that_lies():
+    path = Path(__file__).resolve().parents[2] / "configs" / "soul_backdoor.yaml"
+    config = parse(load_yaml(path))
+    assert Simulation(config).federation.malicious == {config.unlearn[0].client}
+
+
+def test_engines_whose_workers_keep_copies_are_refused():
+    with pytest.raises(ConfigurationError, match="forget"):
+        ask({"client": 1, "round": 4}, engine="ray")
