@@ -171,7 +171,8 @@ def _print_names(kind: str) -> None:
     kinds = {plural: kind for kind in registry.KINDS for plural in (kind, _plural(kind))}
     if kind not in kinds:
         raise unknown_name("--list", kind, [_plural(one) for one in registry.KINDS])
-    for name in [*registry.names(kinds[kind]), *registry.names(kinds[kind], "vertical")]:
+    rooms = registry.names(kinds[kind]), registry.names(kinds[kind], "vertical")
+    for name in sorted({*rooms[0], *rooms[1]}):
         print(name)
 
 

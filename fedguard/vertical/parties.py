@@ -117,6 +117,7 @@ class Batch:
     number: int
     ids: Tensor
     output: Tensor | None = field(default=None, repr=False)
+    noise: Tensor | None = field(default=None, repr=False)
 
 
 class Party:
@@ -219,7 +220,10 @@ class Party:
         h = clip_rows(h, self.terms.privacy.clip)
         if self.sigma == 0.0:
             return h
-        return h + self.sigma * self._noise(server_round, str(number), h)
+        noise = self._noise(server_round, str(number), h)
+        if self.batch is not None:
+            self.batch.noise = noise
+        return h + self.sigma * noise
 
     @torch.no_grad()
     def clean_embeddings(self, *, test: bool = False) -> Tensor:
@@ -277,7 +281,9 @@ class Party:
         rule, privacy = self.terms.reward, self.terms.privacy
         if rule is None or privacy is None or privacy.step == 0.0 or self.sigma == 0.0:
             return
-        z = self._noise(batch.server_round, str(batch.number), output)
+        z = batch.noise
+        if z is None:
+            z = self._noise(batch.server_round, str(batch.number), output)
         spread = privacy.sensitivity * noise_multiplier_slope(self.epsilon, privacy.delta)
         loss_slope = spread * float((gradient.double() * z.double()).sum())
         self.slope_sum += rule.slope(

@@ -145,7 +145,7 @@ class VerticalExecution:
     def _serve(self, exchange: Exchange) -> None:
         self.exchange = exchange
         if isinstance(exchange, MessageExchange):
-            list(exchange.grid.get_node_ids())  # nodes of a Flower run introduce themselves
+            self._gather(exchange.grid)
         if self.checkpoint is None:
             self._record(VerticalRound(0), exchange)
         else:
@@ -159,6 +159,13 @@ class VerticalExecution:
         )
         self.bottoms = exchange.states(range(self.config.clients))
         self._measure_attack()
+
+    def _gather(self, grid: Grid) -> None:
+        """Wait until every party is connected and has said who it is, or the patience ends."""
+        deadline = time.monotonic() + self.config.join_timeout
+        wanted = set(range(self.config.clients))
+        while not wanted <= set(grid.get_node_ids()) and time.monotonic() < deadline:
+            time.sleep(0.2)
 
     def _measure_attack(self) -> None:
         """Let the attackers do what they planned for after the training, and score them."""
