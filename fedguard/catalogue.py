@@ -39,17 +39,18 @@ def summary(part: Callable[..., Any]) -> str:
 
 
 def paper(part: Callable[..., Any]) -> str:
-    """Return the first paper that a docstring cites: authors, title, venue and year."""
+    """Return the first paper that a docstring cites: authors if named, title, venue, year."""
     text = " ".join((inspect.getdoc(part) or "").split())
     found = re.search(
         r"([A-Z][\w\'’-]+(?: et al\.|(?:, [A-Z][\w\'’-]+)*(?:,? and [A-Z][\w\'’-]+)?)), "
         r'"([^"]+?),?",? ([^;]*?\b(?:19|20)\d\d)',
         text,
     )
-    if found is None:
-        return ""
-    authors, title, venue = (group.strip(" ,") for group in found.groups())
-    return f"{authors}, *{title}*, {venue}"
+    if found is not None:
+        authors, title, venue = (group.strip(" ,") for group in found.groups())
+        return f"{authors}, *{title}*, {venue}"
+    found = re.search(r'"([^"]+?),?",? (arXiv[^;]*?\b(?:19|20)\d\d)\b', text)
+    return f"*{found[1]}*, {found[2]}" if found else ""
 
 
 def needs(kind: str, part: Any) -> str:

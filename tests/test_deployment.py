@@ -153,6 +153,14 @@ def verdicts(run: Path) -> list[tuple[object, ...]]:
     return [tuple(record[key] for key in keys) for record in read_jsonl(run / "clients.jsonl")]
 
 
+def processes_left(folder: Path, patience: float = 15.0) -> list[str]:
+    """Return `processes_of` a folder once there are none, or after a while."""
+    deadline = time.monotonic() + patience
+    while (found := processes_of(folder)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
 def processes_of(folder: Path) -> list[str]:
     """Return the command lines of processes whose environment names a folder."""
     found = []
@@ -194,7 +202,7 @@ def test_a_small_federation_gives_the_model_of_the_inprocess_engine(federation, 
     world = federation(3, MALICIOUS="0.34", ROUNDS="2", RUN_CONFIG="local_epochs=1")
     done = run_locally(world)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert processes_of(world.folder) == []
+    assert processes_left(world.folder) == []
     run = world.newest_run
     assert {path.name for path in run.iterdir()} >= {"summary.json", "report.html", "config.yaml"}
     assert json.loads((run / "summary.json").read_text())["engine"] == "flower"

@@ -112,7 +112,8 @@ class _Unscaled(nn.Module):
     def __init__(self, module: nn.Module, federation: Federation) -> None:
         super().__init__()
         self.module = module
-        self._normalise = federation.normalise
+        # A function, unlike a bound method, is not followed when an attack copies the model.
+        self._normalise = lambda x: federation.normalise(x)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.module(self._normalise(x))

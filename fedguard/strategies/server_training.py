@@ -51,7 +51,8 @@ def server_update(
     model.train()
     device = tools.x.device
     order = generator(strategy.seed, updates.server_round, SERVER, "server batches")
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
+    # An attacker that searches against the rule calls it where gradients are switched off.
+    with torch.enable_grad(), torch.random.fork_rng([] if device.type == "cpu" else [device]):
         torch.manual_seed(stream_seed(strategy.seed, updates.server_round, SERVER, "dropout"))
         optimiser = torch.optim.SGD(model.parameters(), lr=lr)
         for _ in range(epochs):
