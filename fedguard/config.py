@@ -193,6 +193,9 @@ class SimulationConfig(BaseModel):
         for kind in registry.KINDS:
             part: Part = getattr(self, kind)
             registry.check_arguments(kind, registry.find(kind, part.name), part.arguments)
+        for name in _DECIDED_FOR_MODELS & set(self.model.arguments):
+            allowed = "nothing: the data set, the seed and latent_layer decide it"
+            raise ConfigurationError(f"model.{name}", self.model.arguments[name], allowed)
         return self
 
     @model_validator(mode="after")
@@ -234,6 +237,9 @@ class SimulationConfig(BaseModel):
 
 PLACE = frozenset({"data_dir", "workers", "ray_address"})
 """Fields that say where a run happens, not what it does."""
+
+_DECIDED_FOR_MODELS = {"input_shape", "num_classes", "seed", "latent_layer"}
+"""Arguments of a network that cannot be given with it."""
 
 _SET_BY_SIMULATION = {
     "arrayrecord_key",
