@@ -42,6 +42,9 @@ COPY_RADIUS = 0.05
 COPY_BLOCK = 3
 """So many near-identical updates or more are rejected: honest training does not repeat itself."""
 
+SMALLEST_PATCH = 2.0
+"""Positions that a patch must be allowed to cover: any one alone may well decide a class."""
+
 TRIGGER_STEPS = 20
 """Steps of the search for patches."""
 
@@ -51,8 +54,11 @@ SUSPECTS = 3
 SUSPICION = 1.5
 """A class is looked at if its patch moves more than this multiple of what a typical class' does."""
 
-RELIEF = 0.5
-"""Clients are rejected for a patch if it moves at most this share of the examples without them."""
+EVIDENCE = 3.0
+"""A patch beyond this multiple of what a typical class' does is no weakness that just happens."""
+
+RELIEF = 0.7
+"""Below that, clients are rejected only if it moves at most this share as many without them."""
 
 CLAIM_CAP = 3.0
 """Claimed numbers of examples count up to this multiple of their median."""
@@ -101,10 +107,10 @@ class GeminiGuard(RobustStrategy):
        `prune_harmful`.
     4. Backdoor search: for every class the small patch is searched for that moves the server's
        examples most into it, on the average of what remains; see `search_triggers`. Where a
-       class' patch works far better than those of the other classes, clients are dropped in the
-       same way as long as its effect falls; they are rejected if the patch then moves at most half
-       as many examples, so that a weakness of the model itself is nobody's fault. At least half of
-       the clients are kept throughout.
+       class' patch works better than those of the other classes, clients are dropped in the same
+       way as long as its effect falls: at once if it works three times better, else only if it
+       then moves less than 0.7 times as many examples, so that a weakness of the model itself is
+       nobody's fault. At least half of the clients are kept throughout.
 
     A reading of Lyu et al., "Two Heads Are Better than One: Model-Weight and Latent-Space Analysis
     for Federated Learning on Non-iid Data against Poisoning Attacks", arXiv 2025 (2503.23288). The
@@ -141,7 +147,7 @@ class GeminiGuard(RobustStrategy):
         Hardened mode: the same for the effect of a patch, 0 to below 1; 0 does not search.
     trigger_budget : float
         Hardened mode: share of the input positions that a patch may cover, above 0 to 1; inputs
-        of so few positions that this is less than one are not searched.
+        of so few positions that this is less than two are not searched.
     aux_samples : int
         Auxiliary examples for the latent view, at least 2, as far as the server holds them.
     """
@@ -323,7 +329,7 @@ class GeminiGuard(RobustStrategy):
         positions = (
             self.tools.x[0, :1].numel() if self.tools.x.ndim == 4 else self.tools.x[0].numel()
         )
-        if self.trigger_margin > 0.0 and self.trigger_budget * positions >= 1.0:
+        if self.trigger_margin > 0.0 and self.trigger_budget * positions >= SMALLEST_PATCH:
             self._search_backdoor(state, shares)
 
     def _search_backdoor(self, state: _Round, shares: Tensor) -> None:
@@ -350,10 +356,11 @@ class GeminiGuard(RobustStrategy):
             pruned = self._prune(state, shares, effect, self.trigger_margin)
             if pruned is None:
                 break
-            load_average(tools, state.updates, pruned.keep, shares, self._factors(state))
-            left = success_rate(tools.model, tools.x, tools.y, triggers, target)
-            if left > RELIEF * float(rates[target]):
-                continue  # the model's own weakness, not what those clients brought
+            if float(rates[target]) <= EVIDENCE * typical:
+                load_average(tools, state.updates, pruned.keep, shares, self._factors(state))
+                left = success_rate(tools.model, tools.x, tools.y, triggers, target)
+                if left > RELIEF * float(rates[target]):
+                    continue  # the model's own weakness, not what those clients brought
             state.scores["patch"] = torch.maximum(state.scores["patch"], pruned.harm)
             self._reject_pruned(state, pruned, f"teaches a patch that means class {target}")
 
