@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -113,7 +113,7 @@ class _Unscaled(nn.Module):
         super().__init__()
         self.module = module
         # A function, unlike a bound method, is not followed when an attack copies the model.
-        self._normalise = lambda x: federation.normalise(x)
+        self._normalise: Callable[[Tensor], Tensor] = lambda x: federation.normalise(x)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.module(self._normalise(x))
