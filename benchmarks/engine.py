@@ -7,7 +7,9 @@
 Work is the same for all: model, data, clients, batches per client, learning rate; FedAvg. fedguard
 and the loop take turns, `--repeats` times after one round to warm up. Flower's runtime takes 12 to
 60 s to start, so it runs once per work with `--flower-rounds` rounds; its steady state is the
-median from round 2 on. Ratios are Flower's or the loop's seconds over fedguard's.
+median from round 2 on. Ratios are Flower's or the loop's seconds over fedguard's. The time
+from the start of a process to the end of the last of those rounds is taken too, each side in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -210,7 +212,12 @@ def tell_flower(ended: list[float], ours: float, per: int = 1, unit: str = "s") 
 def training(work: Work, options: argparse.Namespace) -> None:
     """Measure one training work: fedguard and the loop in turns, then Flower."""
     x, y = examples(options, work.clients * work.shard)
-    ours, loop = Ours(work, x, y, options.threads), Loop(work, x, y)
+    ours = Ours(work, x, y, options.threads)
+    if options.rounds:
+        for _ in range(options.rounds):
+            ours.round()
+        return
+    loop = Loop(work, x, y)
     print(
         f"{work.model}: {work.cohort} clients x {work.shard}, batch {work.batch}; executor "
         f"{ours.plan.executor} ({ours.plan.reason}), {ours.plan.threads} threads"
@@ -229,7 +236,32 @@ def training(work: Work, options: argparse.Namespace) -> None:
         physical_limit(work, statistics.median(times["fedguard"]), statistics.median(times["loop"]))
     if not options.no_flower:
         rounds = options.flower_rounds
-        tell_flower(flower(work, x, y, rounds), statistics.median(times["fedguard"]))
+        ended = flower(work, x, y, rounds)
+        tell_flower(ended, statistics.median(times["fedguard"]))
+        if len(ended) > rounds:
+            whole = [from_start(work, options) for _ in range(options.flower_starts)]
+            ours_whole = statistics.median(whole)
+            print(
+                f"  from start to the end of round {rounds}: fedguard {spread(whole, 1.0, 1)} s, "
+                f"Flower {ended[rounds]:.1f} s, ratio {ended[rounds] / ours_whole:.1f}",
+                flush=True,
+            )
+
+
+def from_start(work: Work, options: argparse.Namespace) -> float:
+    """Return the seconds of a process of ours that runs as many rounds as Flower's."""
+    command = [
+        sys.executable,
+        __file__,
+        "--only",
+        work.model,
+        "--rounds",
+        str(options.flower_rounds),
+    ]
+    command += ["--quick"] if options.quick else []
+    command += ["--data-dir", str(options.data_dir)] if options.data_dir else []
+    command += ["--threads", str(options.threads)] if options.threads else []
+    return seconds(lambda: subprocess.run(command, capture_output=True, check=True))
 
 
 def physical_limit(work: Work, ours: float, loop: float) -> None:
@@ -337,6 +369,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="clients or groups trained at once")
     parser.add_argument("--no-flower", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     logging.getLogger("flwr").setLevel(logging.ERROR)
     print(

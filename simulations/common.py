@@ -7,9 +7,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,6 +107,19 @@ def write_section(name: str, text: str, path: Path = RESULTS) -> None:
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(before.rstrip() + "\n\n" + body + "\n", encoding="utf-8")
+
+
+def write_page(title: str, figures: Iterable[go.Figure], text: str, path: Path) -> None:
+    """Write one self-contained HTML page: the figures, then the tables as text."""
+    drawn = "".join(one.to_html(full_html=False, include_plotlyjs=False) for one in figures)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title>"
+        f"<script>{get_plotlyjs()}</script>"
+        "<body style='font-family:system-ui;max-width:70rem;margin:2rem auto'>"
+        f"{drawn}<pre style='white-space:pre-wrap'>{escape(text)}</pre></body></html>",
+        encoding="utf-8",
+    )
 
 
 def machine() -> str:

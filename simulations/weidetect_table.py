@@ -10,7 +10,6 @@ random flips beside it.
 
 from __future__ import annotations
 
-import html
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Annotated, Any
 
 import plotly.graph_objects as go
 import typer
-from plotly.offline import get_plotlyjs
 
 from fedguard.config import parse
 from simulations.common import (
@@ -28,6 +26,7 @@ from simulations.common import (
     markdown_table,
     run_cells,
     spread,
+    write_page,
     write_section,
 )
 
@@ -232,21 +231,10 @@ def figure(grouped: Grouped, dataset: str, mode: str) -> go.Figure:
     return drawn
 
 
-def write_page(grouped: Grouped, text: str, path: Path) -> None:
-    """Write one self-contained HTML page: the tables as text, and a figure per flip."""
-    figures = []
-    for dataset, mode in dict.fromkeys((key[0], key[2]) for key in grouped if key[2] != "none"):
-        drawn = figure(grouped, dataset, mode)
-        figures.append(drawn.to_html(full_html=False, include_plotlyjs=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "<!doctype html><html lang='en'><meta charset='utf-8'><title>WeiDetect</title>"
-        f"<script>{get_plotlyjs()}</script>"
-        "<body style='font-family:system-ui;max-width:70rem;margin:2rem auto'>"
-        f"{''.join(figures)}<pre style='white-space:pre-wrap'>{html.escape(text)}</pre>"
-        "</body></html>",
-        encoding="utf-8",
-    )
+def figures(grouped: Grouped) -> list[go.Figure]:
+    """Return one figure per data set and flip."""
+    pairs = dict.fromkeys((key[0], key[2]) for key in grouped if key[2] != "none")
+    return [figure(grouped, dataset, mode) for dataset, mode in pairs]
 
 
 def report(grouped: Grouped, base: Mapping[str, Any]) -> str:
@@ -291,7 +279,7 @@ def main(
         wanted = (cell for cell in wanted if is_finished(cell, folder))
     grouped = run_cells(wanted, folder, jobs)
     text = report(grouped, base)
-    write_page(grouped, text, folder / "table.html")
+    write_page("WeiDetect", figures(grouped), text, folder / "table.html")
     if quick:
         print(text)
     else:

@@ -9,7 +9,7 @@ import pytest
 from fedguard.config import load_yaml, parse
 from fedguard.simulation import Simulation
 from simulations import weidetect_table as table
-from simulations.common import ROOT, run_cell
+from simulations.common import ROOT, run_cell, write_page
 
 SHARED = ROOT.parent / "shared" / "data"
 
@@ -53,7 +53,7 @@ def test_cells_run_resume_and_make_one_page(data_dir, tmp_path, monkeypatch):
         "| 20% | weidetect |",
     ):
         assert word in text
-    table.write_page(grouped, text, out / "table.html")
+    write_page("WeiDetect", table.figures(grouped), text, out / "table.html")
     assert "Plotly.newPlot" in (out / "table.html").read_text()
 
 
