@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,6 +40,8 @@ def tell_apart(members: Tensor, others: Tensor) -> Membership | None:
     """Return how well (N,) and (M,) scores separate, higher for members; None without both."""
     if not len(members) or not len(others):
         return None
+    from sklearn.metrics import roc_auc_score, roc_curve  # three seconds that most runs need not
+
     truth = torch.cat([torch.ones(len(members)), torch.zeros(len(others))]).numpy()
     scores = torch.nan_to_num(torch.cat([members, others])).numpy()
     false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
