@@ -8,12 +8,19 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import rejections, with_buffer_median
+from fedguard.strategies.averaging import median, rejections, with_buffer_median
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.distances import distances_to_combination, gram_matrix
+from fedguard.strategies.distances import (
+    distances_to_combination,
+    gram_matrix,
+    shared_gram,
+)
 from fedguard.strategies.mixture import combination, trainable_rows
 from fedguard.updates import ClientUpdates, Verdict
+
+CANCELLATION = 1e-3
+"""Distances below this share of the norms are measured again around a point nearby."""
 
 
 def weiszfeld(
@@ -57,8 +64,10 @@ class GeometricMedian(RobustStrategy):
 
     Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning", IEEE TSP 2022
     (RFA). Every client weighs the same; the paper weighs by the number of examples, which a
-    client can claim freely. The iteration starts from the coordinate-wise median rather than from
-    the mean and runs until it stands still, on the (K, K) inner products around that start.
+    client can claim freely. The iteration starts from the zero update rather than from the mean and
+    runs until it stands still, on the (K, K) inner products that distance rules share; where what
+    the updates have in common dwarfs what they differ in, on those around the coordinate-wise
+    median, from there.
 
     Parameters
     ----------
@@ -80,8 +89,13 @@ class GeometricMedian(RobustStrategy):
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the geometric median; see `RobustStrategy.combine`."""
         rows = trainable_rows(updates)
-        gram = gram_matrix(rows, coordinate_median(rows))
-        weights, distances = weiszfeld(gram, self.smoothing, self.max_iterations, 1e-12)
+        gram = shared_gram(updates)
+        weights, distances = self._solve(gram)
+        if float(median(distances)) < CANCELLATION * float(median(gram.diagonal().sqrt())):
+            weights, distances = self._solve(gram_matrix(rows, coordinate_median(rows)))
         delta = with_buffer_median(updates, combination(rows, weights))
         reasons = rejections(updates, weights, lambda row: "infinitely far from the others")
         return Verdict(delta, weights, {"distance": distances}, reasons)
+
+    def _solve(self, gram: Tensor) -> tuple[Tensor, Tensor]:
+        return weiszfeld(gram, self.smoothing, self.max_iterations, 1e-12)
