@@ -29,10 +29,11 @@ from fedguard.strategies.server_validation import (
     server_loss,
 )
 from fedguard.strategies.trigger_search import (
+    Triggers,
     search_triggers,
     stamp_effect,
-    success_rate,
     success_rates,
+    teachers,
 )
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -54,25 +55,26 @@ SUSPECTS = 3
 SUSPICION = 1.5
 """A class is looked at if its patch moves more than this multiple of what a typical class' does."""
 
-EVIDENCE = 3.0
-"""A patch beyond this multiple of what a typical class' does is no weakness that just happens."""
-
-RELIEF = 0.7
-"""Below that, clients are rejected only if it moves at most this share as many without them."""
-
 CLAIM_CAP = 3.0
-"""Claimed numbers of examples count up to this multiple of their median."""
+"""Claimed numbers of examples count up to this multiple of their median ..."""
+
+WIDE_CLAIM_CAP = 10.0
+"""... and up to this one where that lowers the server's loss."""
 
 
 @dataclass
 class _Round:
-    """What is known of the round's clients while the views are taken; every array is (K,)."""
+    """What is known of the round's clients while the views are taken; every array is (K,).
+
+    `reach` is what a client's norm is clipped to, in units of the median norm.
+    """
 
     updates: ClientUpdates
     norms: Tensor
     keep: np.ndarray
     reasons: dict[int, str]
     scores: dict[str, Tensor]
+    reach: Tensor
 
     def reject(self, row: int, reason: str) -> None:
         if self.keep[row]:
@@ -104,13 +106,13 @@ class GeminiGuard(RobustStrategy):
     3. Verification: in the average of what remains, clipped to the median norm and weighted by
        claimed examples (at most three times their median), clients are dropped one at a time as
        long as the loss on the server's labelled examples falls by more than `margin` asks; see
-       `prune_harmful`.
+       `prune_harmful`. Where the loss is lower so, claims then count up to ten times their median,
+       and who claims n times the median may be sqrt(n) times as long.
     4. Backdoor search: for every class the small patch is searched for that moves the server's
        examples most into it, on the average of what remains; see `search_triggers`. Where a
-       class' patch works better than those of the other classes, clients are dropped in the same
-       way as long as its effect falls: at once if it works three times better, else only if it
-       then moves less than 0.7 times as many examples, so that a weakness of the model itself is
-       nobody's fault. At least half of the clients are kept throughout.
+       class' patch works 1.5 times better than a typical class', clients that teach it (see
+       `teachers`) are dropped in the same way as long as its effect falls. At least half of the
+       clients are kept throughout.
 
     A reading of Lyu et al., "Two Heads Are Better than One: Model-Weight and Latent-Space Analysis
     for Federated Learning on Non-iid Data against Poisoning Attacks", arXiv 2025 (2503.23288). The
@@ -214,7 +216,8 @@ class GeminiGuard(RobustStrategy):
         gram = shared_gram(updates)
         norms = shared_norms(updates)
         euclidean = shared_distances(updates).sqrt()
-        state = _Round(updates, norms, np.ones(count, dtype=bool), {}, {"norm": norms})
+        everybody = np.ones(count, dtype=bool)
+        state = _Round(updates, norms, everybody, {}, {"norm": norms}, torch.ones_like(norms))
         if count >= 4:
             self._weight_view(state, self._cosine(updates, gram), euclidean)
         elif count == 3:
@@ -222,10 +225,7 @@ class GeminiGuard(RobustStrategy):
         trust = self._latent_view(state)
         if self.mode == "paper":
             return self._aggregate(state, trust)
-        claims = updates.num_examples
-        shares = claims.clamp(max=CLAIM_CAP * float(median(claims)))
-        self._verify(state, shares)
-        return self._aggregate(state, shares)
+        return self._aggregate(state, self._verify(state))
 
     def _cosine(self, updates: ClientUpdates, gram: Tensor) -> Tensor:
         if self.vector == "delta":
@@ -256,10 +256,11 @@ class GeminiGuard(RobustStrategy):
         state.scores["distance"] = torch.as_tensor(np.median(combined, axis=1))
 
     def _reject_long(self, state: _Round) -> None:
-        """Reject updates whose norm is beyond the ratio to the median of those still in."""
+        """Reject updates that are too long for the median norm of those still in."""
         typical = float(median(state.norms[torch.as_tensor(state.keep)]))
+        limits = (self.max_norm_ratio * typical * _reach(state.updates)).tolist()
         for row, norm in enumerate(state.norms.tolist()):
-            if norm > self.max_norm_ratio * typical > 0.0:
+            if norm > limits[row] > 0.0:
                 state.reject(row, f"{norm / typical:.1f} times as long as the median update")
 
     def _clusters_of_votes(self, combined: np.ndarray, votes: Labels) -> Labels:
@@ -317,27 +318,51 @@ class GeminiGuard(RobustStrategy):
             if float(trust[row]) < floor:
                 state.reject(int(row), "latent representation unlike the others'")
 
-    def _verify(self, state: _Round, shares: Tensor) -> None:
-        """Reject clients without whom the server's loss is lower, then those who plant a patch."""
+    def _verify(self, state: _Round) -> Tensor:
+        """Reject who raises the server's loss, then who plants a patch; return the (K,) shares."""
+        shares = _shares(state.updates, CLAIM_CAP)
         if self.tools is None:
-            return
+            return shares
         harm = self._prune(state, shares, server_loss(self.tools), self.margin)
         if harm is None:
-            return
+            return shares
         state.scores["harm"] = harm.harm
         self._reject_pruned(state, harm, "raises the loss on the server's examples")
+        shares = self._widen(state, shares)
         positions = (
             self.tools.x[0, :1].numel() if self.tools.x.ndim == 4 else self.tools.x[0].numel()
         )
         if self.trigger_margin > 0.0 and self.trigger_budget * positions >= SMALLEST_PATCH:
             self._search_backdoor(state, shares)
+        return shares
+
+    def _widen(self, state: _Round, shares: Tensor) -> Tensor:
+        """Return shares, and set reaches, that believe large claims if the loss is lower so."""
+        before = self._loss(state, shares)
+        wide = _shares(state.updates, WIDE_CLAIM_CAP)
+        state.reach = _reach(state.updates)
+        if self._loss(state, wide) < before:
+            return wide
+        state.reach = torch.ones_like(state.reach)
+        return shares
+
+    def _loss(self, state: _Round, shares: Tensor) -> float:
+        assert self.tools is not None
+        self._load(state, shares)
+        with torch.no_grad():
+            return float(server_loss(self.tools)(self.tools.model))
+
+    def _load(self, state: _Round, shares: Tensor) -> None:
+        """Load the average of those still in into the server's model."""
+        assert self.tools is not None
+        keep = torch.as_tensor(state.keep)
+        load_average(self.tools, state.updates, keep, shares, self._factors(state))
 
     def _search_backdoor(self, state: _Round, shares: Tensor) -> None:
         """Search the average for patches that mean a class; reject those who teach them."""
         tools = self.tools
         assert tools is not None
-        keep = torch.as_tensor(state.keep)
-        load_average(tools, state.updates, keep, shares, self._factors(state))
+        self._load(state, shares)
         step = max(1, len(tools.x) // self.aux_samples)
         triggers = search_triggers(
             tools.model,
@@ -347,25 +372,32 @@ class GeminiGuard(RobustStrategy):
             steps=TRIGGER_STEPS,
         )
         rates = success_rates(tools.model, tools.x, tools.y, triggers)
-        typical = float(rates.median())
-        state.scores["patch"] = torch.zeros(len(keep), dtype=torch.float64)
+        state.scores["patch"] = torch.zeros(len(state.keep), dtype=torch.float64)
         for target in rates.argsort(descending=True)[:SUSPECTS].tolist():
-            if float(rates[target]) <= SUSPICION * typical:
-                break
-            effect = stamp_effect(triggers, target, tools.x, tools.y)
-            pruned = self._prune(state, shares, effect, self.trigger_margin)
-            if pruned is None:
-                break
-            if float(rates[target]) <= EVIDENCE * typical:
-                load_average(tools, state.updates, pruned.keep, shares, self._factors(state))
-                left = success_rate(tools.model, tools.x, tools.y, triggers, target)
-                if left > RELIEF * float(rates[target]):
-                    continue  # the model's own weakness, not what those clients brought
+            if float(rates[target]) > SUSPICION * float(rates.median()):
+                self._reject_teachers(state, shares, triggers, target)
+
+    def _reject_teachers(
+        self, state: _Round, shares: Tensor, triggers: Triggers, target: int
+    ) -> None:
+        """Reject who teaches the patch of a class, as long as its effect falls."""
+        tools = self.tools
+        assert tools is not None
+        self._load(state, shares)
+        teach = teachers(tools, triggers, target, state.updates)
+        effect = stamp_effect(triggers, target, tools.x, tools.y)
+        pruned = self._prune(state, shares, effect, self.trigger_margin, teach)
+        if pruned is not None:
             state.scores["patch"] = torch.maximum(state.scores["patch"], pruned.harm)
             self._reject_pruned(state, pruned, f"teaches a patch that means class {target}")
 
     def _prune(
-        self, state: _Round, shares: Tensor, objective: Objective, margin: float
+        self,
+        state: _Round,
+        shares: Tensor,
+        objective: Objective,
+        margin: float,
+        candidates: Tensor | None = None,
     ) -> Pruned | None:
         keep = torch.as_tensor(state.keep)
         if self.tools is None or int(keep.sum()) < 3:
@@ -379,12 +411,15 @@ class GeminiGuard(RobustStrategy):
             self._factors(state),
             margin=margin,
             fewest=(len(keep) + 1) // 2,
+            candidates=candidates,
         )
 
     def _factors(self, state: _Round) -> Tensor:
-        """Return the (K,) factors that clip to the median norm of those still in."""
+        """Return the (K,) factors that clip to the median norm of those still in, or its reach."""
         typical = float(median(state.norms[torch.as_tensor(state.keep)]))
-        return clip_factors(state.norms, typical) if typical > 0.0 else torch.ones_like(state.norms)
+        if not typical > 0.0:
+            return torch.ones_like(state.norms)
+        return clip_factors(state.norms, typical * state.reach)
 
     def _reject_pruned(self, state: _Round, pruned: Pruned, reason: str) -> None:
         for row in (torch.as_tensor(state.keep) & ~pruned.keep).nonzero().flatten().tolist():
@@ -399,7 +434,7 @@ class GeminiGuard(RobustStrategy):
             return Verdict(nothing, torch.zeros(len(updates)), state.scores, state.reasons)
         weights = shares / shares.sum()
         limit = self._norm_limit(state)
-        factors = clip_factors(state.norms, limit) if limit > 0.0 else None
+        factors = clip_factors(state.norms, limit * state.reach) if limit > 0.0 else None
         delta = average(updates, weights, factors)
         return Verdict(delta, weights, state.scores, state.reasons)
 
@@ -412,6 +447,21 @@ class GeminiGuard(RobustStrategy):
             current = min(current, float(earlier.median()))
         self._accepted_norm = torch.cat([earlier, median(accepted)[None]])[-9:]
         return current
+
+
+def _shares(updates: ClientUpdates, cap: float) -> Tensor:
+    """Return the (K,) claimed numbers of examples, at most `cap` times their median."""
+    claims = updates.num_examples
+    return claims.clamp(max=cap * float(median(claims)))
+
+
+def _reach(updates: ClientUpdates) -> Tensor:
+    """Return how much longer than usual an update may be for what it claims: (K,), from 1.
+
+    Twice the examples are twice the steps; steps that point everywhere add up to the square root.
+    """
+    claims = updates.num_examples
+    return (claims / float(median(claims))).clamp(1.0, WIDE_CLAIM_CAP).sqrt()
 
 
 def _scaled(distances: np.ndarray) -> np.ndarray:

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedguard.strategies.server_validation import Objective
+from fedguard.strategies.base import ServerTools
+from fedguard.strategies.server_validation import Objective, pushes
+from fedguard.updates import ClientUpdates
+
+BARE_SHARE = 0.7
+"""Who moves bare examples by more than this share of what stamped ones move teaches no patch."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +119,33 @@ def stamp_effect(triggers: Triggers, target: int, x: Tensor, y: Tensor) -> Objec
     classes. What a model thinks of the class without the patch cancels, so a client that has
     mostly examples of the class does not look like one that plants the patch.
     """
+    stamped, clean = _leans(triggers, target, x, y)
+    return lambda model: stamped(model) - clean(model)
+
+
+def teachers(tools: ServerTools, triggers: Triggers, target: int, updates: ClientUpdates) -> Tensor:
+    """Return the (K,) mask of clients that move a class' patch, more than its bare examples.
+
+    With ``s_k`` and ``c_k`` the first-order changes of ``mean_i (z_t - z_y)`` on stamped and on
+    bare examples of other classes by update k, at the model that is loaded: ``s_k > 0`` and
+    ``c_k <= 0.7 s_k``. A client that holds much of class t pushes everything towards t, the patch
+    hardly more than the rest (0.8 and more of it, where two labels are all that clients hold).
+    """
+    stamped, clean = _leans(triggers, target, tools.x, tools.y)
+    on_stamped = pushes(tools, stamped, updates)
+    return (on_stamped > 0.0) & (pushes(tools, clean, updates) <= BARE_SHARE * on_stamped)
+
+
+def _leans(triggers: Triggers, target: int, x: Tensor, y: Tensor) -> tuple[Objective, Objective]:
+    """Return how far a model leans to a class on stamped and on bare examples of the others."""
     rows = y != target
-    clean, own = x[rows], y[rows, None]
-    stamped = triggers.stamp(clean, target)
+    bare, own = x[rows], y[rows, None]
+    stamped = triggers.stamp(bare, target)
 
-    def effect(model: nn.Module) -> Tensor:
-        return (_lean(model(stamped), own, target) - _lean(model(clean), own, target)).mean()
+    def lean_on(examples: Tensor) -> Objective:
+        return lambda model: _lean(model(examples), own, target).mean()
 
-    return effect
+    return lean_on(stamped), lean_on(bare)
 
 
 def _lean(logits: Tensor, own: Tensor, target: int) -> Tensor:

@@ -266,12 +266,26 @@ def test_cosine_of_whole_models_keeps_its_digits():
     assert float(found[off].min()) > 1e-9
 
 
-def test_claims_count_up_to_three_times_their_median(tools):
+@pytest.mark.parametrize(("useful", "cap"), [(True, 10.0), (False, 3.0)])
+def test_large_claims_count_only_where_they_lower_the_servers_loss(tools, useful, cap):
     deltas, start, layout = trained(tools, 8)
+    if not useful:
+        deltas[7] = 0.0
     claims = [10.0] * 7 + [1e6]
     updates = ClientUpdates.from_matrix(deltas, claims, None, start, layout)
     weights = guard(tools, margin=0.999).combine(updates).weights
-    assert float(weights[7] / weights[0]) == pytest.approx(3.0)
+    assert float(weights[7] / weights[0]) == pytest.approx(cap)
+
+
+def test_who_claims_more_may_be_longer_but_not_without_end(tools):
+    deltas, start, layout = trained(tools, 8)
+    deltas[6] *= 6.0
+    deltas[7] *= 12.0
+    claims = [10.0] * 6 + [160.0, 160.0]
+    updates = ClientUpdates.from_matrix(deltas, claims, None, start, layout)
+    verdict = guard(tools, margin=0.999).combine(updates)
+    assert 6 not in verdict.reasons
+    assert "times as long" in verdict.reasons[7]
 
 
 @pytest.mark.parametrize(
