@@ -60,6 +60,9 @@ DATASETS: dict[str, dict[str, Any]] = {
     },
 }
 
+FIRST_SEED = 10
+"""Seeds below it, and 100 to 102, were looked at while the defence was made."""
+
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 MODES = ("targeted", "static", "random")
 
@@ -91,7 +94,7 @@ def cells(
 
     Targeted flips and runs without attackers take `seeds` seeds, the other flips `other_seeds`.
     """
-    for seed in range(max(seeds, other_seeds)):
+    for seed in range(FIRST_SEED, FIRST_SEED + max(seeds, other_seeds)):
         for dataset in datasets:
             task = DATASETS[dataset]
             folder = None if data_dir is None else str(data_dir / dataset)
@@ -99,13 +102,13 @@ def cells(
             for name, strategy in STRATEGIES.items():
                 values = {**common, "strategy": strategy}
                 for mode in MODES:
-                    if seed >= (seeds if mode == "targeted" else other_seeds):
+                    if seed - FIRST_SEED >= (seeds if mode == "targeted" else other_seeds):
                         continue
                     flip = {"name": "label-flip", "mode": mode, "scale": SCALE, **task["flip"]}
                     for fraction in fractions:
                         key = (dataset, name, mode, f"{fraction:.0%}")
                         yield Cell(key, {**values, "attack": flip, "malicious": fraction})
-                if seed < seeds:
+                if seed - FIRST_SEED < seeds:
                     key = (dataset, name, "none", "0%")
                     yield Cell(key, {**values, "attack": "none", "malicious": 0.0})
 
@@ -246,7 +249,7 @@ def report(grouped: Grouped, base: Mapping[str, Any]) -> str:
         f"with LayerNorm, at most 2,000 training rows per class, {base['server_samples']} rows "
         f"held by the server, coalition's updates boosted by {SCALE:g}; rules that need a bound "
         f"assume {base['assumed_malicious']:.0%}. Last round, test set, mean ± standard deviation "
-        "over seeds, in percent; rejection rates over all rounds.",
+        f"over seeds, from {FIRST_SEED} on, in percent; rejection rates over all rounds.",
     ]
     for dataset in dict.fromkeys(key[0] for key in grouped):
         parts += [f"### {dataset}", bars(grouped, dataset)]

@@ -84,7 +84,8 @@ class FLARE(RobustStrategy):
         votes = torch.zeros(len(updates), dtype=torch.float64)
         weights = torch.zeros(len(updates), dtype=torch.float64)
         if bool(finite.any()):
-            votes[finite] = neighbour_votes(squared_mmd(activations[finite]))
+            usable = activations if bool(finite.all()) else activations[finite]
+            votes[finite] = neighbour_votes(squared_mmd(usable))
             mean = votes[finite].mean()
             weights[finite] = torch.softmax(votes[finite] / (self.temperature * mean), dim=0)
         norms = shared_norms(updates)
@@ -97,12 +98,8 @@ class FLARE(RobustStrategy):
         """Return (K, m, p) activations and the (K,) mask of the usable ones."""
         tools = require_tools(self)
         x = tools.x[_spread(tools.y, self.aux_samples)]
-        found = torch.cat(
-            [
-                client_activations(tools, updates.layout, updates.global_vector + row[None, :], x)
-                for row in updates.deltas
-            ]
-        )
+        models = (updates.global_vector + row for row in updates.deltas)
+        found = client_activations(tools, updates.layout, models, x)
         flat = found.flatten(1)
         return found.flatten(2), flat.abs().amax(dim=1) < 1e15  # False for NaN as well
 

@@ -43,9 +43,9 @@ def squared_mmd(activations: Tensor) -> Tensor:
         (K, m, p) finite, m >= 2.
     """
     clients, samples, _ = activations.shape
-    pooled = activations.flatten(0, 1).to(torch.float64)
-    pooled = pooled - pooled.mean(dim=0)
-    norms = (pooled * pooled).sum(dim=1)
+    pooled = activations.flatten(0, 1).to(torch.float64, copy=True)
+    pooled -= pooled.mean(dim=0)
+    norms = pooled.norm(dim=1).square()
     width = _median_squared_distance(pooled)
     means = torch.zeros(clients, clients, dtype=torch.float64)
     within = torch.zeros(clients, dtype=torch.float64)
