@@ -55,21 +55,28 @@ class Mixture:
         return torch.cat([(shares @ self.matrix) @ self.rows, shares @ self.tail])
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield blocks of columns, where they lie and their (L, width) values."""
+        """Yield blocks of columns, where they lie and their (L, width) values.
+
+        A block lasts until the next one is asked for, which takes its place in memory.
+        """
         width = self.rows.shape[1]
         cuts = max(1, len(self) * width // _ENTRIES_PER_BLOCK)
         edges = [width * at // cuts for at in range(cuts + 1)]
+        room = self.rows.new_empty(len(self) * -(-width // cuts))
         for start, end in pairwise(edges):
-            yield slice(start, end), self._mixed(start, end)
+            block = room[: len(self) * (end - start)].view(len(self), end - start)
+            self._mix(start, end, block)
+            yield slice(start, end), block
         if self.tail.shape[1] > 0:
             yield slice(width, self.shape[1]), self.tail
 
-    def _mixed(self, start: int, end: int) -> Tensor:
+    def _mix(self, start: int, end: int, out: Tensor) -> None:
         block = self.rows[:, start:end]
         diagonal = self.matrix.diagonal()
         if len(self) == len(self.rows) and torch.equal(torch.diag(diagonal), self.matrix):
-            return diagonal[:, None] * block
-        return self.matrix @ block
+            torch.mul(diagonal[:, None], block, out=out)
+        else:
+            torch.matmul(self.matrix, block, out=out)
 
     def dense(self) -> Tensor:
         """Return the rows as one (L, T + B) matrix."""
