@@ -1,10 +1,10 @@
-"""The unlearning table: SoUL, its ablations and its rivals on MNIST and Fashion-MNIST.
+"""The unlearning table: SoUL, its ablations and its rivals on MNIST, Fashion-MNIST and digits.
 
 Ten clients, Dirichlet 0.5, one of them with a backdoor, which is to be forgotten. The rounds
 before the request are run once per data set and seed; every method goes on from that checkpoint.
 
     python -m simulations.soul_table --data-dir DIR      # torchvision's layout
-    python -m simulations.soul_table --quick             # digits, few rounds, no files needed
+    python -m simulations.soul_table --quick             # digits alone, no files needed
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "retrain, other start": {"method": "retrain"},
     "soul": {"method": "soul"},
     "soul, milder": {"method": "soul", "alpha": 0.5, "beta": 0.1, "tolerance": 0.1},
+    "soul, no repair": {"method": "soul", "ascent_repair": 0.0},
     "soul, pruning none": {"method": "soul", "pruning": "none"},
     "soul, pruning random": {"method": "soul", "pruning": "random"},
     "soul, pruning paper": {"method": "soul", "pruning": "paper"},
     "soul, pruning relative-change": {"method": "soul", "pruning": "relative-change"},
+    "soul, pruning activation-ratio": {"method": "soul", "pruning": "activation-ratio"},
     "finetune": {"method": "finetune"},
     "ascent": {"method": "ascent"},
     "pga": {"method": "pga"},
     "federaser": {"method": "federaser"},
-    "class-pruning": {"method": "class-pruning"},
+    "class-pruning": {"method": "class-pruning", "beta": 0.2},
     "not": {"method": "not"},
     "random-prune": {"method": "random-prune"},
 }
@@ -345,8 +347,10 @@ def bars(results: list[Figures], dataset: str) -> str:
 
 
 def pareto(results: list[Figures]) -> str:
-    """Say who is on the Pareto front of forgetting, accuracy and cost among the rivals."""
+    """Say who is on the Pareto front of forgetting, accuracy and cost among `soul` and rivals."""
     names = [name for name in VARIANTS if name not in RETRAINED]
+    own = [name for name in names if name.startswith("soul, ")]
+    rivals = [name for name in names if name not in own]
 
     def point(name: str) -> tuple[float, float, float]:
         forgetting = abs((mean(results, name, "success") or 0) - _success(results))
@@ -355,15 +359,19 @@ def pareto(results: list[Figures]) -> str:
         return (forgetting, -accuracy, cost)
 
     points = {name: point(name) for name in names}
-    front = [name for name in names if not any(_beats(points[o], points[name]) for o in names)]
-    beaten = [o for o in names if _beats(points[o], points["soul"])]
-    word = (
-        f"`soul` is dominated by {', '.join(f'`{name}`' for name in beaten)}"
-        if beaten
-        else "`soul` is on it"
+    front = [name for name in rivals if not any(_beats(points[o], points[name]) for o in rivals)]
+    stronger = [o for o in rivals if _beats(points[o], points["soul"])]
+    word = f"`soul` is dominated by {_listed(stronger)}" if stronger else "`soul` is on it"
+    better = [o for o in own if _beats(points[o], points["soul"])]
+    more = f" Of its own variants, {_listed(better)} dominate it." if better else ""
+    return (
+        "Pareto front of forgetting, accuracy and operations, `soul` among its rivals: "
+        f"{_listed(front)}; {word}.{more}"
     )
-    listed = ", ".join(f"`{name}`" for name in front)
-    return f"Pareto front of forgetting, accuracy and operations: {listed}; {word}."
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _success(results: list[Figures]) -> float:
@@ -372,6 +380,24 @@ def _success(results: list[Figures]) -> float:
 
 def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+def _placed(
+    results: list[Figures], most: float, panel: tuple[int, int, int, int]
+) -> list[tuple[str, float, float, float]]:
+    """Return each variant with its point and the height of its label, no label over another."""
+    x0, y0, width, height = panel
+    points = []
+    for name in VARIANTS:
+        cost = mean(results, name, "flops ratio") or 0.0
+        success = mean(results, name, "success") or 0.0
+        points.append((name, x0 + (width - 90) * cost / most, y0 + height * (1 - success)))
+    found, free = [], y0 + height + 2.0
+    for name, x, y in sorted(points, key=lambda point: (-point[2], point[1])):
+        label = min(y + 3, free)
+        free = label - 10
+        found.append((name, x, y, label))
+    return found
 
 
 def figure(found: dict[str, list[Figures]], path: Path) -> None:
@@ -392,29 +418,26 @@ def figure(found: dict[str, list[Figures]], path: Path) -> None:
             parts.append(f'<text x="{x0 - 30}" y="{y + 4:.0f}" class="s">{tick}</text>')
         most = max(mean(results, name, "flops ratio") or 0.0 for name in VARIANTS)
         parts.append(
-            f'<text x="{x0 + width - 24}" y="{y0 + height + 16}" class="s">{most:.2f}</text>'
+            f'<text x="{x0 + width - 90}" y="{y0 + height + 16}" class="s">{most:.2f}</text>'
         )
-        for place, name in enumerate(VARIANTS):
-            cost = mean(results, name, "flops ratio") or 0.0
-            success = mean(results, name, "success") or 0.0
-            x, y = x0 + (width - 10) * cost / most, y0 + height * (1 - success)
+        for name, x, y, label in _placed(results, most, (x0, y0, width, height)):
             colour = "#c2410c" if name == "soul" else "#475569"
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{name}</title>'
-                f'</circle><text x="{x + 6:.1f}" y="{y - 4 + 9 * (place % 3 - 1):.1f}" '
-                f'class="s">{name}</text>'
+                f'</circle><path d="M{x:.1f} {y:.1f}L{x + 12:.1f} {label - 3:.1f}" stroke="#bbb"/>'
+                f'<text x="{x + 13:.1f}" y="{label:.1f}" class="s" fill="{colour}">{name}</text>'
             )
     whole = left + len(found) * (width + 60)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} {height + 90}" '
-        'font-family="sans-serif" font-size="14"><style>.s{font-size:9px;fill:#333}</style>'
+        'font-family="sans-serif" font-size="14"><style>.s{font-size:9px}</style>'
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>\n',
         encoding="utf-8",
     )
 
 
-def page(found: dict[str, list[Figures]], setting: str, before: int) -> str:
+def page(found: dict[str, list[Figures]], settings: Mapping[str, str]) -> str:
     """Return the whole page as Markdown."""
     parts = []
     for dataset, results in found.items():
@@ -424,7 +447,8 @@ def page(found: dict[str, list[Figures]], setting: str, before: int) -> str:
         spread = mean(results, "retrain", "distance") or 0.0
         fresh = cell(results, "retrain", "fresh epochs", 1.0)
         parts.append(
-            f"### {dataset}, {len(results)} seeds\n\nBefore the request: accuracy "
+            f"### {dataset}, {len(results)} {'seed' if len(results) == 1 else 'seeds'}\n\n"
+            f"{settings[dataset]} Before the request: accuracy "
             f"{100 * first:.1f} %, backdoor success {100 * success:.1f} %, membership AUC "
             f"{auc:.2f}. Two retrained models are "
             f"{spread:.3f} apart; a fresh model needs {fresh} epochs to learn the forgotten rows."
@@ -433,11 +457,11 @@ def page(found: dict[str, list[Figures]], setting: str, before: int) -> str:
     body = "\n\n".join(parts)
     return f"""## What was measured
 
-{setting} Mean ± standard deviation over seeds. Success, accuracy and rates in percent.
-*At once* is right after the erasure, *recovered* after {RECOVERY} rounds of the clean clients
-({before} for retraining), *relearned* after {RELEARNING} more. *Distance* is the mean L2 distance
-of class probabilities on the test set. *Operations*, *bytes* and *link time* are shares of what
-retraining takes to the same test accuracy (or all of its rounds where it never gets there).
+Mean ± standard deviation over seeds. Success, accuracy and rates in percent. *At once* is right
+after the erasure, *recovered* after {RECOVERY} rounds of the clean clients (as many as there were
+before the request for retraining), *relearned* after {RELEARNING} more. *Distance* is the mean L2
+distance of class probabilities on the test set. *Operations*, *bytes* and *link time* are shares of
+what retraining takes to the same test accuracy (or all of its rounds where it never gets there).
 
 {body}
 
@@ -447,16 +471,32 @@ Made by `python -m simulations.soul_table`; {machine()}."""
 
 
 def tasks(quick: bool, data_dir: str, seeds: int, samples: int) -> Iterator[Task]:
-    """Yield data sets and seeds."""
-    if quick:
-        base = {**BASE, "model": "mlp", "lr": 0.2, "local_epochs": 2, "server_samples": 60}
-        base |= {"dataset": "digits", "attack": {**ATTACK, "size": 2, "scale": 2.0}}
-        yield from (Task("digits", seed, base, 20) for seed in range(seeds))
-        return
-    for dataset in ("mnist", "fashion-mnist"):
+    """Yield data sets and seeds; digits alone if `quick`."""
+    for dataset in () if quick else ("mnist", "fashion-mnist"):
         part = {"name": dataset, "train_samples": samples, "test_samples": 3000}
         base = {**BASE, "dataset": part, "attack": ATTACK, "data_dir": data_dir or None}
         yield from (Task(dataset, seed, base, BEFORE) for seed in range(seeds))
+    base = {**BASE, "model": "mlp", "lr": 0.2, "local_epochs": 2, "server_samples": 60}
+    base |= {"dataset": "digits", "attack": {**ATTACK, "size": 2, "scale": 2.0}}
+    yield from (Task("digits", seed, base, 20) for seed in range(seeds))
+
+
+def told(task: Task) -> str:
+    """Return a task's setting in two sentences."""
+    base, part = task.base, task.base["dataset"]
+    kept = ""
+    if isinstance(part, Mapping):
+        kept = f"{part['train_samples']:,} training and {part['test_samples']:,} test images; "
+    side = base["attack"]["size"]
+    epochs = (
+        "1 local epoch" if base["local_epochs"] == 1 else f"{base['local_epochs']} local epochs"
+    )
+    return (
+        f"{kept}10 clients, Dirichlet 0.5, {base['model']}, lr {base['lr']}, "
+        f"batch {base['batch_size']}, {epochs}, {task.before} rounds "
+        "before the request. One client, drawn by the seed, stamps half of its rows (badnets, "
+        f"{side} x {side} pixels, target 0) and doubles its updates."
+    )
 
 
 def main(
@@ -493,16 +533,7 @@ def main(
     if missing and not partial:
         print(f"{missing} of {len(wanted)} columns are missing; run again to go on")
         raise typer.Exit(3)
-    kept = "digits" if quick else f"{samples:,} training images and 3,000 test images of each set"
-    base = wanted[0].base
-    triggers = "2 x 2" if quick else "4 x 4"
-    setting = (
-        f"{kept}; 10 clients, Dirichlet 0.5, {base['model']}, lr {base['lr']}, "
-        f"batch {base['batch_size']}, {wanted[0].before} rounds before the request; one client, "
-        f"drawn by the seed, stamps half of its rows (badnets, {triggers} pixels, target 0) and "
-        "doubles its updates."
-    )
-    text = page(found, setting, wanted[0].before)
+    text = page(found, {task.dataset: told(task) for task in wanted})
     if quick:
         print(text)
     else:

@@ -19,9 +19,11 @@ from fedguard.grids.messages import (
     server_round_of,
 )
 from fedguard.randomness import generator
+from fedguard.unlearning.attribution import contributions
 from fedguard.unlearning.climbing import AscentSettings, ascend
 from fedguard.unlearning.instructions import (
     ASCEND,
+    CONTRIBUTIONS,
     COUNTS,
     HELD_OUT,
     from_record,
@@ -31,6 +33,9 @@ from fedguard.unlearning.instructions import (
 )
 from fedguard.unlearning.pruning import class_activations, prunable_layers
 from fedguard.unlearning.rows import forgotten_rows
+
+_CONTRIBUTING = 500
+"""Rows on which a client measures contributions."""
 
 
 @contextmanager
@@ -90,7 +95,8 @@ def _climb(message: Message, trainer: ClientTrainer, client: int, start: Tensor)
     if record is not None:
         tensors = from_record(record)
         held = (tensors["x"].to(device), tensors["y"].to(device))
-    settings = AscentSettings.from_config(message.content.config_records["config"])
+    config = message.content.config_records["config"]
+    settings = AscentSettings.from_config(config)
     server_round = server_round_of(message, 1)
     rng = generator(trainer.seed, server_round, client, "ascent")
     found = ascend(trainer.model, start, forget, held, settings, rng)
@@ -98,8 +104,22 @@ def _climb(message: Message, trainer: ClientTrainer, client: int, start: Tensor)
         trainer.layout, (start + found.delta).cpu(), {EXAMPLES_KEY: max(len(forget[1]), 1)}
     )
     counts: dict[str, int] = {"trained": found.trained, "forwarded": found.forwarded}
+    if config.get(CONTRIBUTIONS):
+        trainer.model.load(start)
+        x, y = _sampled(forget, generator(trainer.seed, server_round, client, "contributions"))
+        layers = prunable_layers(trainer.model.module)
+        mean = contributions(trainer.model.module, layers, x, y)
+        content[CONTRIBUTIONS] = ConfigRecord({"mean": mean.tolist()})
+        counts["trained"] += len(y)
     content[COUNTS] = ConfigRecord({**counts, "stopped": found.stopped})
     return Message(content, reply_to=message)
+
+
+def _sampled(examples: tuple[Tensor, Tensor], rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return at most some hundred drawn examples."""
+    x, y = examples
+    rows = torch.randperm(len(y), generator=rng)[:_CONTRIBUTING].to(y.device)
+    return x[rows], y[rows]
 
 
 def _measure(message: Message, trainer: ClientTrainer, client: int, start: Tensor) -> Message:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -14,18 +12,18 @@ from fedguard.unlearning.requests import UnlearnRequest
 
 
 class PlainAscent(UnlearningMethod):
-    """Take the requester's model after ascent as it is, stopped at guessing alone.
+    """Take the requester's model after ascent as it is, stopped where its rows are forgotten.
 
     ``theta' = theta + sum over requesters of (theta_u - theta)``. No ball, no cap, no held-out
     rows, no pruning.
     """
 
     asks: ClassVar[frozenset[str]] = frozenset({"ascent"})
+    ascent_lr: ClassVar[float] = 0.02
 
     def settings(self, situation: Situation, request: UnlearnRequest) -> AscentSettings:
         """Return the configured ascent without its bounds."""
-        free = replace(self.options.ascent, radius=math.inf, cap=math.inf, tolerance=2.0)
-        return free
+        return self.options.ascent.plain()
 
     def erase(self, situation: Situation) -> Erased:
         """Add the requesters' steps; see `UnlearningMethod.erase`."""

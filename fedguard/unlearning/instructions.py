@@ -3,7 +3,8 @@
 =====================  ========================================================================
 message type           the client ...
 =====================  ========================================================================
-``train.unlearn``      climbs the loss on its forgotten rows and sends the model
+``train.unlearn``      climbs the loss on its forgotten rows and sends the model and, if asked,
+                       how much each unit contributed to their labels before
 ``query.activations``  sends sums of its units' activations by class, forgotten rows apart
 ``train``              trains as ever, without the rows that the record `RECORD` names
 =====================  ========================================================================
@@ -25,6 +26,7 @@ ACTIVATIONS = "query.activations"
 RECORD = "fedguard.unlearn"
 HELD_OUT = "held-out"
 COUNTS = "unlearning"
+CONTRIBUTIONS = "contributions"
 
 _LABEL = "label"
 _SHARE = "share"
@@ -70,9 +72,12 @@ def ascend_content(
     settings: AscentSettings,
     held: tuple[Tensor, Tensor] | None,
     server_round: int,
+    *,
+    contributions: bool = False,
 ) -> RecordDict:
     """Return the content of a `ASCEND` instruction."""
     entries: dict[str, Any] = {**settings.to_config(), "server-round": server_round}
+    entries[CONTRIBUTIONS] = contributions
     records: dict[str, Any] = {
         "arrays": arrays,
         "config": ConfigRecord(entries),

@@ -25,9 +25,9 @@ from fedguard.updates import ClientUpdates, ParameterLayout
 class Options:
     """Settings of the methods; see `fedguard.unlearning.strategy.SoUL`."""
 
-    alpha: float = 0.25
-    beta: float = 0.2
-    pruning: PruningRule = "activation-ratio"
+    alpha: float = 0.1
+    beta: float = 0.15
+    pruning: PruningRule = "attribution-ratio"
     ascent: AscentSettings = field(default_factory=AscentSettings)
     calibration_ratio: float = 0.5
 
@@ -72,6 +72,10 @@ class Situation:
         Client to (D,) unlearned model minus where it started.
     activations : mapping of int to Activations
         Client to what it measured.
+    contributions : mapping of int to Tensor
+        Requester to its units' (all units,) mean contributions on what is forgotten.
+    held_out_contributions : Tensor or None
+        (all units,) the same on rows that nobody trained on.
     """
 
     vector: Tensor
@@ -83,13 +87,15 @@ class Situation:
     rng: torch.Generator
     climbed: Mapping[int, Tensor] = field(default_factory=dict)
     activations: Mapping[int, Activations] = field(default_factory=dict)
+    contributions: Mapping[int, Tensor] = field(default_factory=dict)
+    held_out_contributions: Tensor | None = None
 
     def evidence(self, unlearned: Tensor) -> list[Evidence]:
         """Return, layer by layer, what a pruning rule may look at."""
         widths = [layer.units for layer in self.layers]
         sides: list[tuple[Tensor | None, Tensor | None]] = [(None, None)] * len(widths)
-        if self.activations:
-            forget, retain = self.mean_activations()
+        if (known := self.both_sides()) is not None:
+            forget, retain = known
             sides = list(zip(torch.split(forget, widths), torch.split(retain, widths), strict=True))
         return [
             Evidence(
@@ -101,6 +107,13 @@ class Situation:
             )
             for layer, (forget, retain) in zip(self.layers, sides, strict=True)
         ]
+
+    def both_sides(self) -> tuple[Tensor, Tensor] | None:
+        """Return what units do on what is forgotten and on the rest, None where nobody said."""
+        if self.contributions and self.held_out_contributions is not None:
+            forget = torch.stack(list(self.contributions.values())).mean(dim=0)
+            return forget, self.held_out_contributions
+        return self.mean_activations() if self.activations else None
 
     def mean_activations(self) -> tuple[Tensor, Tensor]:
         """Return every unit's mean activation on what is forgotten and on the rest."""
@@ -142,8 +155,11 @@ class UnlearningMethod(ABC):
     """
 
     asks: ClassVar[frozenset[str]] = frozenset()
-    """What clients are asked in the round of the request: ``"ascent"`` of the requester,
-    ``"activations"`` of everyone."""
+    """What clients are asked in the round of the request: ``"ascent"`` and with it
+    ``"contributions"`` of the requester, ``"activations"`` of everyone."""
+
+    ascent_lr: ClassVar[float] = 0.05
+    """Step size of the ascent where none is configured."""
 
     held_out: ClassVar[bool] = False
     """Whether ascent is told the rows that nobody trained on, and the server checks on them."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from statistics import fmean
 from typing import ClassVar
 
 import torch
@@ -13,21 +12,25 @@ from fedguard.unlearning.climbing import AscentSettings
 from fedguard.unlearning.method import Erased, Situation, UnlearningMethod
 from fedguard.unlearning.requests import UnlearnRequest
 
+_RANDOM_MODELS = 10
+
 
 class ProjectedAscent(UnlearningMethod):
     """Climb from the model of the others, inside a ball around it.
 
     ``w_ref = (w - p w_i) / (1 - p)`` with p the client's share in the last aggregate, which is
     ``(N w - w_i) / (N - 1)`` for equal shares; ascent from w_ref, projected to the ball of radius a
-    third of the distance between w_ref and a random model.
+    third of the mean distance between w_ref and ten random models.
 
     Halimi et al., "Federated Unlearning: How to Efficiently Erase a Client in FL?", UpML workshop
     at ICML 2022. Departures: the server computes w_ref, from the model that the client sent last;
-    a random model is the initial one with the entries of every tensor permuted; several
-    requesters' results are averaged.
+    a random model is the initial one with the entries of every tensor permuted; the ascent ends
+    where `forget_target` says, earlier than at the paper's 12 %; several requesters' results are
+    averaged.
     """
 
     asks: ClassVar[frozenset[str]] = frozenset({"ascent"})
+    ascent_lr: ClassVar[float] = 0.02
 
     def origin(self, situation: Situation, request: UnlearnRequest) -> Tensor:
         """Return w_ref; the global model where the client never took part."""
@@ -40,9 +43,9 @@ class ProjectedAscent(UnlearningMethod):
         """Return the configured ascent inside the ball."""
         reference = self.origin(situation, request)
         trainable = situation.layout.num_trainable
-        away = (reference - _shuffled(situation))[:trainable]
-        radius = float(away.double().norm()) / 3.0
-        return replace(self.options.ascent, radius=radius, cap=math.inf, tolerance=2.0)
+        random = [_shuffled(situation) for _ in range(_RANDOM_MODELS)]
+        away = [float((reference - one)[:trainable].double().norm()) for one in random]
+        return self.options.ascent.plain(radius=fmean(away) / 3.0)
 
     def erase(self, situation: Situation) -> Erased:
         """Return the mean of the requesters' models; see `UnlearningMethod.erase`."""

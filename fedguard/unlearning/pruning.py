@@ -12,7 +12,9 @@ from torch import Tensor, fx, nn
 
 from fedguard.updates import ParameterLayout
 
-PruningRule = Literal["activation-ratio", "paper", "relative-change", "random", "none"]
+PruningRule = Literal[
+    "attribution-ratio", "activation-ratio", "relative-change", "paper", "random", "none"
+]
 
 _WEIGHTED = (nn.Linear, nn.Conv2d)
 _SEES_THROUGH = {"flatten", "relu", "relu_", "dropout"}
@@ -143,7 +145,7 @@ class Evidence:
     learned, unlearned, change : Tensor
         (units,) magnitudes of the model, of the unlearned model, and of their difference.
     forget, retain : Tensor or None
-        (units,) mean activation on what is forgotten and on the rest.
+        (units,) mean contribution or activation on what is forgotten and on the rest.
     """
 
     learned: Tensor
@@ -161,6 +163,8 @@ def select_units(
     ========================  ==============================================================
     ``paper``                 ``I_u > q_beta(I_u)`` and ``I_l <= q_beta(I_l)``
     ``relative-change``       the share beta with the largest ``|theta_u - theta|_1 / I_l``
+    ``attribution-ratio``     the share beta with the largest contribution to the labels of what
+                              is forgotten relative to that of held-out rows
     ``activation-ratio``      the share beta with the largest activation on what is forgotten
                               relative to the rest
     ``random``                a drawn share beta
@@ -193,7 +197,7 @@ def select_units(
         score = evidence.change / evidence.learned.clamp(min=_TINY)
     else:
         if evidence.forget is None or evidence.retain is None:
-            raise ValueError("activation-ratio needs activations on both sides")
+            raise ValueError(f"{rule} needs to know both sides")
         score = evidence.forget / (evidence.retain + _TINY)
     return score.topk(wanted).indices.sort().values
 

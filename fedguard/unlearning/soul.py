@@ -15,8 +15,16 @@ from fedguard.unlearning.method import (
     Situation,
     UnlearningMethod,
 )
-from fedguard.unlearning.pruning import keep_mask, select_units
+from fedguard.unlearning.pruning import PruningRule, keep_mask, select_units
 from fedguard.unlearning.requests import UnlearnRequest
+
+_RETRIES = 3
+
+_NEEDED: dict[PruningRule, tuple[str, ...]] = {
+    "attribution-ratio": ("contributions",),
+    "activation-ratio": ("activations",),
+}
+"""What rules ask of clients beside the ascent."""
 
 
 class SoulMethod(UnlearningMethod):
@@ -27,15 +35,16 @@ class SoulMethod(UnlearningMethod):
 
     Uz Zaman, Yao and Sun, "Sky of Unlearning (SoUL): Rewiring Federated Machine Unlearning via
     Selective Pruning", ICC 2025. A reading of: the paper's text is not public. Ours are that the
-    unlearned model comes from bounded ascent with a stop rule on held-out rows, that mixing comes
-    before pruning, and every pruning rule but ``paper``. Several requesters' steps are added.
+    unlearned model comes from bounded ascent, with held-out rows to stop and to repair by, that
+    mixing comes before pruning, and every pruning rule but ``paper``. Several requesters' steps
+    are added.
     """
 
     held_out: ClassVar[bool] = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        wants = {"ascent"} | ({"activations"} if options.pruning == "activation-ratio" else set())
+        wants = {"ascent", *_NEEDED.get(options.pruning, ())}
         self.asks = frozenset(wants)  # type: ignore[misc]  # depends on the pruning rule
 
     def erase(self, situation: Situation) -> Erased:
@@ -48,13 +57,13 @@ class SoulMethod(UnlearningMethod):
         return Erased(mixed, keep)
 
     def settings(self, situation: Situation, request: UnlearnRequest) -> AscentSettings:
-        """Return the configured ascent with the cap on rows that are lost already."""
-        return replace(self.options.ascent)
+        """Return the configured ascent, which may go back and on with smaller steps."""
+        return replace(self.options.ascent, retries=_RETRIES)
 
 
 def silenced(situation: Situation, unlearned: Tensor, options: Options) -> Tensor | None:
     """Return the mask of what a pruning rule leaves, None where it prunes nothing."""
-    if options.pruning == "activation-ratio" and not situation.activations:
+    if options.pruning in _NEEDED and situation.both_sides() is None:
         return None
     chosen = {
         layer: select_units(options.pruning, evidence, options.beta, situation.rng)

@@ -20,12 +20,14 @@ from fedguard.errors import ConfigurationError, check_number
 from fedguard.metrics.classification import predictions
 from fedguard.randomness import SERVER, generator
 from fedguard.strategies.base import RobustStrategy, ServerTools
+from fedguard.unlearning.attribution import contributions
 from fedguard.unlearning.climbing import AscentSettings
 from fedguard.unlearning.costs import ClientLoad, CostLedger, LinkModel, forward_flops
 from fedguard.unlearning.federaser import FedEraser, UpdateStore
 from fedguard.unlearning.instructions import (
     ACTIVATIONS,
     ASCEND,
+    CONTRIBUTIONS,
     COUNTS,
     RECORD,
     activations_content,
@@ -51,7 +53,7 @@ class SoUL(RobustStrategy):
 
     Rounds are those of the inner rule. In the round of a request:
 
-    1. clients are asked what the method wants: ascent on the rows to forget, activations;
+    1. clients are asked what the method wants: ascent on the rows to forget, what units do;
     2. the method makes the new model, by default
        ``alpha theta + (1 - alpha) theta_u`` with the units that matter for what is forgotten and
        little for the rest set to zero;
@@ -76,14 +78,19 @@ class SoUL(RobustStrategy):
     beta : float
         Share of every hidden layer's units that is silenced, 0 to below 1.
     pruning : str
-        ``"activation-ratio"``, ``"relative-change"``, ``"paper"``, ``"random"`` or ``"none"``; see
-        `fedguard.unlearning.pruning.select_units`.
+        ``"attribution-ratio"``, ``"activation-ratio"``, ``"relative-change"``, ``"paper"``,
+        ``"random"`` or ``"none"``; see `fedguard.unlearning.pruning.select_units`.
     ascent_lr, ascent_epochs, ascent_batch, ascent_clip : float, int, int, float
-        Step size, most passes, rows per step and largest gradient norm of the ascent.
+        Step size (the method's own if left out), most passes, rows per step and largest gradient
+        norm of the ascent.
+    ascent_repair : float
+        Weight of the held-out rows' loss, which a bounded ascent descends as it climbs; 0 for none.
     ascent_radius : float
         Largest distance between global and unlearned model, as a share of the model's norm.
     ascent_cap : float
         Rows with this many times ``ln C`` nats of loss are climbed no further.
+    forget_target : float
+        Accuracy on the rows to forget, 0 to 1, at which an ascent ends; at least guessing's.
     tolerance : float
         Held-out accuracy that an unlearned model may lose before recovery, 0 to 1.
     recovery_rounds, relearning_rounds : int
@@ -109,16 +116,18 @@ class SoUL(RobustStrategy):
         rule: str = "fedavg",
         rule_arguments: dict[str, Any] | None = None,
         assumed_malicious: float = 0.25,
-        alpha: float = 0.25,
-        beta: float = 0.2,
-        pruning: PruningRule = "activation-ratio",
-        ascent_lr: float = 0.01,
+        alpha: float = 0.1,
+        beta: float = 0.15,
+        pruning: PruningRule = "attribution-ratio",
+        ascent_lr: float | None = None,
         ascent_epochs: int = 5,
         ascent_batch: int = 32,
         ascent_clip: float = 5.0,
+        ascent_repair: float = 1.0,
         ascent_radius: float = 0.2,
         ascent_cap: float = 2.0,
-        tolerance: float = 0.3,
+        forget_target: float = 0.5,
+        tolerance: float = 0.2,
         recovery_rounds: int = 3,
         relearning_rounds: int = 3,
         calibration_interval: int = 2,
@@ -130,8 +139,12 @@ class SoUL(RobustStrategy):
         super().__init__(**base)
         check_number("alpha", alpha, at_least=0.0, at_most=1.0)
         check_number("beta", beta, at_least=0.0, below=1.0)
+        if ascent_lr is None:
+            ascent_lr = METHODS[method].ascent_lr
         check_number("ascent_lr", ascent_lr, above=0.0)
         check_number("ascent_clip", ascent_clip, above=0.0)
+        check_number("ascent_repair", ascent_repair, at_least=0.0)
+        check_number("forget_target", forget_target, at_least=0.0, at_most=1.0)
         check_number("ascent_radius", ascent_radius, above=0.0)
         check_number("ascent_cap", ascent_cap, above=0.0)
         check_number("tolerance", tolerance, at_least=0.0, at_most=1.0)
@@ -156,6 +169,8 @@ class SoUL(RobustStrategy):
             clip=ascent_clip,
             cap=ascent_cap,
             tolerance=tolerance,
+            target=forget_target,
+            repair=ascent_repair,
         )
         self.options = Options(alpha, beta, pruning, ascent, calibration_ratio)
         self.method = METHODS[method](self.options)
@@ -383,10 +398,14 @@ class SoUL(RobustStrategy):
             norm = float(origin[: situation.layout.num_trainable].double().norm())
             settings = replace(settings, radius=self.radius * norm)
         # A model that guesses has forgotten; beyond that, ascent only destroys.
-        settings = replace(settings, target=1.0 / tools.num_classes)
-        held = (tools.x, tools.y) if self.method.held_out else None
+        settings = replace(settings, target=max(settings.target, 1.0 / tools.num_classes))
         content = ascend_content(
-            situation.layout.to_arrays(origin), request, settings, held, server_round
+            situation.layout.to_arrays(origin),
+            request,
+            settings,
+            (tools.x, tools.y) if self.method.held_out else None,
+            server_round,
+            contributions="contributions" in self.method.asks,
         )
         return Message(content, dst_node_id=request.client, message_type=ASCEND)
 
@@ -402,10 +421,14 @@ class SoUL(RobustStrategy):
             situation,
             climbed=self._climbed(situation, climbs),
             activations=self._measured(situation, measured),
+            contributions=self._contributed(situation, climbs),
+            held_out_contributions=self._held_out_contributions(situation),
         )
         erased = self.method.erase(situation)
         if "activations" in self.method.asks and not situation.activations:
             self.memory.notes.append(f"round {server_round}: no client sent activations")
+        if "contributions" in self.method.asks and not situation.contributions:
+            self.memory.notes.append(f"round {server_round}: no requester sent contributions")
         vector = erased.vector
         if not bool(torch.isfinite(vector).all()):
             self.memory.notes.append(f"round {server_round}: the erased model was not finite")
@@ -443,6 +466,27 @@ class SoUL(RobustStrategy):
             else:
                 found[node] = activations
         return found
+
+    def _contributed(self, situation: Situation, replies: list[Message]) -> dict[int, Tensor]:
+        """Return the requesters' contributions that make sense, by client."""
+        asked = {request.client for request in situation.requests}
+        units = sum(layer.units for layer in situation.layers)
+        found: dict[int, Tensor] = {}
+        if "contributions" not in self.method.asks:
+            return found
+        for message in replies:
+            node = message.metadata.src_node_id
+            values = _contributions(message, units)
+            if values is not None and node in asked:
+                found[node] = values
+        return found
+
+    def _held_out_contributions(self, situation: Situation) -> Tensor | None:
+        if "contributions" not in self.method.asks:
+            return None
+        layout, tools, vector = self._parts()
+        layout.load(tools.model, vector.to(tools.x.device))
+        return contributions(tools.model, situation.layers, tools.x, tools.y)
 
     def _climbed(self, situation: Situation, replies: list[Message]) -> dict[int, Tensor]:
         """Return the unlearned models' deltas that may stand, hostile ones bounded or dropped."""
@@ -495,9 +539,11 @@ class SoUL(RobustStrategy):
         layout, tools, _ = self._parts()
         model = _BYTES * layout.size
         held = tools.x.numel() * _BYTES if self.method.held_out else 0
+        units = sum(layer.units for layer in prunable_layers(tools.model))
+        told = 2 * _BYTES * units if "contributions" in self.method.asks else 0
         loads: dict[int, ClientLoad] = {}
         for message, down, up in [
-            *((m, model + held, model) for m in climbs),
+            *((m, model + held, model + told) for m in climbs),
             *((m, model, _array_bytes(m)) for m in measured),
         ]:
             node = message.metadata.src_node_id
@@ -550,6 +596,18 @@ def _count(record: ConfigRecord, name: str) -> float:
 def _array_bytes(message: Message) -> int:
     records = message.content.array_records.values()
     return sum(_BYTES * math.prod(array.shape) for record in records for array in record.values())
+
+
+def _contributions(message: Message, units: int) -> Tensor | None:
+    """Return what a requester's units contributed, None where it is nothing that could be so."""
+    try:
+        given = message.content.config_records[CONTRIBUTIONS]["mean"]
+        values = torch.tensor(given, dtype=torch.float64)
+    except (KeyError, TypeError, ValueError, RuntimeError):
+        return None
+    sane = torch.isfinite(values) & (values >= 0) & (values < _MOST_ACTIVATION)
+    known = tuple(values.shape) == (units,) and bool(sane.all()) and bool(values.any())
+    return values if known else None
 
 
 def _activations(message: Message, classes: int, units: int) -> Activations | None:

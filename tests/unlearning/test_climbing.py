@@ -47,6 +47,31 @@ def test_it_stops_before_non_members_suffer(learned):
     assert float(found.delta.norm()) > 0
 
 
+def test_it_goes_on_with_smaller_steps(learned):
+    settings = {"tolerance": 0.05, "check_every": 1, "lr": 2.0, "clip": 100.0, "epochs": 5}
+    once, before, _ = climb(learned, **settings)
+    again, _, after = climb(learned, **settings, retries=6)
+    assert once.trained < again.trained
+    assert float(once.delta.norm()) < float(again.delta.norm())
+    assert after >= before - 0.05
+
+
+def test_repair_keeps_what_non_members_need(learned):
+    model, start, forget, _ = learned
+    accuracies = {}
+    for repair in (0.0, 1.0):
+        found, _, accuracies[repair] = climb(learned, target=0.5, repair=repair, cap=2.0)
+        model.load(start + found.delta)
+        left = float((predictions(model.module, forget[0]).argmax(1) == forget[1]).double().mean())
+        assert left <= 0.5 or found.stopped == "epochs"
+    assert accuracies[1.0] > accuracies[0.0]
+
+
+def test_plain_ascent_looks_at_no_held_out_rows():
+    plain = AscentSettings(lr=0.2, target=0.5, repair=1.0, tolerance=0.1, cap=2.0).plain(3.0)
+    assert plain == AscentSettings(lr=0.2, target=0.5, radius=3.0)
+
+
 def test_without_the_rule_it_climbs_down_to_guessing(learned):
     found, before, after = climb(learned, target=1 / 3)
     assert found.stopped == "forgotten"

@@ -100,7 +100,7 @@ def test_no_rule_takes_a_whole_layer(rule, beta):
     chosen = select_units(rule, evidence(), beta, generator(0, 0, 0, "draw"))
     assert len(chosen) < 20
     assert len(chosen.unique()) == len(chosen)
-    if rule in ("activation-ratio", "relative-change", "random") and beta:
+    if rule not in ("paper", "none") and beta:
         assert len(chosen) == min(max(round(beta * 20), 1), 19)
     if rule == "none" or beta == 0.0:
         assert not len(chosen)
@@ -118,6 +118,7 @@ def test_rules_follow_their_formulas():
     assert select_units("paper", found, 0.2, rng).tolist() == [0]
     assert select_units("relative-change", found, 0.2, rng).tolist() == [1]
     assert select_units("activation-ratio", found, 0.2, rng).tolist() == [3]
+    assert select_units("attribution-ratio", found, 0.2, rng).tolist() == [3]
 
 
 def test_activations_are_sums_by_class():

@@ -20,7 +20,7 @@ from fedguard.grids.inprocess import InProcessGrid
 from fedguard.grids.unlearning import UnlearningClients
 from fedguard.reporting.recorder import read_jsonl
 from fedguard.simulation import Simulation
-from fedguard.unlearning.instructions import ACTIVATIONS, ASCEND
+from fedguard.unlearning.instructions import ACTIVATIONS, ASCEND, CONTRIBUTIONS
 from fedguard.unlearning.methods import METHODS
 from fedguard.unlearning.pruning import prunable_layers
 
@@ -211,6 +211,8 @@ class Tampered(WrappedGrid):
     def send_and_receive(self, messages, *, timeout=None):
         replies = self.inner.send_and_receive(messages, timeout=timeout)
         for reply in replies:
+            if (record := reply.content.config_records.get(CONTRIBUTIONS)) is not None:
+                self.spoil(CONTRIBUTIONS, record)
             for kind, record in reply.content.array_records.items():
                 if reply.metadata.message_type in (ASCEND, ACTIVATIONS):
                     self.spoil(kind, record)
@@ -219,24 +221,72 @@ class Tampered(WrappedGrid):
 
 def nonsense(kind, record):
     for name in list(record):
-        value = record[name].numpy()
-        record[name] = Array(np.full_like(value, np.nan))
+        if kind == CONTRIBUTIONS:
+            record[name] = [math.nan] * len(record[name])
+        else:
+            record[name] = Array(np.full_like(record[name].numpy(), np.nan))
 
 
 def wrong_shape(kind, record):
     for name in list(record):
-        record[name] = Array(np.zeros((3, 5), dtype=np.float32))
+        zeros = Array(np.zeros((3, 5), dtype=np.float32))
+        record[name] = [0.0, 0.0] if kind == CONTRIBUTIONS else zeros
+
+
+def lies_about_units(kind, record):
+    if kind == CONTRIBUTIONS:
+        record["mean"] = ["a word"]
 
 
 @pytest.mark.parametrize("spoil", [nonsense, wrong_shape, lambda kind, record: record.clear()])
 @pytest.mark.parametrize("method", ["soul", "pga", "class-pruning"])
 def test_nonsense_from_clients_is_set_aside(method, spoil, tmp_path):
-    config = parse({**SHORT, "strategy": {"name": "soul", "method": method}})
-    simulation = Simulation(config)
-    inner = InProcessGrid(simulation.trainer)
-    grid = Tampered(UnlearningClients(inner, simulation.trainer), spoil)
-    summary = simulation.run(tmp_path, grid=grid)
-    notes = simulation.strategy.memory.notes
-    assert notes
+    simulation, summary = run_tampered(tmp_path, spoil, method=method)
+    assert simulation.strategy.memory.notes
     assert math.isfinite(summary["final"]["loss"])
     assert simulation.strategy.memory.forgotten_clients == {BAD}
+
+
+def run_tampered(out, spoil, **strategy):
+    simulation = Simulation(parse({**SHORT, "strategy": {"name": "soul", **strategy}}))
+    inner = InProcessGrid(simulation.trainer)
+    grid = Tampered(UnlearningClients(inner, simulation.trainer), spoil)
+    return simulation, simulation.run(out, grid=grid)
+
+
+def test_without_contributions_nothing_is_pruned(tmp_path):
+    simulation, _ = run_tampered(tmp_path, lies_about_units)
+    memory = simulation.strategy.memory
+    assert memory.notes == ["round 3: no requester sent contributions"]
+    assert memory.keep is None
+
+
+def test_methods_have_a_step_size_of_their_own():
+    def lr(**arguments):
+        return registry.create("strategy", "soul", **arguments).options.ascent.lr
+
+    assert lr(method="soul") == METHODS["soul"].ascent_lr != lr(method="pga")
+    assert lr(method="ascent") == METHODS["ascent"].ascent_lr
+    assert lr(method="pga", ascent_lr=0.3) == lr(method="soul", ascent_lr=0.3) == 0.3
+
+
+def test_pga_keeps_to_a_third_of_the_way_to_a_random_model(tmp_path):
+    _, _, simulation = run(tmp_path, base=SHORT, method="pga")
+    situation = simulation.strategy._make_situation(3)
+    (request,) = simulation.strategy.requests
+    settings = simulation.strategy.method.settings(situation, request)
+    trainable = situation.layout.num_trainable
+    # Weights of two networks that know nothing of each other stand at right angles.
+    apart = math.hypot(
+        float(situation.vector[:trainable].norm()), float(situation.initial[:trainable].norm())
+    )
+    assert settings.radius == pytest.approx(apart / 3, rel=0.05)
+    assert (settings.repair, settings.tolerance, settings.retries) == (0.0, 2.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("forget_target", 1.5), ("ascent_repair", -1.0), ("ascent_lr", 0.0)]
+)
+def test_settings_out_of_range_are_refused(field, value):
+    with pytest.raises(ConfigurationError, match=field):
+        registry.create("strategy", "soul", **{field: value})
