@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +21,10 @@ import typer
 from scipy.stats import spearmanr
 
 from fedguard.config import parse
+from fedguard.flower_app import make_client_app
 from fedguard.simulation import Simulation
-from fedguard.vertical.exchange import FusedExchange
+from fedguard.vertical.exchange import Exchange, FusedExchange, MessageExchange
+from fedguard.vertical.party_grid import PartyGrid
 from fedguard.vertical.shapley import RetrainedValue, exact_shapley
 from fedguard.vertical.simulation import VerticalSimulation
 from simulations.common import (
@@ -56,6 +58,11 @@ ATTACKS: dict[str, dict[str, Any]] = {
         "vertical-backdoor",
     )
 }
+
+STAYING = {"name": "opus-vfl", "warmup": 1_000_000}
+"""OPUS-VFL whose parties never leave, so that every round is as long as the last."""
+
+WAYS = ("fused", "messages")
 
 Runs = dict[tuple[str, ...], list[dict[str, Any]]]
 
@@ -149,40 +156,76 @@ def shapley_table(base: dict[str, Any], seeds: int, folder: Path) -> str:
     return markdown_table(("seed", "share of tokens", "Shapley of accuracy", "Spearman"), rows)
 
 
-def seconds_per_round(strategy: Any, base: dict[str, Any], parties: int) -> float:
-    """Return the smallest of three rounds' training times on the fused engine."""
-    values = {**base, "strategy": strategy, "clients": parties}
-    simulation: Any = Simulation(parse(values))
+def engine(
+    strategy: Any, base: dict[str, Any], parties: int, *, by_message: bool = False
+) -> Callable[[], float]:
+    """Return what trains one round more and returns the seconds that it took."""
+    config = parse({**base, "strategy": strategy, "clients": parties})
+    simulation: Any = Simulation(config)
     assert isinstance(simulation, VerticalSimulation)
     world, loop = simulation.world, simulation.strategy
     loop.bind(world.label_holder(), world.schedule(), parties)
-    exchange = FusedExchange([world.party(p) for p in range(parties)])
-    times: list[float] = []
-    loop.train(exchange, 4, on_round=lambda found: times.append(found.seconds))
-    return min(times[1:])
+    exchange: Exchange
+    if by_message:
+        exchange = MessageExchange(PartyGrid(make_client_app(config.model_dump_json()), parties))
+    else:
+        exchange = FusedExchange([world.party(p) for p in range(parties)])
+    done = 0
+
+    def one_round() -> float:
+        nonlocal done
+        done += 1
+        times: list[float] = []
+        loop.train(exchange, done, rounds_done=done - 1, on_round=lambda f: times.append(f.seconds))
+        return times[0]
+
+    return one_round
+
+
+def interleaved(engines: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Return each engine's times, rounds of all engines by turns; the first two do not count."""
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(repeats + 2):
+        for name, one_round in engines.items():
+            times[name].append(one_round())
+    return {name: one[2:] for name, one in times.items()}
+
+
+def in_short(times: Sequence[float]) -> str:
+    """Return ``smallest / median`` milliseconds."""
+    return f"{1000.0 * min(times):.1f} / {1000.0 * statistics.median(times):.1f}"
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> str:
+    """Return the ratio of the smallest times, and the median of the ratios of single pairs."""
+    pairs = [one / other for one, other in zip(slow, fast, strict=True)]
+    return f"{min(slow) / min(fast):.2f} / {statistics.median(pairs):.2f}"
 
 
 def time_table(base: dict[str, Any]) -> str:
     """Return the overhead of incentives by number of parties."""
-    colour = {**base, "batch_size": 128}
-    most = (2, 5, 10, 15, 20, 25) if "data_dir" in base else (2, 4, 6, 8)
+    base = {**base, "batch_size": 128}
     rows = []
-    for parties in most:
-        plain = seconds_per_round("vfl", colour, parties)
-        heads = seconds_per_round("opus-vfl", colour, parties)
-        noise = seconds_per_round("vfl-dp", colour, parties)
-        rows.append(
-            [
-                str(parties),
-                f"{plain:.3f}",
-                f"{noise:.3f}",
-                f"{heads:.3f}",
-                f"{heads / plain:.2f}",
-                f"{heads / noise:.2f}",
-            ]
-        )
+    for parties in (2, 5, 10, 15, 20, 25) if "data_dir" in base else (2, 4, 6, 8):
+        named = {"vfl": "vfl", "vfl-dp": "vfl-dp", "opus-vfl": STAYING}
+        engines = {name: engine(part, base, parties) for name, part in named.items()}
+        times = interleaved(engines, 15)
+        opus = times["opus-vfl"]
+        ratios = [ratio(opus, times["vfl"]), ratio(opus, times["vfl-dp"])]
+        rows.append([str(parties), *(in_short(one) for one in times.values()), *ratios])
     header = ("parties", "vfl", "vfl-dp", "opus-vfl", "opus / vfl", "opus / vfl-dp")
     return markdown_table(header, rows)
+
+
+def message_table(base: dict[str, Any]) -> str:
+    """Return what messages cost in one process, by strategy."""
+    rows = []
+    for name, part in {"vfl": "vfl", "opus-vfl": STAYING}.items():
+        engines = {way: engine(part, base, 5, by_message=way == "messages") for way in WAYS}
+        times = interleaved(engines, 5)
+        fused, sent = times["fused"], times["messages"]
+        rows.append([name, in_short(fused), in_short(sent), ratio(sent, fused)])
+    return markdown_table(("strategy", *WAYS, "messages / fused"), rows)
 
 
 def main(
@@ -223,9 +266,14 @@ parties retrained:
 
 {shapley_table(base, shapley_seeds, folder)}
 
-Seconds of training per round, batch 128, fastest of three rounds:
+Milliseconds of training per round, batch 128, smallest / median of 15 rounds, strategies by turns;
+ratios of the smallest times / median of the ratios of single rounds:
 
 {time_table(base)}
+
+The same for 5 parties and batch 64, fused and by Flower messages within one process, 5 rounds:
+
+{message_table(base)}
 
 Made by `python -m simulations.opus_table`; {machine()}."""
     if quick:
