@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedguard.vertical.models import TopModel
+from fedguard.vertical.models import Layers, TopModel
 
 LOO_MODES = ("heads", "shared", "copies")
 
@@ -22,7 +22,8 @@ class LeaveOneOut(nn.Module):
     its cost grows with P squared.
 
     Heads see the blocks as they were released, noise and all: that is what the label holder has.
-    They never send a gradient to a party or to the top model.
+    They never send a gradient to a party or to the top model. Training goes through
+    `LabelHolder.step`, which computes the top model and all heads together.
 
     Parameters
     ----------
@@ -49,34 +50,73 @@ class LeaveOneOut(nn.Module):
     def _repeat(self, value: Tensor) -> Tensor:
         return value.detach().expand(self.parties, *value.shape).clone()
 
+    @property
+    def trained(self) -> bool:
+        """Whether the heads have weights of their own."""
+        return len(self.stacked) > 0
+
     def forward(self, blocks: Tensor, top: TopModel, y: Tensor) -> Tensor:
-        """Return the (P,) mean losses without each block of (B, P, E) detached blocks."""
-        own = [parameter for parameter in self.stacked if isinstance(parameter, Tensor)]
-        if self.mode == "copies":
-            mask = 1.0 - torch.eye(self.parties, dtype=blocks.dtype, device=blocks.device)
-            inputs = (blocks[None] * mask[:, None, :, None]).flatten(2)
-            hidden = torch.baddbmm(own[1], inputs, own[0].transpose(1, 2))
-            own = own[2:]
-        else:
-            shares = self._shares(blocks, top)
-            bias = top.first.bias.detach() if self.mode == "shared" else own.pop(0)
-            hidden = shares.sum(dim=0) - shares + bias
-        if self.mode == "shared":
-            own = [v.detach() for one in top.rest for v in _weights(one)]
-        for weight, bias in zip(own[::2], own[1::2], strict=True):
+        """Return the (P,) mean losses of (B, P, E) detached blocks without each block."""
+        hidden = self.first(blocks, top.first(blocks.flatten(1)).detach(), top)
+        for weight, bias in self.layers(top):
             inner = functional.relu(hidden) if self.activation else hidden
-            hidden = inner @ weight.transpose(1, 2) + bias
+            hidden = torch.baddbmm(bias, inner, weight.transpose(1, 2))
         labels = y.expand(self.parties, -1).flatten()
         losses = functional.cross_entropy(hidden.flatten(0, 1), labels, reduction="none")
         return losses.view(self.parties, -1).mean(dim=1)
 
-    def _shares(self, blocks: Tensor, top: TopModel) -> Tensor:
-        """Return (P, B, H): what each block adds to the first layer's pre-activation."""
+    def first(self, blocks: Tensor, full: Tensor, top: TopModel) -> Tensor:
+        """Return the first layer's (P, B, H) pre-activation without each block.
+
+        Parameters
+        ----------
+        blocks : Tensor
+            (B, P, E) detached blocks.
+        full : Tensor
+            (B, H) pre-activation of the top model, with all blocks.
+        top : TopModel
+            The top model.
+        """
+        own = list(self.stacked)
+        if self.mode == "copies":
+            return torch.baddbmm(own[1], self._masked(blocks), own[0].transpose(1, 2))
         weight = top.first.weight.detach().view(-1, self.parties, self.embedding)
-        return torch.bmm(blocks.transpose(0, 1), weight.permute(1, 2, 0))
+        start = full.expand(self.parties, -1, -1)
+        if self.mode == "heads":
+            start = start + (own[0] - top.first.bias.detach())
+        # what all blocks add to the first layer, less what the one left out adds
+        return torch.baddbmm(start, blocks.transpose(0, 1), weight.permute(1, 2, 0), alpha=-1)
 
+    def layers(self, top: TopModel) -> Layers:
+        """Return (P, out, in) weights and (P, 1, out) biases of the layers above the first."""
+        if self.mode == "shared":
+            return [
+                (w.expand(self.parties, -1, -1), b.expand(self.parties, -1, -1))
+                for w, b in top.layers()
+            ]
+        own = list(self.stacked)[2 if self.mode == "copies" else 1 :]
+        return list(zip(own[::2], own[1::2], strict=True))
 
-def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return a linear layer's weight and bias, shaped like one head's."""
-    assert isinstance(layer, nn.Linear)
-    return layer.weight[None], layer.bias[None, None]
+    def set_gradients(self, blocks: Tensor, slope: Tensor, above: Layers) -> None:
+        """Set the weights' gradients.
+
+        Parameters
+        ----------
+        blocks : Tensor
+            (B, P, E) blocks.
+        slope : Tensor
+            (P, B, H) gradient of each head's loss with respect to what `first` returned.
+        above : list of (Tensor, Tensor)
+            Gradients of `layers`.
+        """
+        gradients = [slope.sum(dim=1, keepdim=True)]
+        if self.mode == "copies":
+            gradients.insert(0, torch.bmm(slope.transpose(1, 2), self._masked(blocks)))
+        gradients += [one for pair in above for one in pair]
+        for parameter, gradient in zip(self.stacked, gradients, strict=True):
+            parameter.grad = gradient
+
+    def _masked(self, blocks: Tensor) -> Tensor:
+        """Return (P, B, P * E): all blocks side by side, one of them zero."""
+        mask = 1.0 - torch.eye(self.parties, dtype=blocks.dtype, device=blocks.device)
+        return (blocks[None] * mask[:, None, :, None]).flatten(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from fedguard.vertical import messages
 from fedguard.vertical.parties import Claim, Party
+from fedguard.vertical.releases import PartyGroup
 
 Released = dict[int, dict[str, Tensor]]
 
@@ -61,8 +63,9 @@ def contribution_of(contributions: Sequence[float], party: int) -> float:
 class FusedExchange:
     """Parties in this process, called without messages: the engine of simulations.
 
-    It calls the same methods on the same numbers as the message path, so model and tokens agree
-    bit for bit; what it saves is serialisation, state keeping and the second forward pass.
+    It computes the same numbers as the message path, so model and tokens agree bit for bit; what
+    it saves is serialisation, state keeping, the second forward pass and, since a `PartyGroup`
+    clips and blurs all parties' embeddings at once, most of the small steps.
 
     Parameters
     ----------
@@ -71,21 +74,21 @@ class FusedExchange:
     """
 
     def __init__(self, parties: Sequence[Party]) -> None:
-        self.parties = list(parties)
+        self.parties, self.group = list(parties), PartyGroup(parties)
         self.missing: dict[int, str] = {}
 
     def embed(
         self, parties: Sequence[int], server_round: int, number: int, ids: Tensor
     ) -> Released:
         """Ask for the releases of a batch."""
-        return {p: self.parties[p].embed(server_round, number, ids) for p in parties}
+        return self.group.release(parties, server_round, number, ids)
 
     def learn(
         self, gradients: Mapping[int, Tensor], loss: float, contributions: Sequence[float]
     ) -> None:
         """Hand each party the gradient of its block."""
-        for p, gradient in gradients.items():
-            self.parties[p].learn(gradient, loss, contribution_of(contributions, p))
+        shares = {p: contribution_of(contributions, p) for p in gradients}
+        self.group.learn(gradients, loss, shares)
 
     def settle(self, parties: Sequence[int], tokens: Mapping[int, int]) -> dict[int, Claim]:
         """End a round."""
@@ -222,7 +225,8 @@ def fault_of(block: Tensor | None, rows: int, width: int) -> str | None:
         return f"embedding of shape {tuple(block.shape)}, expected {(rows, width)}"
     if block.dtype != torch.float32:
         return f"embedding of type {block.dtype}, expected float32"
-    if not bool(torch.isfinite(block).all()):
+    # a sum is finite only if all entries are, unless it overflows; then look at each
+    if not math.isfinite(float(block.sum())) and not bool(torch.isfinite(block).all()):
         return "embedding with NaN or infinite values"
     return None
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fedguard.metrics.classification import Evaluation, evaluate
 from fedguard.vertical.contribution import LeaveOneOut
-from fedguard.vertical.models import TopModel
+from fedguard.vertical.models import TopModel, losses_and_gradients
 from fedguard.vertical.parties import Optimiser
 from fedguard.vertical.rewards import contribution
 
@@ -62,48 +62,50 @@ class LabelHolder:
         self.top, self._settings = top, optimiser
         self.optimiser = optimiser.make(list(top.parameters()))
         self.heads: LeaveOneOut | None = None
-        self.head_optimiser: torch.optim.SGD | None = None
 
     def measure_contributions(self, mode: str) -> None:
         """Add leave-one-out heads, copied from the top model as it is now."""
         self.heads = LeaveOneOut(self.top, mode).to(self.y_train.device)
-        parameters = list(self.heads.parameters())
-        if parameters:
-            self.head_optimiser = self._settings.make(parameters)
+        self.optimiser = self._settings.make([*self.top.parameters(), *self.heads.parameters()])
 
     def assemble(self, blocks: Mapping[int, Tensor], rows: int) -> Tensor:
         """Return (rows, P, E) blocks in order of party; zeros where a party gave none."""
-        top = self.top
-        full = torch.zeros(rows, top.parties, top.embedding, device=self.y_train.device)
+        top, device = self.top, self.y_train.device
+        if len(blocks) == top.parties:
+            every = [blocks[party] for party in range(top.parties)]
+            return torch.stack(every, dim=1).to(device)
+        full = torch.zeros(rows, top.parties, top.embedding, device=device)
         for party, block in blocks.items():
             full[:, party] = block
         return full
 
+    @torch.no_grad()
     def step(self, blocks: Mapping[int, Tensor], ids: Tensor) -> Step:
-        """Train on one batch; return the loss, the blocks' gradients and the contributions."""
-        y = self.y_train[ids]
-        released = self.assemble(blocks, len(ids))
-        losses = self._losses_without(released, y)
-        released.requires_grad_()
-        self.optimiser.zero_grad()
-        loss = functional.cross_entropy(self.top(released), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        assert released.grad is not None
-        value = float(loss.detach())
-        return Step(value, released.grad, [contribution(value, one) for one in losses])
+        """Train on one batch; return the loss, the blocks' gradients and the contributions.
 
-    def _losses_without(self, released: Tensor, y: Tensor) -> list[float]:
-        if self.heads is None:
-            return []
-        if self.head_optimiser is None:
-            with torch.no_grad():
-                return [float(v) for v in self.heads(released, self.top, y).tolist()]
-        self.head_optimiser.zero_grad()
-        losses = self.heads(released, self.top, y)
-        losses.sum().backward()
-        self.head_optimiser.step()
-        return [float(value) for value in losses.detach().tolist()]
+        The top model and all leave-one-out heads are computed as one stack of networks; no head's
+        loss reaches the top model or the blocks.
+        """
+        top, heads, y = self.top, self.heads, self.y_train[ids]
+        released = self.assemble(blocks, len(ids))
+        flat = released.flatten(1)
+        full: Tensor = top.first(flat)
+        hidden, layers, trained = full[None], top.layers(), 1
+        if heads is not None:
+            hidden = torch.cat([hidden, heads.first(released, full, top)])
+            pairs = zip(layers, heads.layers(top), strict=True)
+            layers = [(torch.cat([w, ws]), torch.cat([b, bs])) for (w, b), (ws, bs) in pairs]
+            trained += top.parties if heads.trained else 0
+        losses, slope, gradients = losses_and_gradients(
+            hidden, layers, y, activation=top.activation, trained=trained
+        )
+        top.set_gradients(flat, slope[0], [(w[:1], b[:1]) for w, b in gradients])
+        if heads is not None and heads.trained:
+            heads.set_gradients(released, slope[1:], [(w[1:], b[1:]) for w, b in gradients])
+        back = (slope[0] @ top.first.weight).view_as(released)
+        self.optimiser.step()
+        loss, *without = losses.tolist()
+        return Step(loss, back, [contribution(loss, one) for one in without])
 
     @torch.no_grad()
     def loss_of(self, blocks: Mapping[int, Tensor], ids: Tensor) -> float:
@@ -124,18 +126,20 @@ class LabelHolder:
         logits: Tensor = self.top(self.assemble(blocks, len(self.y_test)))
         return logits.argmax(dim=1)
 
+    def _trained(self) -> dict[str, list[torch.nn.Parameter]]:
+        found = {"top-momentum": list(self.top.parameters())}
+        if self.heads is not None:
+            found["head-momentum"] = list(self.heads.parameters())
+        return found
+
     def state(self) -> dict[str, Tensor]:
         """Return top model, heads and momentum as tensors."""
         found = {f"top.{name}": value for name, value in self.top.state_dict().items()}
-        pairs = [("top-momentum", self.optimiser, list(self.top.parameters()))]
         if self.heads is not None:
             found |= {f"heads.{name}": value for name, value in self.heads.state_dict().items()}
-            if self.head_optimiser is not None:
-                heads = list(self.heads.parameters())
-                pairs.append(("head-momentum", self.head_optimiser, heads))
-        for name, optimiser, parameters in pairs:
+        for name, parameters in self._trained().items():
             for place, parameter in enumerate(parameters):
-                buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
+                buffer = self.optimiser.state.get(parameter, {}).get("momentum_buffer")
                 if buffer is not None:
                     found[f"{name}.{place}"] = buffer
         return {name: value.detach().clone() for name, value in found.items()}
@@ -143,24 +147,14 @@ class LabelHolder:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state."""
         self.top.load_state_dict(_under("top.", state))
-        _load_momentum("top-momentum.", self.optimiser, list(self.top.parameters()), state)
         if self.heads is not None:
             self.heads.load_state_dict(_under("heads.", state))
-            if self.head_optimiser is not None:
-                heads = list(self.heads.parameters())
-                _load_momentum("head-momentum.", self.head_optimiser, heads, state)
+        for name, parameters in self._trained().items():
+            for place, parameter in enumerate(parameters):
+                if f"{name}.{place}" in state:
+                    buffer = state[f"{name}.{place}"].to(parameter.device, copy=True)
+                    self.optimiser.state[parameter]["momentum_buffer"] = buffer
 
 
 def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _load_momentum(
-    prefix: str,
-    optimiser: torch.optim.SGD,
-    parameters: list[torch.nn.Parameter],
-    state: Mapping[str, Tensor],
-) -> None:
-    for place, parameter in enumerate(parameters):
-        if f"{prefix}{place}" in state:
-            optimiser.state[parameter]["momentum_buffer"] = state[f"{prefix}{place}"].clone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtr
 from torch import Tensor
 
 from fedguard.errors import ConfigurationError, check_choice, check_number
@@ -198,11 +198,16 @@ class OpusVfl(PrivateVfl):
         """Sum up each block's variation about its mean, for the test of claimed noise."""
         if not self.verify_noise:
             return
-        for party, block in blocks.items():
-            centred = block.double() - block.double().mean(dim=0)
+        passive = [party for party in blocks if party != OWN_PARTY]
+        if not passive:
+            return
+        stacked = torch.stack([blocks[party] for party in passive])
+        centred = stacked - stacked.mean(dim=1, keepdim=True)
+        energies = torch.linalg.vector_norm(centred, dim=(1, 2)).square().tolist()
+        more = (stacked.shape[1] - 1) * stacked.shape[2]
+        for party, value in zip(passive, energies, strict=True):
             energy, freedom = self._energy.get(party, (0.0, 0))
-            more = (len(block) - 1) * block.shape[1]
-            self._energy[party] = (energy + float((centred * centred).sum()), freedom + more)
+            self._energy[party] = (energy + value, freedom + more)
 
     def step(self, released: Released, ids: Tensor) -> tuple[Step, dict[int, Tensor]]:
         """Train on one batch; with `gradient_noise`, return noisy gradients to passive parties."""
@@ -271,7 +276,7 @@ class OpusVfl(PrivateVfl):
             if not freedom or claim is None:
                 continue
             sigma = self.privacy.sensitivity * noise_multiplier(claim.epsilon, self.privacy.delta)
-            if chi2.cdf(energy / sigma**2, freedom) < _FALSE_ALARM:
+            if chdtr(freedom, energy / sigma**2) < _FALSE_ALARM:
                 liars.add(p)
         return liars
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from fedguard.randomness import generator
 from fedguard.vertical.data import PartyView
 from fedguard.vertical.privacy import clip_rows, noise_multiplier, noise_multiplier_slope
+from fedguard.vertical.releases import PartyGroup
 from fedguard.vertical.rewards import RewardRule
 
 if TYPE_CHECKING:
@@ -117,7 +119,13 @@ class Batch:
     number: int
     ids: Tensor
     output: Tensor | None = field(default=None, repr=False)
-    noise: Tensor | None = field(default=None, repr=False)
+    """(B, E) output of the bottom model before clipping, with its graph; None once forgotten."""
+
+    @property
+    def known_output(self) -> Tensor:
+        """The output, which is there."""
+        assert self.output is not None
+        return self.output
 
 
 class Party:
@@ -164,8 +172,14 @@ class Party:
         self.slope_sum, self.slope_count, self.slope_scale = 0.0, 0, 0.0
         self.memory: dict[str, Tensor] = {}
         self.batch: Batch | None = None
+        self._alone = PartyGroup([self])
 
     # --- embeddings ---------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where its model and features are."""
+        return self.parameters[0].device
 
     @property
     def sigma(self) -> float:
@@ -176,54 +190,72 @@ class Party:
         factor = self.attack.noise_factor if self.attack else 1.0
         return factor * privacy.sensitivity * noise_multiplier(self.epsilon, privacy.delta)
 
+    @torch.no_grad()
     def _clean(self, x: Tensor) -> Tensor:
         h: Tensor = self.bottom(x)
         return h if self.terms.privacy is None else clip_rows(h, self.terms.privacy.clip)
 
-    def _noise(self, server_round: int, purpose: str, like: Tensor) -> Tensor:
+    def _noise(self, server_round: int, purpose: str, shape: Sequence[int]) -> Tensor:
         stream = generator(self.seed, server_round, self.index, f"vertical-noise/{purpose}")
-        return torch.randn(like.shape, generator=stream).to(like.device, like.dtype)
+        drawn: Tensor = self.sigma * torch.randn(*shape, generator=stream)
+        return drawn.to(self.device)
+
+    def noise_of_round(self, server_round: int) -> Tensor:
+        """Return (N, E) noise sigma z of all rows, each of which is released once in a round.
+
+        A row asked for twice in a round would carry the same noise twice.
+        """
+        shape = (len(self.view.x_train), self.terms.embedding)
+        if self.sigma == 0.0:
+            return torch.zeros(shape, device=self.device)
+        return self._noise(server_round, "train", shape)
 
     def embed(self, server_round: int, number: int, ids: Tensor) -> dict[str, Tensor]:
         """Return what the party releases for a batch: (B, E) ``embedding``, and more where asked.
 
         Zeroth-order training also releases ``perturbed``, the embedding at weights moved by mu u.
         """
-        self.batch = Batch(server_round, number, ids)
-        output = self._forward(self.batch)
-        self.batch.output = output
-        released = self._release(output.detach(), server_round, number, ids)
-        if not self.terms.zeroth_order:
-            return {"embedding": released}
-        return {"embedding": released, "perturbed": self._perturbed(server_round, number, ids)}
+        return self._alone.release([self.index], server_round, number, ids)[self.index]
 
-    def _forward(self, batch: Batch) -> Tensor:
+    def open(self, server_round: int, number: int, ids: Tensor) -> Batch:
+        """Begin a batch and compute its output; one that had no answer is forgotten."""
+        self.batch = Batch(server_round, number, ids.to(self.device))
+        self._forward(self.batch)
+        return self.batch
+
+    def close(self) -> Batch | None:
+        """Return the open batch, if there is one, and end it."""
+        batch, self.batch = self.batch, None
+        return batch
+
+    def _forward(self, batch: Batch) -> None:
         self.bottom.train()
-        x = self.view.x_train[batch.ids]
+        x = self.view.x_train.index_select(0, batch.ids)
         if self.attack:
             x = self.attack.inputs(self, x, batch.ids)
-        return self._clean(x)
+        batch.output = self.bottom(x)
 
-    def _again(self, batch: Batch) -> Tensor:
-        """Compute a batch's output once more, leaving running statistics as the first time did."""
+    def compute_again(self, batch: Batch) -> None:
+        """Fill in a forgotten output, leaving running statistics as the first time did."""
+        if batch.output is not None:
+            return
         before = {name: value.clone() for name, value in self.bottom.named_buffers()}
-        output = self._forward(batch)
+        self._forward(batch)
         for name, value in self.bottom.named_buffers():
             value.copy_(before[name])
-        return output
 
-    def _release(self, h: Tensor, server_round: int, number: int, ids: Tensor) -> Tensor:
-        if self.attack:
-            h = self.attack.before_release(self, h, server_round, ids)
-        if self.terms.privacy is None:
+    def lie(self, batch: Batch, h: Tensor) -> Tensor:
+        """Return the embedding that an attacker releases for `h`, before noise, still clipped."""
+        if self.attack is None:
             return h
-        h = clip_rows(h, self.terms.privacy.clip)
-        if self.sigma == 0.0:
-            return h
-        noise = self._noise(server_round, str(number), h)
-        if self.batch is not None:
-            self.batch.noise = noise
-        return h + self.sigma * noise
+        h = self.attack.before_release(self, h, batch.server_round, batch.ids)
+        return h if self.terms.privacy is None else clip_rows(h, self.terms.privacy.clip)
+
+    def with_perturbed(self, batch: Batch, embedding: Tensor) -> dict[str, Tensor]:
+        """Return a batch's release by name, in zeroth-order training with a second one."""
+        if not self.terms.zeroth_order:
+            return {"embedding": embedding}
+        return {"embedding": embedding, "perturbed": self._perturbed(batch)}
 
     @torch.no_grad()
     def clean_embeddings(self, *, test: bool = False) -> Tensor:
@@ -242,7 +274,7 @@ class Party:
             return h
         h = clip_rows(h, privacy.clip)
         if privacy.at_inference and self.sigma > 0.0:
-            h = h + self.sigma * self._noise(server_round, "test", h)
+            h = h + self._noise(server_round, "test", h.shape)
         return h
 
     # --- learning -----------------------------------------------------------------------------
@@ -258,38 +290,49 @@ class Party:
         loss, contributed : float
             The batch's L and C_i; NaN where the strategy measures no contribution.
         """
-        batch, self.batch = self.batch, None
-        if batch is None:
-            return
+        self._alone.learn({self.index: gradient}, loss, {self.index: contributed})
+
+    def receive(self, batch: Batch, gradient: Tensor) -> Tensor:
+        """Return the gradient to learn from; clear the weights' own."""
         if self.attack:
             gradient = self.attack.on_gradient(self, gradient, batch.server_round, batch.ids)
         self.optimiser.zero_grad()
         if self.terms.zeroth_order:
             self._estimate(batch, float(gradient.sum()))
-        else:
-            output = self._again(batch) if batch.output is None else batch.output
-            self._follow_reward(batch, output, gradient, loss, contributed)
-            torch.autograd.backward(output, gradient)
+        return gradient
+
+    def take_step(self) -> None:
+        """Step on the weights' gradients."""
         if self.attack:
             self.attack.before_step(self)
         self.optimiser.step()
 
-    def _follow_reward(
-        self, batch: Batch, output: Tensor, gradient: Tensor, loss: float, contributed: float
-    ) -> None:
-        """Add this batch's slope of the party's own reward in epsilon."""
+    @property
+    def follows_reward(self) -> bool:
+        """Whether the party moves its epsilon by its reward."""
+        privacy = self.terms.privacy
+        if self.terms.reward is None or privacy is None:
+            return False
+        return privacy.step > 0.0 and self.sigma > 0.0
+
+    def follow_reward(self, loss: float, contributed: float, along_noise: float) -> None:
+        """Add a batch's slope of the party's own reward in epsilon; see `RewardRule.slope`.
+
+        Parameters
+        ----------
+        loss, contributed : float
+            The batch's L and C_i.
+        along_noise : float
+            <dL/dh~, sigma z>, the batch's gradient along the party's noise.
+        """
         rule, privacy = self.terms.reward, self.terms.privacy
-        if rule is None or privacy is None or privacy.step == 0.0 or self.sigma == 0.0:
-            return
-        z = batch.noise
-        if z is None:
-            z = self._noise(batch.server_round, str(batch.number), output)
+        assert rule is not None
+        assert privacy is not None
         spread = privacy.sensitivity * noise_multiplier_slope(self.epsilon, privacy.delta)
-        loss_slope = spread * float((gradient.double() * z.double()).sum())
         self.slope_sum += rule.slope(
             loss=loss,
             contributed=contributed,
-            loss_slope=loss_slope,
+            loss_slope=spread * along_noise / self.sigma,
             cost_ratio=self.terms.cost_ratio,
             epsilon=self.epsilon,
         )
@@ -324,13 +367,13 @@ class Party:
         return [(u / norm).to(p.device) for u, p in zip(drawn, self.parameters, strict=True)]
 
     @torch.no_grad()
-    def _perturbed(self, server_round: int, number: int, ids: Tensor) -> Tensor:
+    def _perturbed(self, batch: Batch) -> Tensor:
         mu = self.terms.zeroth_order
-        direction = self._direction(server_round, number)
+        direction = self._direction(batch.server_round, batch.number)
         before = [p.clone() for p in self.parameters]
         for p, u in zip(self.parameters, direction, strict=True):
             p.add_(u, alpha=mu)
-        h = self._clean(self.view.x_train[ids])
+        h = self._clean(self.view.x_train[batch.ids])
         for p, old in zip(self.parameters, before, strict=True):
             p.copy_(old)
         return h
@@ -370,7 +413,9 @@ class Party:
         for place, parameter in enumerate(self.parameters):
             buffer = state.get(f"momentum.{place}")
             if buffer is not None:
-                self.optimiser.state[parameter]["momentum_buffer"] = buffer.clone()
+                self.optimiser.state[parameter]["momentum_buffer"] = buffer.to(
+                    self.device, copy=True
+                )
         scalars = state["scalars"].tolist()
         self.epsilon, self.slope_sum, self.slope_scale = scalars[0], scalars[1], scalars[3]
         self.slope_count = int(scalars[2])
@@ -379,4 +424,4 @@ class Party:
         self.batch = None
         if "batch" in state:
             server_round, number = state["batch"].tolist()
-            self.batch = Batch(server_round, number, state["batch-ids"])
+            self.batch = Batch(server_round, number, state["batch-ids"].to(self.device))

@@ -51,7 +51,7 @@ def learn(party: Party, message: Message, context: Context, simulated: bool) -> 
     """Take a step on the gradient of the batch released last."""
     _load(party, context)
     facts = messages.facts_of(message)
-    gradient = messages.tensors_of(message)["gradient"].to(party.parameters[0].device)
+    gradient = messages.tensors_of(message)["gradient"].to(party.device)
     party.learn(gradient, _real(facts, "loss"), _real(facts, "contribution"))
     _save(party, context)
     return Message(messages.content(), reply_to=message)

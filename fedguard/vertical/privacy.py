@@ -6,9 +6,21 @@ import math
 from collections.abc import Iterable
 from functools import lru_cache
 
-from dp_accounting import get_epsilon_gaussian, get_sigma_gaussian
+import torch
+from dp_accounting import get_epsilon_gaussian
+from scipy.optimize import brentq
 from scipy.special import log_ndtr
 from torch import Tensor
+
+_TOLERANCE = 1e-12
+
+
+def _log_delta(multiplier: float, epsilon: float) -> float:
+    """Return the logarithm of the Gaussian mechanism's exact delta (Balle and Wang, theorem 8)."""
+    half, shift = 0.5 / multiplier, epsilon * multiplier
+    above = float(log_ndtr(half - shift))
+    below = epsilon + float(log_ndtr(-half - shift))
+    return above + math.log1p(-math.exp(below - above)) if below < above else -math.inf
 
 
 @lru_cache(maxsize=4096)
@@ -17,7 +29,8 @@ def noise_multiplier(epsilon: float, delta: float) -> float:
 
     The smallest m with ``Phi(1/(2m) - epsilon m) - e^epsilon Phi(-1/(2m) - epsilon m) <= delta``.
     Balle and Wang, "Improving the Gaussian Mechanism for Differential Privacy: Analytical
-    Calibration and Optimal Denoising", ICML 2018; solved by the dp-accounting library.
+    Calibration and Optimal Denoising", ICML 2018. The dp-accounting library solves the same
+    equation; parties move their epsilon every round, and its way takes 20 times as long.
 
     Parameters
     ----------
@@ -26,9 +39,27 @@ def noise_multiplier(epsilon: float, delta: float) -> float:
     delta : float
         In (0, 1).
     """
-    return float(get_sigma_gaussian(epsilon, delta))
+    wanted = math.log(delta)
+    low, high = 0.1, 1.0
+    while _log_delta(low, epsilon) < wanted:
+        low, high = low / 10.0, low
+    while _log_delta(high, epsilon) > wanted:
+        low, high = high, high * 10.0
+    return float(brentq(lambda m: _log_delta(m, epsilon) - wanted, low, high, xtol=_TOLERANCE))
 
 
+def epsilon_of(multiplier: float, delta: float) -> float:
+    """Return the epsilon at `delta` of one Gaussian release: `noise_multiplier` turned round."""
+    wanted = math.log(delta)
+    if _log_delta(multiplier, 0.0) <= wanted:
+        return 0.0
+    low, high = 0.0, 1.0
+    while _log_delta(multiplier, high) > wanted:
+        low, high = high, high * 10.0
+    return float(brentq(lambda e: _log_delta(multiplier, e) - wanted, low, high, xtol=_TOLERANCE))
+
+
+@lru_cache(maxsize=4096)
 def noise_multiplier_slope(epsilon: float, delta: float) -> float:
     """Return d m / d epsilon < 0 of `noise_multiplier`, by the implicit function theorem.
 
@@ -42,11 +73,33 @@ def noise_multiplier_slope(epsilon: float, delta: float) -> float:
     return -math.exp(epsilon + float(log_ndtr(b)) - log_density) * m * m
 
 
+def clip_factors(h: Tensor, bound: float) -> Tensor:
+    """Return (..., 1) what (..., E) rows are divided by to L2 norm at most `bound`; 1 or more."""
+    norms: Tensor = torch.linalg.vector_norm(h, dim=-1, keepdim=True)
+    return (norms / bound).clamp_min(1.0)
+
+
 def clip_rows(h: Tensor, bound: float) -> Tensor:
-    """Return (B, E) rows scaled down to L2 norm at most `bound`; differentiable."""
-    norms = h.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    clipped: Tensor = h * (bound / norms).clamp(max=1.0)
-    return clipped
+    """Return (..., E) rows scaled down to L2 norm at most `bound`; differentiable."""
+    return h / clip_factors(h, bound)
+
+
+def clip_gradient(clipped: Tensor, factors: Tensor, gradient: Tensor, bound: float) -> Tensor:
+    """Return the gradient before clipping, from the one after it.
+
+    A row that was clipped to ``bound u`` passes on ``(g - u <u, g>) / factor``, others g.
+
+    Parameters
+    ----------
+    clipped, factors : Tensor
+        (..., E) rows after clipping and what they were divided by, (..., 1).
+    gradient : Tensor
+        (..., E) gradient with respect to the clipped rows.
+    bound : float
+        L2 bound of the clipping.
+    """
+    along = torch.linalg.vecdot(clipped, gradient)[..., None] * (factors > 1.0)
+    return torch.addcmul(gradient, clipped, along, value=-1.0 / bound**2) / factors
 
 
 def total_epsilon(multipliers: Iterable[float], delta: float) -> float:

@@ -348,11 +348,7 @@ class VerticalExecution:
         }
 
     def _notes(self) -> list[str]:
-        spent = [
-            record["scores"]["total_epsilon"]
-            for record in read_jsonl(self.out / files.CLIENTS)
-            if "total_epsilon" in record["scores"] and record["round"] == self.config.rounds
-        ]
+        spent = self.strategy.account().values()
         delta = getattr(getattr(self.strategy, "privacy", None), "delta", None)
         notes = [f"attack: {name} {value:.4g}" for name, value in self.gained.items()]
         if spent and delta is not None:

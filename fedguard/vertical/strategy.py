@@ -120,7 +120,8 @@ class VerticalStrategy(Strategy):
     def step(self, released: Released, ids: Tensor) -> tuple[Step, dict[int, Tensor]]:
         """Train on one batch; return what it gave, and the gradient for each party."""
         step = self._holder.step({p: one["embedding"] for p, one in released.items()}, ids)
-        return step, {p: step.gradients[:, p].contiguous() for p in released}
+        by_party = step.gradients.transpose(0, 1).contiguous()
+        return step, {p: by_party[p] for p in released}
 
     def settle(self, found: VerticalRound, contributions: Sequence[float]) -> None:
         """Fill in tokens and scores of a round, and decide who goes on."""
@@ -128,6 +129,10 @@ class VerticalStrategy(Strategy):
             claim = self.claims.get(party)
             if claim is not None and math.isfinite(claim.epsilon):
                 found.scores.setdefault("epsilon", {})[party] = claim.epsilon
+
+    def account(self) -> dict[int, float]:
+        """Return the epsilon of all releases so far, of each party that has one."""
+        return {}
 
     def round_facts(self, found: VerticalRound) -> dict[str, float]:
         """Return what a round's record says besides accuracy."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedguard.errors import check_number
 from fedguard.vertical.parties import PartyTerms, PrivacyTerms
-from fedguard.vertical.privacy import noise_multiplier, total_epsilon
+from fedguard.vertical.privacy import epsilon_of, noise_multiplier, total_epsilon
 from fedguard.vertical.strategy import OWN_PARTY, VerticalRound, VerticalStrategy
 
 
@@ -88,7 +88,15 @@ class PrivateVfl(VerticalStrategy):
         for party, epsilon in found.scores.get("epsilon", {}).items():
             multiplier = noise_multiplier(epsilon, delta)
             self.precisions[party] = self.precisions.get(party, 0.0) + multiplier**-2
-            total[party] = total_epsilon([1.0 / math.sqrt(self.precisions[party])], delta)
+            total[party] = epsilon_of(1.0 / math.sqrt(self.precisions[party]), delta)
+
+    def account(self) -> dict[int, float]:
+        """Return each party's total epsilon as the dp-accounting library composes it."""
+        delta = self.privacy.delta
+        return {
+            party: total_epsilon([1.0 / math.sqrt(precision)], delta)
+            for party, precision in self.precisions.items()
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Return claims and the account of releases."""

@@ -4,14 +4,17 @@ import math
 
 import pytest
 import torch
-from dp_accounting import GaussianDpEvent
+from dp_accounting import GaussianDpEvent, get_epsilon_gaussian, get_sigma_gaussian
 from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
 from fedguard.vertical.privacy import (
+    clip_factors,
+    clip_gradient,
     clip_rows,
+    epsilon_of,
     noise_multiplier,
     noise_multiplier_slope,
     total_epsilon,
@@ -29,6 +32,18 @@ def test_the_noise_gives_exactly_the_delta_asked_for(epsilon, delta):
     m = noise_multiplier(epsilon, delta)
     assert delta_of(m, epsilon) <= delta * (1 + 1e-3)
     assert delta_of(m * 0.999, epsilon) > delta
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.floats(1e-3, 1e3), st.floats(1e-12, 0.4))
+def test_the_calibration_is_the_accounting_librarys(epsilon, delta):
+    m = noise_multiplier(epsilon, delta)
+    assert m == pytest.approx(get_sigma_gaussian(epsilon, delta), rel=1e-7)
+    assert epsilon_of(m, delta) == pytest.approx(get_epsilon_gaussian(m, delta), rel=1e-7, abs=1e-9)
+
+
+def test_noise_beyond_all_measure_costs_nothing():
+    assert epsilon_of(1e9, 1e-5) == 0.0
 
 
 def test_it_needs_less_noise_than_the_classical_bound():
@@ -53,6 +68,20 @@ def test_clipping_bounds_rows_and_leaves_short_ones(bound, seed):
     short = h.norm(dim=1) <= bound
     assert torch.equal(clipped[short], h[short])
     assert torch.isfinite(clip_rows(torch.zeros(2, 3), bound)).all()
+
+
+@pytest.mark.parametrize("shape", [(9, 1), (9, 4), (3, 9, 4)])
+def test_the_gradient_through_clipping_is_autograds(shape):
+    stream = torch.Generator().manual_seed(2)
+    h = torch.randn(shape, generator=stream, dtype=torch.float64).requires_grad_()
+    gradient = torch.randn(shape, generator=stream, dtype=torch.float64)
+    plain = h.detach()
+    bound = float(plain.norm(dim=-1).median()) * 1.01
+    (expected,) = torch.autograd.grad(clip_rows(h, bound), h, gradient)
+    factors = clip_factors(plain, bound)
+    assert 0 < (factors > 1.0).sum() < factors.numel()
+    found = clip_gradient(plain / factors, factors, gradient, bound)
+    torch.testing.assert_close(found, expected)
 
 
 def test_releases_compose_as_an_independent_accountant_says():
