@@ -48,8 +48,9 @@ ATTACKS: dict[str, dict[str, Any]] = {
 BACKDOORS = ("badnets", "neurotoxin")
 ADAPTIVE = "adaptive-gemini"
 
-FIRST_SEED = 10
-"""Seeds below it were looked at while the defence was made."""
+SEEDS = (10, 11, 13)
+"""Seeds 0 and 1 were looked at while the defence was made; 12 has no split by quantity in which
+every client holds ten rows."""
 
 BASE: dict[str, Any] = {
     # A third of the training images: the table takes about an hour on two cores.
@@ -70,12 +71,12 @@ QUICK = {"dataset": "digits", "clients": 20, "rounds": 2, "server_samples": 100}
 
 def cells(base: Mapping[str, Any], seeds: int) -> Iterator[Cell]:
     """Yield every run of the table, the first seed of all cells first."""
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+    for seed in SEEDS[:seeds]:
         for strategy in STRATEGIES:
-            if strategy in OTHERS and seed > FIRST_SEED:
+            if strategy in OTHERS and seed != SEEDS[0]:
                 continue
             attacks = {**ATTACKS, ADAPTIVE: {"name": ADAPTIVE}}
-            if strategy != "geminiguard" or seed > FIRST_SEED:
+            if strategy != "geminiguard" or seed != SEEDS[0]:
                 del attacks[ADAPTIVE]
             for split, partition in PARTITIONS.items():
                 common = {**base, "strategy": strategy, "partition": partition, "seed": seed}
@@ -271,9 +272,9 @@ def report(grouped: Grouped, base: Mapping[str, Any], seeds: int) -> str:
 {MALICIOUS:.0%} malicious, mlp with 64 hidden units, {base["rounds"]} rounds, lr {base["lr"]},
 batch {base["batch_size"]}, one local epoch. Rules that need a bound assume
 {base["assumed_malicious"]:.0%} malicious; fltrust, flare and geminiguard hold
-{base["server_samples"]} examples. Last round, in percent, mean ± standard deviation; seeds from
-{FIRST_SEED} on, {seeds} for geminiguard and fedavg, one for the others. Backdoors are not boosted
-and show accuracy and success. `{ADAPTIVE}` (one seed) rehearses geminiguard itself before it
+{base["server_samples"]} examples. Last round, in percent, mean ± standard deviation; seeds
+{", ".join(map(str, SEEDS[:seeds]))} for geminiguard and fedavg, the first for the others. Backdoors
+are not boosted and show accuracy and success. `{ADAPTIVE}` (one seed) rehearses geminiguard itself before it
 answers. Splits: {options}.""",
         "What geminiguard aims at, in points:",
         goals(grouped),
@@ -292,7 +293,7 @@ answers. Splits: {options}.""",
 
 def main(
     data_dir: Annotated[str, typer.Option(help="Folder with Fashion-MNIST's files.")] = "",
-    seeds: Annotated[int, typer.Option(help="Seeds of geminiguard and fedavg.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=3, help="Of geminiguard and fedavg.")] = 3,
     jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
     quick: Annotated[bool, typer.Option(help="Digits and 2 rounds; writes no document.")] = False,
     folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/gemini-table"),
