@@ -274,8 +274,8 @@ batch {base["batch_size"]}, one local epoch. Rules that need a bound assume
 {base["assumed_malicious"]:.0%} malicious; fltrust, flare and geminiguard hold
 {base["server_samples"]} examples. Last round, in percent, mean ± standard deviation; seeds
 {", ".join(map(str, SEEDS[:seeds]))} for geminiguard and fedavg, the first for the others. Backdoors
-are not boosted and show accuracy and success. `{ADAPTIVE}` (one seed) rehearses geminiguard itself before it
-answers. Splits: {options}.""",
+are not boosted and show accuracy and success. `{ADAPTIVE}` (one seed) rehearses geminiguard itself
+before it answers. Splits: {options}.""",
         "What geminiguard aims at, in points:",
         goals(grouped),
         "Share of test examples that the attacker did not get (accuracy; under a backdoor the "

@@ -10,7 +10,7 @@ averaging against eight attacks.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,7 +66,7 @@ def cells(base: dict[str, Any], seeds: int) -> Iterator[Cell]:
                     yield Cell((strategy, name, str(malicious)), values)
 
 
-def unharmed(run: dict[str, Any]) -> float:
+def unharmed(run: Mapping[str, Any]) -> float:
     """Return the share of test examples that the attacker did not get.
 
     Accuracy, or under a backdoor the smaller of accuracy and the share of triggered examples that
