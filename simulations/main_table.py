@@ -155,7 +155,7 @@ No attackers (accuracy; difference in points):
 Read it with this in mind: the defence's settings and the attacks' strengths were picked while
 looking at test accuracy on digits and on single MNIST runs (docs/geminiguard.md), and three earlier
 starts of this table, on the full training set or under other settings, were stopped unfinished for
-lack of time. `quantity` misses the goal of 2 points.
+lack of time.
 
 Made by `python -m simulations.main_table`; {machine()}."""
     if quick:
