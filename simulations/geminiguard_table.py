@@ -46,6 +46,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "neurotoxin": {"name": "neurotoxin"},
 }
 BACKDOORS = ("badnets", "neurotoxin")
+LABEL_GROUPS = ("prob", "label-quantity")
 ADAPTIVE = "adaptive-gemini"
 
 SEEDS = (10, 11, 13)
@@ -211,7 +212,8 @@ def goals(grouped: Grouped) -> str:
         split: -statistics.fmean(
             run["detection"]["false_positive_rate"] for run in grouped[own, "none", split]
         )
-        for split in ("prob", "label-quantity")
+        for split in PARTITIONS
+        if split in LABEL_GROUPS
     }
     rows = [
         _goal("accuracy against plain averaging, no attack included", behind, -0.01),
