@@ -269,20 +269,30 @@ def figure(grouped: Grouped, split: str) -> go.Figure:
     return drawn
 
 
+def _options(name: str, spec: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{key} {value}" for key, value in spec.items() if key != "name")
+    return f"{name} ({told})" if told else name
+
+
 def report(grouped: Grouped, base: Mapping[str, Any], seeds: int) -> str:
     """Return the whole section in Markdown."""
     lost, attacked = hurts(grouped)
-    options = ", ".join(f"{name} {spec}" for name, spec in PARTITIONS.items())
+    splits = ", ".join(_options(name, spec) for name, spec in PARTITIONS.items())
+    data = (
+        "Fashion-MNIST, 20,000 of its 60,000 training images"
+        if isinstance(base["dataset"], dict)
+        else base["dataset"]
+    )
     parts = [
         "## GeminiGuard across five kinds of non-IID",
-        f"""Fashion-MNIST, 20,000 of its 60,000 training images, {base["clients"]} clients,
+        f"""{data}, {base["clients"]} clients,
 {MALICIOUS:.0%} malicious, mlp with 64 hidden units, {base["rounds"]} rounds, lr {base["lr"]},
 batch {base["batch_size"]}, one local epoch. Rules that need a bound assume
 {base["assumed_malicious"]:.0%} malicious; fltrust, flare and geminiguard hold
 {base["server_samples"]} examples. Last round, in percent, mean ± standard deviation; seeds
 {", ".join(map(str, SEEDS[:seeds]))} for geminiguard and fedavg, the first for the others. Backdoors
 are not boosted and show accuracy and success. `{ADAPTIVE}` (one seed) rehearses geminiguard itself
-before it answers. Splits: {options}.""",
+before it answers. Splits: {splits}.""",
         "What geminiguard aims at, in points:",
         goals(grouped),
         "Share of test examples that the attacker did not get (accuracy; under a backdoor the "
