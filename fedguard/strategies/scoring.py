@@ -12,7 +12,7 @@ from fedguard.metrics.classification import confusion_matrix, macro_f1
 from fedguard.strategies.base import ServerTools
 from fedguard.updates import ParameterLayout
 
-_GROUP_BYTES = 1 << 26
+_GROUP_BYTES = 1 << 25
 """Most bytes of model copies and of logits that one batched pass holds."""
 
 
@@ -47,16 +47,20 @@ class Scores:
         )
 
 
-def score_models(tools: ServerTools, layout: ParameterLayout, models: Tensor) -> Scores:
+def score_models(
+    tools: ServerTools, layout: ParameterLayout, models: Tensor, around: Tensor | None = None
+) -> Scores:
     """Return the scores of (K, D) models; the tools' model and data are not written to.
 
     Models are evaluated side by side, `torch.vmap` over rows in groups that fit in memory; a
-    network that it cannot map is evaluated one model at a time.
+    network that it cannot map is evaluated one model at a time. With a model `around` (D,) given,
+    `models` are differences to it and its own score comes first, so there are K + 1; no matrix
+    of whole models is made.
     """
     training = [part for part in tools.model.modules() if part.training]
     tools.model.eval()
     try:
-        logits = _all_logits(tools, layout, models)
+        logits = _all_logits(tools, layout, models, around)
     finally:
         for part in training:
             part.training = True
@@ -64,12 +68,16 @@ def score_models(tools: ServerTools, layout: ParameterLayout, models: Tensor) ->
 
 
 @torch.no_grad()
-def _all_logits(tools: ServerTools, layout: ParameterLayout, models: Tensor) -> Tensor:
-    """Return (K, M, C) logits."""
+def _all_logits(
+    tools: ServerTools, layout: ParameterLayout, models: Tensor, around: Tensor | None
+) -> Tensor:
+    """Return (K, M, C) logits, of `around` before them if given."""
     row_bytes = 4 * (layout.size + len(tools.y) * max(tools.num_classes, 256))
     group = max(1, _GROUP_BYTES // row_bytes)
     found = []
-    for part in torch.split(models.to(tools.x.device), group):
+    parts = list(torch.split(models, group))
+    for part in parts if around is None else [torch.zeros_like(models[:1]), *parts]:
+        part = (part if around is None else around + part).to(tools.x.device)
         try:
             found.append(_batched(tools.model, layout, part, tools.x))
         except (RuntimeError, NotImplementedError, ValueError):

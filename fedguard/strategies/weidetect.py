@@ -225,9 +225,7 @@ class WeiDetect(RobustStrategy):
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the mean of the models that score well; see `RobustStrategy.combine`."""
         tools = require_tools(self)
-        start = updates.global_vector
-        rows = torch.cat([start[None, :], start + updates.deltas])
-        found = score_models(tools, updates.layout, rows)
+        found = score_models(tools, updates.layout, updates.deltas, updates.global_vector)
         averaging = self._averaging(updates)
         judgement = self._judge(found, averaging)
         weights = averaging.weights(judgement.keep * judgement.soft)
