@@ -99,6 +99,17 @@ def test_a_network_without_a_batching_rule_is_scored_one_by_one():
     assert bool(found.finite.all())
 
 
+def test_scores_around_a_model_are_those_of_the_whole_models():
+    tools = world("abc")
+    updates = round_of(tools, honest(6), GOOD)
+    start = updates.global_vector
+    whole = score_models(tools, updates.layout, torch.cat([start[None], start + updates.deltas]))
+    around = score_models(tools, updates.layout, updates.deltas, start)
+    torch.testing.assert_close(around.recall, whole.recall, equal_nan=True)
+    torch.testing.assert_close(around.confidence, whole.confidence, equal_nan=True)
+    assert torch.equal(around.macro_f1, whole.macro_f1)
+
+
 def test_a_class_without_validation_examples_counts_for_nothing():
     tools = world("ab")
     updates = round_of(tools, honest(6), GOOD)
