@@ -22,17 +22,17 @@ from typing import Any, TypeVar
 import numpy as np
 import tenseal as ts
 
-from fedguard.encryption.agreement import Agreement
 from fedguard.encryption.attacks import ATTACKS
-from fedguard.encryption.backend import BackendName, make_backend
-from fedguard.encryption.client import ClientSession
 from fedguard.encryption.errors import LostRoundError
-from fedguard.encryption.identity import Identity, Roster
-from fedguard.encryption.profiles import PROFILES
-from fedguard.encryption.sampling import SystemRandom
-from fedguard.encryption.server import RoundServer
-from fedguard.encryption.shared_key import SharedKeyClient
-from fedguard.encryption.shared_key_server import SharedKeyServer
+from fedguard.encryption.lattice.backend import BackendName, make_backend
+from fedguard.encryption.lattice.profiles import PROFILES
+from fedguard.encryption.lattice.sampling import SystemRandom
+from fedguard.encryption.protocol.agreement import Agreement
+from fedguard.encryption.protocol.client import ClientSession
+from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.server import RoundServer
+from fedguard.encryption.protocol.shared_key import SharedKeyClient
+from fedguard.encryption.protocol.shared_key_server import SharedKeyServer
 
 T = TypeVar("T")
 STOCK = {

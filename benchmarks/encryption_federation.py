@@ -20,18 +20,18 @@ import torch
 from safetensors.torch import load_file
 
 from fedguard.config import parse
-from fedguard.simulation import Simulation
+from fedguard.runs.simulation import Simulation
 from fedguard.strategies.fedavg import FedAvg
 from fedguard.updates import ClientUpdates, Verdict
 
 STRATEGIES = {
     "fedavg": "fedavg",
     "control": "encryption_federation:Control",
-    "ckks": "fedguard.strategies.ckks:Ckks",
-    "xmkckks": "fedguard.strategies.xmkckks:XmkCkks",
-    "xmkckks threshold 7": {"name": "fedguard.strategies.xmkckks:XmkCkks", "threshold": 7},
-    "cost model": "fedguard.strategies.xmkckks_cost_model:XmkCkksCostModel",
-    "secagg+": {"name": "fedguard.strategies.secagg:SecAggPlus", "max_weight": 8192.0},
+    "ckks": "fedguard.encryption.ckks:Ckks",
+    "xmkckks": "fedguard.encryption.xmkckks:XmkCkks",
+    "xmkckks threshold 7": {"name": "fedguard.encryption.xmkckks:XmkCkks", "threshold": 7},
+    "cost model": "fedguard.encryption.xmkckks_cost_model:XmkCkksCostModel",
+    "secagg+": {"name": "fedguard.encryption.secagg:SecAggPlus", "max_weight": 8192.0},
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "iid, lr 0.01, batch 128": {"partition": "iid", "lr": 0.01, "batch_size": 128},

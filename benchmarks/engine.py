@@ -37,11 +37,11 @@ from torch.nn import functional
 
 from fedguard.attacks.base import Attack
 from fedguard.clients.executors import Cohort, Executor, Trained
+from fedguard.clients.federation import Federation
 from fedguard.clients.planner import make_executor, plan
 from fedguard.clients.training import ClientTrainer, TrainingSettings
 from fedguard.config import parse
 from fedguard.data.dataset import Dataset
-from fedguard.data.federation import Federation
 from fedguard.grids.inprocess import InProcessGrid
 from fedguard.models.build import build
 from fedguard.strategies.fedavg import FedAvg
@@ -76,7 +76,7 @@ def examples(options: argparse.Namespace, count: int) -> tuple[Tensor, Tensor]:
     """Return `count` rows of MNIST, or noise of its shape where no folder is given."""
     if options.data_dir is None:
         return noise(count, 28)
-    from fedguard.assembly import load_dataset
+    from fedguard.assembly.make import load_dataset
 
     found = load_dataset(parse({"dataset": "mnist", "data_dir": str(options.data_dir)}))
     return found.x_train[:count].contiguous(), found.y_train[:count].contiguous()

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from fedguard.attacks.base import Attack
 from fedguard.clients.executors import ReuseExecutor
+from fedguard.clients.federation import Federation
 from fedguard.clients.training import ClientTrainer, TrainingSettings
 from fedguard.data.dataset import Dataset
-from fedguard.data.federation import Federation
 from fedguard.grids.inprocess import InProcessGrid
 from fedguard.strategies.fedavg import FedAvg
 

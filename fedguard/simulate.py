@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from fedguard import registry
-from fedguard.config import PLACE, SimulationConfig, assign, load_yaml, parse, read_setting, scalar
+from fedguard.config import SimulationConfig, assign, load_yaml, parse, read_setting, scalar
 from fedguard.errors import ConfigurationError, RunError, nearest, unknown_name
 
 _PARTS = "Robustness"
@@ -148,7 +148,7 @@ def simulate(
         _print_names(listing)
         return
     if schema:
-        from fedguard.schema import schema_text
+        from fedguard.config.schema import schema_text
 
         print(schema_text(), end="")
         return
@@ -191,11 +191,12 @@ def run(
     """Run one configuration with progress and a summary on the terminal."""
     from rich.console import Console
 
+    from fedguard.records.directory import choose_directory
     from fedguard.reporting.progress import Progress
     from fedguard.reporting.report import write_report
     from fedguard.reporting.summary import render_summary
     from fedguard.reporting.tracking import Tracking
-    from fedguard.simulation import Simulation
+    from fedguard.runs.simulation import Simulation
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
     directory = choose_directory(config, out, resume)
@@ -214,48 +215,6 @@ def run(
     Console(stderr=as_json).print(render_summary(summary))
     if as_json:
         print(json.dumps(summary, allow_nan=False))
-
-
-def choose_directory(config: SimulationConfig, out: Path | None, resume: bool) -> Path:
-    """Return the run directory; never one that holds another run's results.
-
-    Raises
-    ------
-    ConfigurationError
-        If `out` holds a run and this is no resumption of it.
-    """
-    if out is None:
-        name = f"{config.strategy.name}-{config.attack.name}-{config.dataset.name}"
-        stem = name.replace("/", "_").replace(":", "_")
-        base = Path("runs") / f"{stem}-s{config.seed}-{config.digest()[:8]}"
-        if resume or not _holds_run(base):
-            return base
-        numbers = iter(range(2, 1_000_000))
-        return next(p for n in numbers if not _holds_run(p := Path(f"{base}-{n}")))
-    if out.exists() and not out.is_dir():
-        raise ConfigurationError("out", str(out), "a folder")
-    if _holds_run(out) and not resume:
-        raise ConfigurationError(
-            "out", str(out), "a folder without a run, or --resume to go on with the one in it"
-        )
-    if _holds_run(out):
-        _check_same(config, out)
-    return out
-
-
-def _holds_run(path: Path) -> bool:
-    return (path / "config.yaml").exists()
-
-
-def _check_same(config: SimulationConfig, out: Path) -> None:
-    """Refuse to resume a run under another configuration; name the first field that differs."""
-    before, now = load_yaml(out / "config.yaml"), config.resolved()
-    for field in now:
-        measured = field == "executor" and now[field] == "timed"
-        if field not in PLACE and not measured and before.get(field) != now[field]:
-            raise ConfigurationError(
-                field, now[field], f"{before.get(field)!r}, as in the run that {out} holds"
-            )
 
 
 _STOPPED = 130

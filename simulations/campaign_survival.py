@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedguard.cells import comparable_bytes
+from fedguard.campaigns.cells import comparable_bytes
 from simulations.common import ROOT
 
 CAMPAIGN = ROOT / "configs" / "campaigns" / "digits_grid.yaml"

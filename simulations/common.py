@@ -37,7 +37,7 @@ class Cell:
 
 def run_cell(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Run one configuration, or read its summary where it has been run before."""
-    from fedguard import cells
+    from fedguard.campaigns import cells
     from fedguard.config import parse
     from fedguard.errors import RunError
 

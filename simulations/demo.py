@@ -14,7 +14,7 @@ from fedguard.config import parse
 from fedguard.reporting.progress import Progress
 from fedguard.reporting.report import write_report
 from fedguard.reporting.summary import render_comparison
-from fedguard.simulation import Simulation
+from fedguard.runs.simulation import Simulation
 
 STRATEGIES = ("fedavg", "geminiguard")
 

@@ -27,13 +27,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from fedguard.config import parse
-from fedguard.simulation import Simulation
+from fedguard.runs.simulation import Simulation
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 10)
 FRACTIONS = (0.1, 0.2, 0.3)
 CLIENTS = 60
-COST_MODEL = "fedguard.strategies.xmkckks_cost_model:XmkCkksCostModel"
-PROTOCOL = "fedguard.strategies.xmkckks:XmkCkks"
+COST_MODEL = "fedguard.encryption.xmkckks_cost_model:XmkCkksCostModel"
+PROTOCOL = "fedguard.encryption.xmkckks:XmkCkks"
 SCALE = 10.0
 """Malicious clients send minus this times their update; one of them turns a group of ten around."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73")

@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from fedguard import registry
 from fedguard.grids.identity import assume_server_identity
 from fedguard.randomness import generator
-from fedguard.strategies.base import RobustStrategy, ServerTools
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.testing import HOSTILE_KINDS, hostile_rows
 from fedguard.updates import ClientUpdates, ParameterLayout
 

@@ -21,12 +21,12 @@ import typer
 from scipy.stats import spearmanr
 
 from fedguard.config import parse
-from fedguard.flower_app import make_client_app
-from fedguard.simulation import Simulation
+from fedguard.nodes.app import make_client_app
+from fedguard.runs.simulation import Simulation
 from fedguard.vertical.exchange import Exchange, FusedExchange, MessageExchange
 from fedguard.vertical.party_grid import PartyGrid
 from fedguard.vertical.shapley import RetrainedValue, exact_shapley
-from fedguard.vertical.simulation import VerticalSimulation
+from fedguard.vertical.world import VerticalSimulation
 from simulations.common import (
     ROOT,
     Cell,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -52,17 +53,17 @@ RUNS = {
     "scores": Fixed("--strategy weidetect --attack label-flip --rounds 4"),
     "history": Fixed("--strategy fldetector --attack a3fl --rounds 4 --weight-decay 0.01"),
     "noise": Fixed("--strategy flame --attack neurotoxin --rounds 4 --executor reuse"),
-    "flower": Fixed("--strategy flwr.serverapp.strategy:FedAdam --attack adaptive-alie --rounds 4"),
+    "flower": Fixed("--strategy flwr.serverapp.strategy:FedAdam --attack alie --rounds 4"),
     "vertical": Fixed("--strategy opus-vfl --clients 4 --rounds 3 --attack vertical-backdoor"),
     "unlearning": Fixed(
-        "--strategy soul --attack badnets --rounds 6 --set unlearn=[{client:3,round:3}]"
+        "--strategy soul --attack badnets --rounds 6 --set 'unlearn=[{client: 3, round: 3}]'"
     ),
     "xmkckks": Fixed("--strategy xmkckks --clients 5 --rounds 2", tolerance=1e-4),
     "ckks": Fixed("--strategy ckks --clients 5 --rounds 2", tolerance=1e-4),
     "secagg": Fixed("--strategy secagg+ --clients 5 --rounds 2", tolerance=1e-4),
     "resumed": Fixed("--strategy foolsgold --attack mimic --rounds 8", kill_after=3),
     "resumed-unlearning": Fixed(
-        "--strategy soul --attack badnets --rounds 8 --set unlearn=[{client:3,round:3}]",
+        "--strategy soul --attack badnets --rounds 8 --set 'unlearn=[{client: 3, round: 3}]'",
         kill_after=4,
     ),
     "ray": Fixed("--strategy median --engine ray --workers 2 --rounds 3"),
@@ -77,7 +78,14 @@ RUNS = {
 def run(tree: Path, name: str, out: Path) -> str:
     """Run one configuration with a tree's fedguard; return how long it took and its digest."""
     fixed = RUNS[name]
-    command = [sys.executable, "-m", "fedguard.simulate", *fixed.flags.split(), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "fedguard.simulate",
+        *shlex.split(fixed.flags),
+        "--out",
+        str(out),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(tree), "FLWR_TELEMETRY_ENABLED": "0"}
     if fixed.kill_after:
         _start_and_kill(command, environment, tree, out, fixed.kill_after)

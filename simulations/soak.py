@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from fedguard.config import parse
-from fedguard.reporting.recorder import read_jsonl
-from fedguard.simulation import Simulation
+from fedguard.records.writer import read_jsonl
+from fedguard.runs.simulation import Simulation
 
 FAULTS = {"dropout": 0.3, "corrupt": 0.1, "duplicate": 0.1}
 POINTS_ALLOWED = 1.0

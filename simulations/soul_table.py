@@ -96,8 +96,8 @@ class Task:
 
     def config(self, variant: str) -> Any:
         """Return the configuration of a variant."""
+        from fedguard.clients.federation import draw_malicious
         from fedguard.config import parse
-        from fedguard.data.federation import draw_malicious
 
         settings = VARIANTS[variant]
         recovery, calibrating = RECOVERY, 0
@@ -125,7 +125,7 @@ class Task:
 
 def shared_rounds(task: Task, root: Path) -> Path:
     """Run the rounds before the request once, with FedEraser's store; return their folder."""
-    from fedguard.simulation import Simulation
+    from fedguard.runs.simulation import Simulation
 
     config = task.config("federaser")
     digest = config.digest()[:8]
@@ -146,8 +146,8 @@ def shared_rounds(task: Task, root: Path) -> Path:
 
 def run_variant(task: Task, variant: str, root: Path) -> Path:
     """Run one variant from the shared rounds, or find it run before; return its folder."""
-    from fedguard.checkpoint import CheckpointStore
-    from fedguard.simulation import Simulation
+    from fedguard.records.checkpoints import CheckpointStore
+    from fedguard.runs.simulation import Simulation
 
     config = task.config(variant)
     out = task.folder(root, variant)
@@ -175,7 +175,7 @@ def run_variant(task: Task, variant: str, root: Path) -> Path:
 
 
 def _other_start(simulation: Any) -> Any:
-    from fedguard.assembly import make_model
+    from fedguard.assembly.make import make_model
 
     config = simulation.config.model_copy(update={"seed": simulation.config.seed + 1000})
     state = make_model(config, simulation.dataset).state_dict()
@@ -189,7 +189,7 @@ def distances(task: Task, root: Path) -> dict[str, float]:
     """
     from safetensors.torch import load_file
 
-    from fedguard.simulation import Simulation
+    from fedguard.runs.simulation import Simulation
     from fedguard.unlearning.verification import output_distance
 
     cache = task.folder(root, "retrain") / "distances.json"
@@ -257,7 +257,7 @@ def outcome(task: Task, root: Path) -> dict[str, dict[str, float | None]]:
 
 
 def _read(out: Path) -> dict[str, Any]:
-    from fedguard.reporting.recorder import read_jsonl
+    from fedguard.records.writer import read_jsonl
 
     found: dict[str, Any] = json.loads((out / "unlearning.json").read_text())
     return {**found, "rounds": read_jsonl(out / "rounds.jsonl")}

@@ -9,7 +9,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedguard.encryption.local_clients import LocalClients
-from fedguard.encryption.records import stages_of
+from fedguard.encryption.protocol.records import stages_of
 from fedguard.grids.base import LocalGrid, WrappedGrid
 from fedguard.grids.messages import arrays_of, model_reply_content
 from fedguard.updates import ClientUpdates, ParameterLayout

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from fedguard.config import parse
-from fedguard.reporting.recorder import read_jsonl
-from fedguard.simulation import Simulation
+from fedguard.records.writer import read_jsonl
+from fedguard.runs.simulation import Simulation
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 1200.0

@@ -13,7 +13,7 @@ from fedguard import registry
 from fedguard.config import parse
 from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, numpy_generator
-from fedguard.simulation import Simulation
+from fedguard.runs.simulation import Simulation
 
 STRATEGIES = registry.names("strategy")
 ATTACKS = registry.names("attack")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from fedguard.config import load_yaml, parse
-from fedguard.simulation import Simulation
+from fedguard.runs.simulation import Simulation
 from simulations import weidetect_table as table
 from simulations.common import ROOT, run_cell, write_page
 

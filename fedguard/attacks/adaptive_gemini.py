@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.crafting import (
+from fedguard.attacks.toolkit.crafting import (
     centred_blocks,
     centred_gram,
     gram_distances,
@@ -16,9 +16,10 @@ from fedguard.attacks.crafting import (
     send,
     visible_updates,
 )
-from fedguard.attacks.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
 from fedguard.errors import check_number
-from fedguard.updates import ClientUpdates, ParameterLayout
+from fedguard.layout import ParameterLayout
+from fedguard.updates import ClientUpdates
 
 
 class AdaptiveGemini(Attack):

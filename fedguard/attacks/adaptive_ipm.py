@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.crafting import norm, send, visible
-from fedguard.attacks.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.crafting import norm, send, visible
+from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 

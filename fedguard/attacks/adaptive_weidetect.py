@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Knowledge
-from fedguard.attacks.crafting import norm, send
 from fedguard.attacks.label_flip import LabelFlip
-from fedguard.attacks.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.crafting import norm, send
+from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.crafting import send, spread, visible
+from fedguard.attacks.toolkit.crafting import send, spread, visible
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 

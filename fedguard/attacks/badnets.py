@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from fedguard.attacks.poisoning import Backdoor, check_images
+from fedguard.attacks.toolkit.poisoning import Backdoor, check_images
 from fedguard.errors import ConfigurationError, check_choice, check_number
 
 Position = Literal["top-left", "top-right", "bottom-left", "bottom-right", "centre"]

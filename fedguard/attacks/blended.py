@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedguard.attacks.poisoning import Backdoor
+from fedguard.attacks.toolkit.poisoning import Backdoor
 from fedguard.errors import check_number
 from fedguard.randomness import SERVER, generator
 

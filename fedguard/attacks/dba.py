@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedguard.attacks.poisoning import Backdoor, check_images
+from fedguard.attacks.toolkit.poisoning import Backdoor, check_images
 from fedguard.errors import ConfigurationError, check_number
 
 PARTS = 4

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fedguard.attacks.poisoning import Backdoor
+from fedguard.attacks.toolkit.poisoning import Backdoor
 
 
 class EdgeCase(Backdoor):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.crafting import (
+from fedguard.attacks.toolkit.crafting import (
     benign_updates,
     centred_gram,
     gram_distances,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack
-from fedguard.attacks.poisoning import drawn_share
+from fedguard.attacks.toolkit.poisoning import drawn_share
 from fedguard.errors import check_number
 
 

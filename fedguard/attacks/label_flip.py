@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.crafting import send
-from fedguard.attacks.poisoning import check_class, drawn_share
+from fedguard.attacks.toolkit.crafting import send
+from fedguard.attacks.toolkit.poisoning import check_class, drawn_share
 from fedguard.errors import ConfigurationError, check_choice, check_number
 from fedguard.updates import ClientUpdates
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.crafting import benign_updates, centred_gram, send
+from fedguard.attacks.toolkit.crafting import benign_updates, centred_gram, send
 from fedguard.updates import ClientUpdates
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.crafting import (
+from fedguard.attacks.toolkit.crafting import (
     centred_blocks,
     centred_gram,
     gram_distances,

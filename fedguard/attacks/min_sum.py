@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from fedguard.attacks.crafting import centred_gram, gram_distances
 from fedguard.attacks.min_max import DirectedAttack
+from fedguard.attacks.toolkit.crafting import centred_gram, gram_distances
 
 
 class MinSum(DirectedAttack):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fedguard.attacks.badnets import BadNets
 from fedguard.attacks.base import Knowledge, LocalStep
-from fedguard.attacks.crafting import norm, send
-from fedguard.attacks.projection import distance
+from fedguard.attacks.toolkit.crafting import norm, send
+from fedguard.attacks.toolkit.projection import distance
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 

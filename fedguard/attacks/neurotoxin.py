@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedguard.attacks.badnets import BadNets
 from fedguard.attacks.base import LocalStep
-from fedguard.attacks.projection import project
+from fedguard.attacks.toolkit.projection import project
 from fedguard.errors import check_number
 
 

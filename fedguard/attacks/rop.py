@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.crafting import norm, send, visible
+from fedguard.attacks.toolkit.crafting import norm, send, visible
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 

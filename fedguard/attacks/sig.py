@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedguard.attacks.poisoning import Backdoor, check_images, drawn_share
+from fedguard.attacks.toolkit.poisoning import Backdoor, check_images, drawn_share
 from fedguard.errors import ConfigurationError, check_number
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.crafting import send
+from fedguard.attacks.toolkit.crafting import send
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedguard.attacks.poisoning import Backdoor, drawn_share
+from fedguard.attacks.toolkit.poisoning import Backdoor, drawn_share
 from fedguard.errors import check_number
 from fedguard.randomness import SERVER, generator
 

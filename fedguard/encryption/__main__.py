@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from fedguard.encryption.packing import make_packing
-from fedguard.encryption.profiles import PROFILES
-from fedguard.encryption.weights import EXTRAS
+from fedguard.encryption.lattice.packing import make_packing
+from fedguard.encryption.lattice.profiles import PROFILES
+from fedguard.encryption.protocol.weights import EXTRAS
 
 
 def main() -> None:

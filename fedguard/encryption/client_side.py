@@ -6,8 +6,8 @@ from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedguard.encryption.backend import make_backend
 from fedguard.encryption.errors import BackendUnavailableError
+from fedguard.encryption.lattice.backend import make_backend
 from fedguard.encryption.strategy import EncryptedStrategy
 from fedguard.errors import ConfigurationError
 
@@ -23,7 +23,7 @@ def with_client_side(strategy: Strategy, grid: Grid) -> Grid:
     ConfigurationError
         If the clients' backend cannot be used here.
     """
-    from fedguard.strategies.secagg import SecAggPlus
+    from fedguard.encryption.secagg import SecAggPlus
 
     if isinstance(strategy, SecAggPlus):
         from fedguard.encryption.secagg_clients import SecAggClients
@@ -43,7 +43,7 @@ def with_client_side(strategy: Strategy, grid: Grid) -> Grid:
 
 def client_mods(strategy: Strategy) -> list[Mod]:
     """Return the mods that a ClientApp of the strategy needs, none where it is not encrypted."""
-    from fedguard.strategies.secagg import SecAggPlus
+    from fedguard.encryption.secagg import SecAggPlus
 
     if isinstance(strategy, SecAggPlus):
         from fedguard.encryption.secagg_clients import secagg_mods

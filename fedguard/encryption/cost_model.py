@@ -13,13 +13,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from fedguard.encryption import multikey, wire
-from fedguard.encryption.backend import BackendName, make_backend
-from fedguard.encryption.multikey import SecretKey
-from fedguard.encryption.packing import PackingName, Values, make_packing
-from fedguard.encryption.profiles import profile as find_profile
-from fedguard.encryption.sampling import SystemRandom
-from fedguard.encryption.weights import EXTRAS, GroupMean, group_mean
+from fedguard.encryption.lattice import multikey, wire
+from fedguard.encryption.lattice.backend import BackendName, make_backend
+from fedguard.encryption.lattice.multikey import SecretKey
+from fedguard.encryption.lattice.packing import PackingName, Values, make_packing
+from fedguard.encryption.lattice.profiles import profile as find_profile
+from fedguard.encryption.lattice.sampling import SystemRandom
+from fedguard.encryption.protocol.weights import EXTRAS, GroupMean, group_mean
 
 _CALIBRATION = 8
 """Ciphertexts that are really made to measure the time per ciphertext."""

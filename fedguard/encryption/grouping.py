@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fedguard import registry
-from fedguard.encryption.weights import GroupMean
+from fedguard.encryption.protocol.weights import GroupMean
 from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, numpy_generator
 from fedguard.strategies.base import RobustStrategy

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Sequence
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedguard.encryption.agreement import Payload
-from fedguard.encryption.endpoint import ClientEndpoint, ClientOptions, Update
 from fedguard.encryption.errors import RefusedError
-from fedguard.encryption.identity import Identity, Roster
-from fedguard.encryption.records import REFUSED, stages_of, to_records, without_stages
-from fedguard.encryption.weights import downscaled
+from fedguard.encryption.protocol.agreement import Payload
+from fedguard.encryption.protocol.endpoint import ClientEndpoint, ClientOptions, Update
+from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.records import REFUSED, stages_of, to_records, without_stages
+from fedguard.encryption.protocol.weights import downscaled
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.messages import arrays_of
-from fedguard.updates import ClientUpdates, ParameterLayout
+from fedguard.layout import ParameterLayout
+from fedguard.updates import ClientUpdates
 
 
 class LocalClients(WrappedGrid):

@@ -21,18 +21,18 @@ from flwr.app import (
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from flwr.common.logger import log
 
-from fedguard.encryption.endpoint import ClientEndpoint, ClientOptions, Update
 from fedguard.encryption.errors import RefusedError
-from fedguard.encryption.identity import Identity, Roster
-from fedguard.encryption.records import (
+from fedguard.encryption.protocol.endpoint import ClientEndpoint, ClientOptions, Update
+from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.records import (
     PREFIX,
     RecordMemory,
     plain_content,
     stages_of,
     to_records,
 )
-from fedguard.encryption.weights import downscaled
-from fedguard.updates import ParameterLayout
+from fedguard.encryption.protocol.weights import downscaled
+from fedguard.layout import ParameterLayout
 
 IDENTITY_FILE = "fedguard-identity"
 ROSTER_FILE = "fedguard-roster"

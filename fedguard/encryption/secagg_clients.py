@@ -13,10 +13,11 @@ from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFI
 from flwr.compat.common import recorddict_compat
 from flwr.serverapp import Grid
 
-from fedguard.encryption.weights import downscaled
+from fedguard.encryption.protocol.weights import downscaled
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.messages import arrays_of
-from fedguard.updates import ClientUpdates, ParameterLayout
+from fedguard.layout import ParameterLayout
+from fedguard.updates import ClientUpdates
 
 
 def secagg_mods() -> list[Mod]:

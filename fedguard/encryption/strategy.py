@@ -14,12 +14,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
-from fedguard.encryption.client import MINIMUM_PARTICIPANTS, Guards
-from fedguard.encryption.driver import Answers, Group, Lockstep, Trip
-from fedguard.encryption.endpoint import ClientOptions
 from fedguard.encryption.grouping import client_view, draw_groups, group_updates, make_rule
-from fedguard.encryption.records import REFUSED, STAGES, stages_of, to_records
-from fedguard.encryption.weights import GroupMean, upscaled
+from fedguard.encryption.protocol.client import MINIMUM_PARTICIPANTS, Guards
+from fedguard.encryption.protocol.driver import Answers, Group, Lockstep, Trip
+from fedguard.encryption.protocol.endpoint import ClientOptions
+from fedguard.encryption.protocol.records import REFUSED, STAGES, stages_of, to_records
+from fedguard.encryption.protocol.weights import GroupMean, upscaled
 from fedguard.errors import ConfigurationError, RunError, check_number
 from fedguard.strategies.base import RobustStrategy
 from fedguard.updates import ClientUpdates, Verdict

@@ -12,8 +12,9 @@ from torch import Tensor
 from fedguard.attacks.base import Attack, Knowledge, KnowledgeScope
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.messages import arrays_of, server_round_of
+from fedguard.layout import ParameterLayout
 from fedguard.randomness import SERVER, generator
-from fedguard.updates import ClientUpdates, ParameterLayout, StackedReplies
+from fedguard.updates import ClientUpdates, StackedReplies
 
 
 class AdversarialGrid(WrappedGrid):

@@ -15,8 +15,9 @@ from torch import Tensor
 from fedguard.config import Faults
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.messages import EXAMPLES_KEY, LazyReply, arrays_of, server_round_of
+from fedguard.layout import ParameterLayout, TensorArray
 from fedguard.randomness import numpy_generator
-from fedguard.updates import ParameterLayout, StackedReplies, TensorArray
+from fedguard.updates import StackedReplies
 
 DROPOUT, STRAGGLER, DELAYED, CORRUPT, DUPLICATE, LATE = (
     "dropout",

@@ -1,32 +1,24 @@
-"""Flower's own runtime as a grid: stable client ids, and the simulation engine with Ray."""
+"""`FlowerGrid`: Flower's own grid with stable client ids."""
 
 from __future__ import annotations
 
-import os
 import time
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from logging import WARNING
 
-from flwr.app import Context, Error, Message, MessageType, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.logger import log
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 
-from fedguard.config import SimulationConfig
 from fedguard.errors import RunError
 from fedguard.grids.base import WrappedGrid
-
-PARTITION_KEY = "partition-id"
-SIZE_KEY = "num-partitions"
+from fedguard.grids.identity import PARTITION_KEY, SIZE_KEY
 
 _ABSENT = 1
 """Error code of the answer for a client that is not connected."""
 
 _POLL = 1.0
 """Seconds between two looks at who is connected."""
-
-_SIMULATED_PATIENCE = 1800.0
-"""Seconds that simulated nodes have to introduce themselves: Ray may start slowly, none is lost."""
 
 
 class FlowerGrid(WrappedGrid):
@@ -207,35 +199,3 @@ def _readdress(reply: Message, asked: dict[int, Message]) -> Message:
     if reply.has_error():
         return Message(reply.error, reply_to=question)
     return Message(reply.content, reply_to=question)
-
-
-def run_in_flower(config: SimulationConfig, serve: Callable[[Grid], None]) -> None:
-    """Run `serve` as a ServerApp of Flower's simulation runtime, its clients on Ray.
-
-    Parameters
-    ----------
-    config : SimulationConfig
-        What the clients build their data, model and training from.
-    serve : callable
-        Runs the federation on the grid that it is given.
-    """
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    from flwr.simulation import run_simulation
-
-    from fedguard.flower_app import make_client_app
-
-    server_app = ServerApp()
-
-    @server_app.main()
-    def main(grid: Grid, context: Context) -> None:
-        serve(FlowerGrid(grid, patience=_SIMULATED_PATIENCE))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        run_simulation(
-            server_app,
-            make_client_app(config.model_dump_json()),
-            num_supernodes=config.clients,
-            backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
-        )

@@ -1,4 +1,6 @@
-"""The one place that touches Flower's task identity.
+"""Who somebody is: names in a node's configuration, and Flower's task identity.
+
+The one place that touches the latter.
 
 Flower 1.41 takes the sender of a new `Message` from `flwr.supercore.task_identity.TaskIdentity`,
 which only its own processes set. Our grids that live outside a Flower run set it here.
@@ -10,6 +12,12 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 
 LOCAL_RUN_ID = 1
+
+PARTITION_KEY = "partition-id"
+"""What a node's configuration calls the number of the client that it is."""
+
+SIZE_KEY = "num-partitions"
+"""What it calls the number of clients."""
 
 
 def assume_server_identity() -> None:

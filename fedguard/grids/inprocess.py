@@ -19,8 +19,9 @@ from fedguard.grids.messages import (
     model_reply_content,
     server_round_of,
 )
+from fedguard.layout import ParameterLayout
 from fedguard.metrics.classification import evaluate
-from fedguard.updates import ParameterLayout, StackedReplies
+from fedguard.updates import StackedReplies
 
 _UNSUPPORTED = 1
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedguard.updates import ParameterLayout
+from fedguard.layout import ParameterLayout
 
 ARRAYS_KEY = "arrays"
 METRICS_KEY = "metrics"

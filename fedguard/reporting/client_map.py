@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from fedguard.records.reader import ClientRecord, Run
 from fedguard.reporting.figures import (
     axis,
     group_marks,
@@ -18,7 +19,6 @@ from fedguard.reporting.figures import (
     rows_height,
     styled,
 )
-from fedguard.reporting.run_directory import ClientRecord, Run
 
 MAX_REASONS = 4000
 """Most cells whose reason is shown on the map; all of them are in ``clients.jsonl``."""

@@ -24,7 +24,7 @@ from fedguard.metrics.significance import (
     paired_tests,
     pareto_front,
 )
-from fedguard.reporting.run_directory import Run, mapping, number, read_run, sequence
+from fedguard.records.reader import Run, mapping, number, read_run, sequence
 
 WORLD = ("dataset", "rounds")
 """Fields in which runs must agree to be compared at all."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
+from fedguard.records.reader import read_run
+from fedguard.records.writer import write_atomically
 from fedguard.reporting import comparison_figures as figures
 from fedguard.reporting.client_map import client_map_figure
 from fedguard.reporting.comparison import Comparison, Missing, Spread
@@ -18,8 +20,6 @@ from fedguard.reporting.page import (
     short,
     tile,
 )
-from fedguard.reporting.recorder import write_atomically
-from fedguard.reporting.run_directory import read_run
 from fedguard.reporting.tables import table
 from fedguard.reporting.wording import MISSING, duration, figure, percent
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from fedguard.reporting.run_directory import Run, number, sequence
+from fedguard.records.reader import Run, number, sequence
 
 MAX_LABEL = 40
 MARKERS_UP_TO = 40

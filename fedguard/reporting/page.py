@@ -16,8 +16,8 @@ from string import Template
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from fedguard.records.reader import Run
 from fedguard.reporting.client_map import NOT_ASKED, STATUSES, UNTOLD
-from fedguard.reporting.run_directory import Run
 
 _HERE = Path(__file__).parent
 

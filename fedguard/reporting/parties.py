@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
+from fedguard.records.reader import Run
 from fedguard.reporting.figures import MARKERS_UP_TO, axis, mark, round_ticks, styled
-from fedguard.reporting.run_directory import Run
 
 CURVES: Mapping[str, tuple[str, str]] = {
     "tokens": ("Tokens", "What each party was paid; together exactly the round's budget."),

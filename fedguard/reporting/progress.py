@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from fedguard.reporting.run_directory import number, whole
+from fedguard.records.reader import number, whole
 from fedguard.reporting.wording import duration, percent
 
 QUIET_SECONDS = 10.0

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from fedguard.errors import ConfigurationError
+from fedguard.records.reader import Run, mapping, number, read_run, sequence
+from fedguard.records.writer import write_atomically
 from fedguard.reporting import figures, tables
 from fedguard.reporting.client_map import client_map_figure
 from fedguard.reporting.page import figure_card, map_key, render_page, sections, short, tile
 from fedguard.reporting.parties import CURVES, party_figure
-from fedguard.reporting.recorder import write_atomically
-from fedguard.reporting.run_directory import Run, mapping, number, read_run, sequence
 from fedguard.reporting.unlearning import unlearning_section
 from fedguard.reporting.wording import (
     attacked,

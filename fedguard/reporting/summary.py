@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from fedguard.reporting.run_directory import mapping, number, sequence, whole
+from fedguard.records.reader import mapping, number, sequence, whole
 from fedguard.reporting.wording import attacked, duration, percent, setting, size
 
 MAX_NOTES = 3

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fedguard.reporting.run_directory import ClientRecord, Run, number
+from fedguard.records.reader import ClientRecord, Run, number
 from fedguard.reporting.wording import MISSING, duration, figure, percent
 
 MAX_DEPTH = 4

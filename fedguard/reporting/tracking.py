@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from fedguard.config import SimulationConfig
 from fedguard.errors import ConfigurationError, unknown_name
-from fedguard.reporting.recorder import write_atomically
-from fedguard.reporting.run_directory import number
+from fedguard.records.reader import number
+from fedguard.records.writer import write_atomically
 
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 """Name of a tracker and the module that it needs."""

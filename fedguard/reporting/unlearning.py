@@ -9,10 +9,10 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from fedguard.records.reader import Run, mapping, number, sequence
 from fedguard.reporting import tables
 from fedguard.reporting.figures import MARKERS_UP_TO, axis, round_ticks, styled
 from fedguard.reporting.page import figure_card
-from fedguard.reporting.run_directory import Run, mapping, number, sequence
 from fedguard.reporting.wording import figure, percent
 
 PHASES = ("before", "after", "recovered", "relearned")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedguard.reporting.run_directory import mapping, number, sequence, whole
+from fedguard.records.reader import mapping, number, sequence, whole
 
 MISSING = "–"
 """What stands where a figure is missing."""

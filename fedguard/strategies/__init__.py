@@ -11,11 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedguard.strategies.base import RobustStrategy, ServerTools
+    from fedguard.strategies.base import RobustStrategy
     from fedguard.strategies.bulyan import Bulyan
     from fedguard.strategies.caf import CAF
     from fedguard.strategies.centered_clipping import CenteredClipping
-    from fedguard.strategies.ckks import Ckks
     from fedguard.strategies.crfl import CRFL
     from fedguard.strategies.deepsight import DeepSight
     from fedguard.strategies.dnc import DnC
@@ -38,22 +37,24 @@ if TYPE_CHECKING:
     from fedguard.strategies.multi_metrics import MultiMetrics
     from fedguard.strategies.norm_clipping import NormClipping
     from fedguard.strategies.rlr import RLR
-    from fedguard.strategies.secagg import SecAggPlus
     from fedguard.strategies.signguard import SignGuard
     from fedguard.strategies.smea import SMEA
+    from fedguard.strategies.toolkit.server_tools import ServerTools
     from fedguard.strategies.trimmed_mean import TrimmedMean
-    from fedguard.strategies.xmkckks import XmkCkks
-    from fedguard.strategies.xmkckks_cost_model import XmkCkksCostModel
 
-_BASES = {"RobustStrategy": "base", "ServerTools": "base", "LegacyStrategy": "legacy"}
+_BASES = {
+    "RobustStrategy": "base",
+    "ServerTools": "toolkit.server_tools",
+    "LegacyStrategy": "legacy",
+}
 
 
 def _homes() -> dict[str, str]:
-    """Return each class's module: the bases' and every registered strategy's of this folder."""
+    """Return each class's module: the bases' and every registered strategy's, of any room."""
     from fedguard.registry import own_parts
 
     paths = (path.partition(":") for path in own_parts("strategy").values())
-    found = {name: module for module, _, name in paths if module.startswith(f"{__name__}.")}
+    found = {name: module for module, _, name in paths}
     return {**found, **{name: f"{__name__}.{module}" for name, module in _BASES.items()}}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from logging import WARNING
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,51 +15,16 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 from torch import Tensor, nn
 
-from fedguard.errors import ConfigurationError
+from fedguard.layout import ParameterLayout
 from fedguard.randomness import SERVER, numpy_generator
-from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
+from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.updates import ClientUpdates, Verdict
 
 if TYPE_CHECKING:
     from fedguard.strategies.pre_aggregation import PreAggregation
 
 RoundObserver = Callable[[int, ClientUpdates, Verdict], None]
 """Called with the server round, what came in and what the defence decided."""
-
-
-@dataclass(frozen=True)
-class ServerTools:
-    """What the server lends to a defence that needs more than the updates.
-
-    Attributes
-    ----------
-    model : nn.Module
-        A model of the federation's architecture; a defence may load any vector into it.
-    x : Tensor
-        (M, ...) auxiliary examples held by the server, normalised as the model expects.
-    y : Tensor
-        (M,) their labels; a defence that says it uses unlabelled data does not read them.
-    latent_layer : str
-        Name of the submodule whose output is the latent representation.
-    num_classes : int
-        Number of classes.
-    """
-
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    latent_layer: str
-    num_classes: int
-
-    @classmethod
-    def of(
-        cls, model: nn.Module, x: Tensor, y: Tensor, latent_layer: str | None = None
-    ) -> ServerTools:
-        """Return the tools of a model and labelled examples; classes are counted from `y`."""
-        layer = latent_layer or getattr(model, "latent_layer", None)
-        if layer is None or layer not in dict(model.named_modules()):
-            names = [name for name, _ in model.named_modules() if name]
-            raise ConfigurationError("latent_layer", layer, ", ".join(names))
-        return cls(model, x, y, str(layer), int(y.max()) + 1)
 
 
 class RobustStrategy(FedAvg):

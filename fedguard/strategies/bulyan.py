@@ -8,13 +8,18 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_assumed_malicious
-from fedguard.strategies.averaging import equal_weights, lowest, rejections, with_buffer_median
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.coordinates import mean_around_median
-from fedguard.strategies.distances import shared_distances
 from fedguard.strategies.krum import krum_scores
-from fedguard.strategies.mixture import trainable_rows
+from fedguard.strategies.toolkit.averaging import (
+    equal_weights,
+    lowest,
+    rejections,
+    with_buffer_median,
+)
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.coordinates import mean_around_median
+from fedguard.strategies.toolkit.distances import shared_distances
+from fedguard.strategies.toolkit.mixture import trainable_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_assumed_malicious
-from fedguard.strategies.averaging import TIE, average, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.distances import shared_distances
-from fedguard.strategies.spectra import top_projections
+from fedguard.strategies.toolkit.averaging import TIE, average, rejections
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.distances import shared_distances
+from fedguard.strategies.toolkit.spectra import top_projections
 from fedguard.updates import ClientUpdates, Verdict
 
 

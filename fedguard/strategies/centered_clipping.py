@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import clip_factors, median, with_buffer_median
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.distances import (
+from fedguard.strategies.toolkit.averaging import clip_factors, median, with_buffer_median
+from fedguard.strategies.toolkit.distances import (
     distances_to_combination,
     gram_matrix,
     row_norms,
     shared_gram,
     shared_norms,
 )
-from fedguard.strategies.mixture import combination, trainable_rows
+from fedguard.strategies.toolkit.mixture import combination, trainable_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from fedguard.errors import check_number
+from fedguard.layout import ParameterLayout
 from fedguard.randomness import SERVER, generator
-from fedguard.strategies.averaging import average, clip_factors, median
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.distances import row_norms, shared_norms
 from fedguard.strategies.norm_clipping import add_noise
-from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
+from fedguard.strategies.toolkit.averaging import average, clip_factors, median
+from fedguard.strategies.toolkit.distances import row_norms, shared_norms
+from fedguard.updates import ClientUpdates, Verdict
 
 
 class CRFL(RobustStrategy):

@@ -9,18 +9,26 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import ConfigurationError, check_number
+from fedguard.layout import ParameterLayout
 from fedguard.randomness import SERVER, generator
-from fedguard.strategies.averaging import average, clip_factors, equal_weights, median, rejections
-from fedguard.strategies.base import RobustStrategy, ServerTools
-from fedguard.strategies.density import density_clusters
-from fedguard.strategies.distances import (
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.toolkit.averaging import (
+    average,
+    clip_factors,
+    equal_weights,
+    median,
+    rejections,
+)
+from fedguard.strategies.toolkit.density import density_clusters
+from fedguard.strategies.toolkit.distances import (
     cosine_distances,
     gram_matrix,
     shared_norms,
     squared_distances,
 )
-from fedguard.strategies.server_training import require_tools
-from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
+from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.strategies.toolkit.server_training import require_tools
+from fedguard.updates import ClientUpdates, Verdict
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import torch
 
 from fedguard.errors import check_assumed_malicious, check_number
 from fedguard.randomness import SERVER, numpy_generator
-from fedguard.strategies.averaging import average, equal_weights, lowest, rejections
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.distances import squared_distances
-from fedguard.strategies.spectra import top_projections
+from fedguard.strategies.toolkit.averaging import average, equal_weights, lowest, rejections
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.distances import squared_distances
+from fedguard.strategies.toolkit.spectra import top_projections
 from fedguard.updates import ClientUpdates, Verdict
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.mixture import all_rows, combination
+from fedguard.strategies.toolkit.mixture import all_rows, combination
 from fedguard.updates import ClientUpdates, Verdict
 
 

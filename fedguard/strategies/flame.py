@@ -8,12 +8,18 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import average, clip_factors, equal_weights, median, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.density import density_clusters, largest_cluster
-from fedguard.strategies.distances import cosine_distances, gram_matrix, shared_norms
-from fedguard.strategies.mixture import trainable_rows
 from fedguard.strategies.norm_clipping import add_noise
+from fedguard.strategies.toolkit.averaging import (
+    average,
+    clip_factors,
+    equal_weights,
+    median,
+    rejections,
+)
+from fedguard.strategies.toolkit.density import density_clusters, largest_cluster
+from fedguard.strategies.toolkit.distances import cosine_distances, gram_matrix, shared_norms
+from fedguard.strategies.toolkit.mixture import trainable_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 

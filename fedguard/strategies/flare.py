@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import TIE, average, clip_factors, median, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.distances import shared_norms
-from fedguard.strategies.latent import client_activations, squared_mmd
-from fedguard.strategies.server_training import require_tools
+from fedguard.strategies.toolkit.averaging import TIE, average, clip_factors, median, rejections
+from fedguard.strategies.toolkit.distances import shared_norms
+from fedguard.strategies.toolkit.latent import client_activations, squared_mmd
+from fedguard.strategies.toolkit.server_training import require_tools
 from fedguard.updates import ClientUpdates, Verdict
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fedguard.errors import check_number
 from fedguard.randomness import SERVER, numpy_generator
-from fedguard.strategies.averaging import equal_weights, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.distances import row_norms
-from fedguard.strategies.sketch import sketch
+from fedguard.strategies.toolkit.averaging import equal_weights, rejections
+from fedguard.strategies.toolkit.coordinates import coordinate_median
+from fedguard.strategies.toolkit.distances import row_norms
+from fedguard.strategies.toolkit.sketch import sketch
 from fedguard.updates import ClientUpdates, Verdict
 
 Scores = NDArray[np.float64]

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import average, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.distances import gram_matrix
-from fedguard.strategies.server_training import check_training, server_update
+from fedguard.strategies.toolkit.averaging import average, rejections
+from fedguard.strategies.toolkit.distances import gram_matrix
+from fedguard.strategies.toolkit.server_training import check_training, server_update
 from fedguard.updates import ClientUpdates, Verdict
 
 

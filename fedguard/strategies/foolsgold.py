@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fedguard.strategies.averaging import average, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.distances import cosine_distances, gram_matrix
-from fedguard.strategies.sketch import sketch
+from fedguard.strategies.toolkit.averaging import average, rejections
+from fedguard.strategies.toolkit.distances import cosine_distances, gram_matrix
+from fedguard.strategies.toolkit.sketch import sketch
 from fedguard.updates import ClientUpdates, Verdict
 
 

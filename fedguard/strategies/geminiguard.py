@@ -10,25 +10,25 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_choice, check_number
-from fedguard.strategies.averaging import average, clip_factors, median
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.clustering import Labels, adaptive_clusters, off_diagonal_median
-from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.distances import (
+from fedguard.strategies.toolkit.averaging import average, clip_factors, median
+from fedguard.strategies.toolkit.clustering import Labels, adaptive_clusters, off_diagonal_median
+from fedguard.strategies.toolkit.coordinates import coordinate_median
+from fedguard.strategies.toolkit.distances import (
     cosine_distances,
     shared_distances,
     shared_gram,
     shared_norms,
 )
-from fedguard.strategies.latent import client_activations, squared_mmd
-from fedguard.strategies.server_validation import (
+from fedguard.strategies.toolkit.latent import client_activations, squared_mmd
+from fedguard.strategies.toolkit.server_validation import (
     Objective,
     Pruned,
     load_average,
     prune_harmful,
     server_loss,
 )
-from fedguard.strategies.trigger_search import (
+from fedguard.strategies.toolkit.trigger_search import (
     Triggers,
     search_triggers,
     stamp_effect,

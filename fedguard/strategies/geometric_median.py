@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import median, rejections, with_buffer_median
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.distances import (
+from fedguard.strategies.toolkit.averaging import median, rejections, with_buffer_median
+from fedguard.strategies.toolkit.coordinates import coordinate_median
+from fedguard.strategies.toolkit.distances import (
     distances_to_combination,
     gram_matrix,
     shared_gram,
 )
-from fedguard.strategies.mixture import combination, trainable_rows
+from fedguard.strategies.toolkit.mixture import combination, trainable_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 CANCELLATION = 1e-3

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import clip_factors, median, with_buffer_median
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.distances import shared_norms
+from fedguard.strategies.toolkit.averaging import clip_factors, median, with_buffer_median
+from fedguard.strategies.toolkit.distances import shared_norms
 from fedguard.updates import ClientUpdates, Verdict
 
 _ENTRIES_PER_BLOCK = 1 << 18

@@ -19,8 +19,9 @@ from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.strategy import FedAvg
 
+from fedguard.layout import ParameterLayout
 from fedguard.strategies.base import RobustStrategy
-from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
+from fedguard.updates import ClientUpdates, Verdict
 
 FitResult = tuple[ClientProxy, FitRes]
 

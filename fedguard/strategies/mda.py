@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_assumed_malicious, check_number
-from fedguard.strategies.averaging import TIE, average, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.distances import shared_distances
+from fedguard.strategies.toolkit.averaging import TIE, average, rejections
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.distances import shared_distances
 from fedguard.updates import ClientUpdates, Verdict
 
 Graph = dict[int, set[int]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.mixture import all_rows
+from fedguard.strategies.toolkit.coordinates import coordinate_median
+from fedguard.strategies.toolkit.mixture import all_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 

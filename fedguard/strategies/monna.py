@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fedguard.errors import check_assumed_malicious
-from fedguard.strategies.averaging import average, equal_weights, lowest, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.distances import row_norms
-from fedguard.strategies.mixture import trainable_rows
-from fedguard.strategies.server_training import check_training, server_update
+from fedguard.strategies.toolkit.averaging import average, equal_weights, lowest, rejections
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.distances import row_norms
+from fedguard.strategies.toolkit.mixture import trainable_rows
+from fedguard.strategies.toolkit.server_training import check_training, server_update
 from fedguard.updates import ClientUpdates, Verdict
 
 

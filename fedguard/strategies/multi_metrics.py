@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import average, equal_weights, lowest, rejections
 from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.toolkit.averaging import average, equal_weights, lowest, rejections
 from fedguard.updates import ClientUpdates, Verdict
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from fedguard.errors import check_number
 from fedguard.randomness import SERVER, numpy_generator
-from fedguard.strategies.averaging import average, clip_factors, median
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.distances import shared_norms
+from fedguard.strategies.toolkit.averaging import average, clip_factors, median
+from fedguard.strategies.toolkit.distances import shared_norms
 from fedguard.updates import ClientUpdates, Verdict
 
 

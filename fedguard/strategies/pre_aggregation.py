@@ -17,11 +17,11 @@ from torch import Tensor
 
 from fedguard.errors import check_assumed_malicious, check_number, unknown_name
 from fedguard.randomness import SERVER, numpy_generator
-from fedguard.strategies.averaging import clip_factors, lowest
-from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.coordinates import coordinate_median
-from fedguard.strategies.distances import shared_distances, shared_norms
-from fedguard.strategies.mixture import MixedUpdates, Mixture
+from fedguard.strategies.toolkit.averaging import clip_factors, lowest
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.coordinates import coordinate_median
+from fedguard.strategies.toolkit.distances import shared_distances, shared_norms
+from fedguard.strategies.toolkit.mixture import MixedUpdates, Mixture
 from fedguard.updates import ClientUpdates, Verdict
 
 

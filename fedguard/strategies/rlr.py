@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 import torch
 
 from fedguard.errors import check_number
-from fedguard.strategies.averaging import average, clip_factors, median
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.coordinates import sign_votes
-from fedguard.strategies.distances import shared_norms
+from fedguard.strategies.toolkit.averaging import average, clip_factors, median
+from fedguard.strategies.toolkit.coordinates import sign_votes
+from fedguard.strategies.toolkit.distances import shared_norms
 from fedguard.updates import ClientUpdates, Verdict
 
 

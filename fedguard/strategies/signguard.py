@@ -11,10 +11,16 @@ from torch import Tensor
 
 from fedguard.errors import check_number
 from fedguard.randomness import SERVER, numpy_generator
-from fedguard.strategies.averaging import average, clip_factors, equal_weights, median, rejections
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.density import largest_cluster
-from fedguard.strategies.distances import shared_norms
+from fedguard.strategies.toolkit.averaging import (
+    average,
+    clip_factors,
+    equal_weights,
+    median,
+    rejections,
+)
+from fedguard.strategies.toolkit.density import largest_cluster
+from fedguard.strategies.toolkit.distances import shared_norms
 from fedguard.updates import ClientUpdates, Verdict
 
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from fedguard.errors import check_assumed_malicious
 from fedguard.strategies.base import RobustStrategy, uniform
-from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.coordinates import central_mean
-from fedguard.strategies.mixture import all_rows
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.coordinates import central_mean
+from fedguard.strategies.toolkit.mixture import all_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedguard.errors import check_assumed_malicious, check_choice, check_number
-from fedguard.strategies.averaging import average, clip_factors, lowest, median, rejections
-from fedguard.strategies.base import RobustStrategy, ServerTools
-from fedguard.strategies.bounds import assumed_count
-from fedguard.strategies.distances import row_norms
-from fedguard.strategies.scoring import Scores, score_models
-from fedguard.strategies.server_training import require_tools
-from fedguard.strategies.weibull import SAME, fit, fit_left_censored, mad_keep
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.toolkit.averaging import average, clip_factors, lowest, median, rejections
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.distances import row_norms
+from fedguard.strategies.toolkit.scoring import Scores, score_models
+from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.strategies.toolkit.server_training import require_tools
+from fedguard.strategies.toolkit.weibull import SAME, fit, fit_left_censored, mad_keep
 from fedguard.updates import ClientUpdates, Verdict
 
 Mode = Literal["hardened", "paper"]

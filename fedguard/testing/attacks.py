@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge, KnowledgeScope, LocalStep
 from fedguard.randomness import generator
-from fedguard.strategies.coordinates import coordinate_median
+from fedguard.strategies.toolkit.coordinates import coordinate_median
 from fedguard.testing.worlds import honest_updates
 from fedguard.updates import ClientUpdates
 

@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fedguard.layout import ParameterLayout
 from fedguard.randomness import generator
-from fedguard.strategies.base import ServerTools
-from fedguard.updates import ClientUpdates, ParameterLayout
+from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.updates import ClientUpdates
 
 HONEST = 16
 HOSTILE = 4

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 
+from fedguard.config.requests import UnlearnRequest
 from fedguard.unlearning.climbing import AscentSettings
 from fedguard.unlearning.method import Erased, Situation, UnlearningMethod
-from fedguard.unlearning.requests import UnlearnRequest
 
 
 class PlainAscent(UnlearningMethod):

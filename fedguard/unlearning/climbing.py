@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedguard.clients.training import FlatModel
 from fedguard.metrics.classification import predictions
+from fedguard.models.flat import FlatModel
 
 _SAMPLE = 200
 

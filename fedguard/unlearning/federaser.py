@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from fedguard.layout import ParameterLayout
 from fedguard.unlearning.method import Erased, Situation, UnlearningMethod
-from fedguard.updates import ClientUpdates, ParameterLayout
+from fedguard.updates import ClientUpdates
 
 
 class FedEraser(UnlearningMethod):

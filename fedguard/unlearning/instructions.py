@@ -18,8 +18,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
+from fedguard.config.requests import UnlearnRequest
 from fedguard.unlearning.climbing import AscentSettings
-from fedguard.unlearning.requests import UnlearnRequest
 
 ASCEND = "train.unlearn"
 ACTIVATIONS = "query.activations"

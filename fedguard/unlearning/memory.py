@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedguard.config.requests import SERVER_ASKS, UnlearnRequest
 from fedguard.unlearning.method import LastModel
-from fedguard.unlearning.requests import SERVER_ASKS, UnlearnRequest
 
 
 @dataclass

@@ -10,6 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedguard.config.requests import UnlearnRequest
+from fedguard.layout import ParameterLayout
 from fedguard.unlearning.climbing import AscentSettings
 from fedguard.unlearning.pruning import (
     Evidence,
@@ -17,8 +19,7 @@ from fedguard.unlearning.pruning import (
     PruningRule,
     magnitudes,
 )
-from fedguard.unlearning.requests import UnlearnRequest
-from fedguard.updates import ClientUpdates, ParameterLayout
+from fedguard.updates import ClientUpdates
 
 
 @dataclass(frozen=True)

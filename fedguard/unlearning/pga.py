@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedguard.config.requests import UnlearnRequest
 from fedguard.unlearning.climbing import AscentSettings
 from fedguard.unlearning.method import Erased, Situation, UnlearningMethod
-from fedguard.unlearning.requests import UnlearnRequest
 
 _RANDOM_MODELS = 10
 

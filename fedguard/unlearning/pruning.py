@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from fedguard.updates import ParameterLayout
+from fedguard.layout import ParameterLayout
 
 PruningRule = Literal[
     "attribution-ratio", "activation-ratio", "relative-change", "paper", "random", "none"

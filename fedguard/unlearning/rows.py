@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedguard.data.federation import Federation
+from fedguard.clients.federation import Federation
 from fedguard.randomness import generator
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedguard.config.requests import UnlearnRequest
 from fedguard.unlearning.climbing import AscentSettings
 from fedguard.unlearning.method import (
     Erased,
@@ -16,7 +17,6 @@ from fedguard.unlearning.method import (
     UnlearningMethod,
 )
 from fedguard.unlearning.pruning import PruningRule, keep_mask, select_units
-from fedguard.unlearning.requests import UnlearnRequest
 
 _RETRIES = 3
 

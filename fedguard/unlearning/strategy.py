@@ -16,10 +16,13 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedguard import registry
+from fedguard.config.requests import UnlearnRequest
 from fedguard.errors import ConfigurationError, check_number
+from fedguard.layout import ParameterLayout
 from fedguard.metrics.classification import predictions
 from fedguard.randomness import SERVER, generator
-from fedguard.strategies.base import RobustStrategy, ServerTools
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.unlearning.attribution import contributions
 from fedguard.unlearning.climbing import AscentSettings
 from fedguard.unlearning.costs import ClientLoad, CostLedger, LinkModel, forward_flops
@@ -39,8 +42,7 @@ from fedguard.unlearning.memory import Memory
 from fedguard.unlearning.method import Activations, LastModel, Options, Situation
 from fedguard.unlearning.methods import METHODS, MethodName
 from fedguard.unlearning.pruning import PruningRule, prunable_layers
-from fedguard.unlearning.requests import UnlearnRequest
-from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
+from fedguard.updates import ClientUpdates, Verdict
 
 _BYTES = 4
 _HALVINGS = 4
@@ -634,8 +636,8 @@ def _inner_rule(
     name: str, arguments: dict[str, Any], assumed_malicious: float, seed: int
 ) -> RobustStrategy:
     """Make the strategy whose rule aggregates; refuse what this one cannot hold."""
+    from fedguard.encryption.secagg import SecAggPlus
     from fedguard.encryption.strategy import EncryptedStrategy
-    from fedguard.strategies.secagg import SecAggPlus
 
     known = registry.parameters(registry.find("strategy", name))
     decided = {"seed": seed, "assumed_malicious": assumed_malicious}

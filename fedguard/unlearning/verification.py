@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedguard.clients.training import FlatModel
-from fedguard.data.federation import Federation
+from fedguard.clients.federation import Federation
+from fedguard.config.requests import UnlearnRequest
 from fedguard.metrics.classification import attack_success_rate, predictions
 from fedguard.metrics.membership import membership
+from fedguard.models.flat import FlatModel
 from fedguard.randomness import SERVER, generator
-from fedguard.unlearning.requests import UnlearnRequest
 from fedguard.unlearning.rows import forgotten_rows
 
 _REFERENCE_ROWS = 2000

@@ -12,11 +12,11 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message
 from torch import Tensor
 
-from fedguard.assembly import resolve_device
 from fedguard.config import SimulationConfig
+from fedguard.models.device import resolve_device
 from fedguard.vertical import messages
-from fedguard.vertical.assembly import World
 from fedguard.vertical.parties import Party
+from fedguard.vertical.parts import World
 
 STATE_KEY = "party-state"
 

@@ -8,8 +8,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedguard.grids.base import LocalGrid
-from fedguard.grids.flower import PARTITION_KEY
-from fedguard.grids.identity import LOCAL_RUN_ID
+from fedguard.grids.identity import LOCAL_RUN_ID, PARTITION_KEY
 
 
 class PartyGrid(LocalGrid):

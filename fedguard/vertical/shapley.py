@@ -12,8 +12,8 @@ import torch
 
 from fedguard.config import SimulationConfig
 from fedguard.errors import ConfigurationError
-from fedguard.vertical.assembly import World
 from fedguard.vertical.exchange import FusedExchange
+from fedguard.vertical.parts import World
 
 Coalition = frozenset[int]
 Value = Callable[[Coalition], float]

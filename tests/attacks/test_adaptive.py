@@ -13,7 +13,7 @@ from fedguard.attacks.adaptive_ipm import AdaptiveIpm
 from fedguard.attacks.adaptive_weidetect import AdaptiveWeiDetect
 from fedguard.attacks.alie import Alie
 from fedguard.attacks.ipm import Ipm
-from fedguard.attacks.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
 from fedguard.strategies.krum import Krum
 from fedguard.strategies.median import Median
 from fedguard.strategies.trimmed_mean import TrimmedMean

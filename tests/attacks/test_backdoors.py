@@ -16,8 +16,8 @@ from fedguard.attacks.edge_case import EdgeCase
 from fedguard.attacks.model_replacement import ModelReplacement
 from fedguard.attacks.neurotoxin import Neurotoxin
 from fedguard.attacks.pgd import Pgd
-from fedguard.attacks.poisoning import Backdoor, drawn_share
 from fedguard.attacks.sig import Sig
+from fedguard.attacks.toolkit.poisoning import Backdoor, drawn_share
 from fedguard.attacks.wanet import WaNet
 from fedguard.errors import ConfigurationError
 from fedguard.randomness import generator

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from fedguard.attacks.crafting import (
+from fedguard.attacks.toolkit.crafting import (
     benign_updates,
     centred_gram,
     gram_distances,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedguard.attacks.schedule import Schedule, parse_schedule
+from fedguard.attacks.toolkit.schedule import Schedule, parse_schedule
 from fedguard.errors import ConfigurationError
 
 

@@ -12,7 +12,7 @@ from fedguard.attacks.base import LocalStep
 from fedguard.attacks.model_replacement import ModelReplacement
 from fedguard.attacks.neurotoxin import Neurotoxin, small_coordinates
 from fedguard.attacks.pgd import Pgd
-from fedguard.attacks.projection import distance
+from fedguard.attacks.toolkit.projection import distance
 from fedguard.randomness import generator
 from tests.attacks.worlds import a_round, images, rows
 

@@ -16,7 +16,7 @@ from fedguard.errors import ConfigurationError
 from fedguard.models.cnn import Cnn
 from fedguard.models.logistic import Logistic
 from fedguard.models.mlp import Mlp
-from fedguard.simulation import Simulation
+from fedguard.runs.simulation import Simulation
 
 CLIENTS = 9
 HARD = {"momentum": 0.9, "weight_decay": 0.01, "lr": 0.05, "local_epochs": 2, "batch_size": 7}

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedguard.clients.training import FlatModel
 from fedguard.config import parse
-from fedguard.simulation import Simulation
+from fedguard.models.flat import FlatModel
+from fedguard.runs.simulation import Simulation
 
 
 class WithBuffers(nn.Module):

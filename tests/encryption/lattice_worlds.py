@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedguard.encryption.agreement import Agreement
-from fedguard.encryption.backend_numpy import NumpyBackend
-from fedguard.encryption.client import ClientSession, Guards
-from fedguard.encryption.identity import Identity, Roster
-from fedguard.encryption.sampling import InsecureSeededRandom, SystemRandom
-from fedguard.encryption.server import RoundServer
+from fedguard.encryption.lattice.backend_numpy import NumpyBackend
+from fedguard.encryption.lattice.sampling import InsecureSeededRandom, SystemRandom
+from fedguard.encryption.protocol.agreement import Agreement
+from fedguard.encryption.protocol.client import ClientSession, Guards
+from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.server import RoundServer
 
 
 def schoolbook(a: list[int], b: list[int], modulus: int) -> list[int]:

@@ -9,11 +9,11 @@ import pytest
 
 pytest.importorskip("tenseal")
 
-from fedguard.encryption import tenseal_vectors as vectors
 from fedguard.encryption.attacks import ATTACKS
 from fedguard.encryption.attacks.key_recovery import ntt_primes_of, solve
-from fedguard.encryption.modular import prime_field
-from fedguard.encryption.seal_format import TensealContext
+from fedguard.encryption.lattice import tenseal_vectors as vectors
+from fedguard.encryption.lattice.modular import prime_field
+from fedguard.encryption.lattice.seal_format import TensealContext
 
 
 @pytest.mark.parametrize("name", ATTACKS)

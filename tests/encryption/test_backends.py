@@ -7,15 +7,15 @@ import importlib.metadata
 import numpy as np
 import pytest
 
-from fedguard.encryption import backend_tenseal
-from fedguard.encryption.backend import make_backend
-from fedguard.encryption.backend_numpy import NumpyBackend
 from fedguard.encryption.errors import BackendUnavailableError
-from fedguard.encryption.modular import Residues
-from fedguard.encryption.multikey import SecretKey, common_polynomial, encrypt, joint_key
-from fedguard.encryption.packing import make_packing
-from fedguard.encryption.profiles import PROFILES, Profile, profile
-from fedguard.encryption.sampling import InsecureSeededRandom, SystemRandom
+from fedguard.encryption.lattice import backend_tenseal
+from fedguard.encryption.lattice.backend import make_backend
+from fedguard.encryption.lattice.backend_numpy import NumpyBackend
+from fedguard.encryption.lattice.modular import Residues
+from fedguard.encryption.lattice.multikey import SecretKey, common_polynomial, encrypt, joint_key
+from fedguard.encryption.lattice.packing import make_packing
+from fedguard.encryption.lattice.profiles import PROFILES, Profile, profile
+from fedguard.encryption.lattice.sampling import InsecureSeededRandom, SystemRandom
 from fedguard.errors import ConfigurationError
 
 pytest.importorskip("tenseal")

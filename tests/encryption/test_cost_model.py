@@ -9,10 +9,10 @@ from encrypted_clients import LAYOUT, FixedClients, Run, error, first_model, sma
 from flwr.app import ConfigRecord
 
 from fedguard.encryption.cost_model import noise_std, predicted_cost, simulated_mean
-from fedguard.encryption.profiles import profile
+from fedguard.encryption.lattice.profiles import profile
+from fedguard.encryption.xmkckks import XmkCkks
+from fedguard.encryption.xmkckks_cost_model import XmkCkksCostModel
 from fedguard.errors import RunError
-from fedguard.strategies.xmkckks import XmkCkks
-from fedguard.strategies.xmkckks_cost_model import XmkCkksCostModel
 
 CLIENTS = 6
 

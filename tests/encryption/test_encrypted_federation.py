@@ -7,15 +7,15 @@ import torch
 from encrypted_clients import small
 
 from fedguard.config import parse
+from fedguard.encryption.ckks import Ckks
 from fedguard.encryption.client_side import with_client_side
+from fedguard.encryption.xmkckks import XmkCkks
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.inprocess import InProcessGrid
 from fedguard.metrics.classification import evaluate
-from fedguard.simulation import Simulation
-from fedguard.strategies.ckks import Ckks
+from fedguard.runs.simulation import Simulation
 from fedguard.strategies.fedavg import FedAvg
 from fedguard.strategies.median import Median
-from fedguard.strategies.xmkckks import XmkCkks
 
 CLIENTS = 10
 

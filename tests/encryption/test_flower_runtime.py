@@ -15,9 +15,9 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
-from fedguard.encryption.endpoint import ClientOptions
+from fedguard.encryption.protocol.endpoint import ClientOptions
 from fedguard.encryption.mod import encryption_mod
-from fedguard.strategies.xmkckks import XmkCkks
+from fedguard.encryption.xmkckks import XmkCkks
 
 client = ClientApp(mods=[encryption_mod(ClientOptions(backend="numpy"))])
 

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedguard.encryption.grouping import client_view, draw_groups, group_updates, make_rule
-from fedguard.encryption.weights import GroupMean, downscaled, exponent_of, upscaled, weight_limit
+from fedguard.encryption.protocol.weights import (
+    GroupMean,
+    downscaled,
+    exponent_of,
+    upscaled,
+    weight_limit,
+)
 from fedguard.errors import ConfigurationError
 from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
 

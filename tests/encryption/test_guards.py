@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from lattice_worlds import World
 
-from fedguard.encryption import multikey
-from fedguard.encryption.agreement import Agreement
-from fedguard.encryption.backend import make_backend
-from fedguard.encryption.client import Guards
 from fedguard.encryption.errors import ChecksumError, LostRoundError, ProtocolError, RefusedError
-from fedguard.encryption.identity import Identity
-from fedguard.encryption.sampling import SystemRandom
-from fedguard.encryption.transcript import SumTag
+from fedguard.encryption.lattice import multikey
+from fedguard.encryption.lattice.backend import make_backend
+from fedguard.encryption.lattice.sampling import SystemRandom
+from fedguard.encryption.protocol.agreement import Agreement
+from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.protocol.identity import Identity
+from fedguard.encryption.protocol.transcript import SumTag
 
 
 def after_encryption(**options) -> World:

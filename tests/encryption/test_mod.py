@@ -11,24 +11,24 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
-from fedguard.encryption import backend_tenseal
-from fedguard.encryption.client import Guards
+from fedguard.encryption.ckks import Ckks
 from fedguard.encryption.client_side import client_mods, with_client_side
-from fedguard.encryption.endpoint import ClientOptions
 from fedguard.encryption.errors import RefusedError
-from fedguard.encryption.identity import Identity
+from fedguard.encryption.lattice import backend_tenseal
+from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.local_clients import LocalClients
 from fedguard.encryption.mod import IDENTITY_FILE, ROSTER_FILE, encryption_mod
-from fedguard.encryption.sampling import SystemRandom
+from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.protocol.endpoint import ClientOptions
+from fedguard.encryption.protocol.identity import Identity
+from fedguard.encryption.secagg import SecAggPlus
 from fedguard.encryption.secagg_clients import SecAggClients, secagg_mods
+from fedguard.encryption.xmkckks import XmkCkks
+from fedguard.encryption.xmkckks_cost_model import XmkCkksCostModel
 from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.base import LocalGrid
 from fedguard.grids.messages import arrays_of, model_reply_content
-from fedguard.strategies.ckks import Ckks
 from fedguard.strategies.fedavg import FedAvg
-from fedguard.strategies.secagg import SecAggPlus
-from fedguard.strategies.xmkckks import XmkCkks
-from fedguard.strategies.xmkckks_cost_model import XmkCkksCostModel
 
 
 def over_the_wire(content: RecordDict) -> RecordDict:

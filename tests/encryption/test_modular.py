@@ -6,8 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lattice_worlds import schoolbook
 
-from fedguard.encryption.modular import PrimeField, bit_reversed, is_prime, ntt_primes, prime_field
-from fedguard.encryption.ring import Ring
+from fedguard.encryption.lattice.modular import (
+    PrimeField,
+    bit_reversed,
+    is_prime,
+    ntt_primes,
+    prime_field,
+)
+from fedguard.encryption.lattice.ring import Ring
 
 BITS = (20, 30, 36, 45, 49, 50)
 

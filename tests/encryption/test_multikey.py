@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedguard.encryption import multikey
-from fedguard.encryption.backend_numpy import NumpyBackend
 from fedguard.encryption.errors import ChecksumError, ProtocolError
-from fedguard.encryption.multikey import Aggregate, JointKey, SecretKey
-from fedguard.encryption.packing import make_packing
-from fedguard.encryption.profiles import Profile, profile
-from fedguard.encryption.sampling import SystemRandom
+from fedguard.encryption.lattice import multikey
+from fedguard.encryption.lattice.backend_numpy import NumpyBackend
+from fedguard.encryption.lattice.multikey import Aggregate, JointKey, SecretKey
+from fedguard.encryption.lattice.packing import make_packing
+from fedguard.encryption.lattice.profiles import Profile, profile
+from fedguard.encryption.lattice.sampling import SystemRandom
 
 SOURCE, BACKEND = SystemRandom(), NumpyBackend()
 DEFAULT = profile("default")

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedguard.encryption.modular import ntt_primes, prime_field
-from fedguard.encryption.sampling import (
+from fedguard.encryption.lattice.modular import ntt_primes, prime_field
+from fedguard.encryption.lattice.sampling import (
     ERROR_VARIANCE,
     TERNARY_VARIANCE,
     InsecureSeededRandom,

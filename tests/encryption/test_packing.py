@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedguard.encryption.errors import ChecksumError
-from fedguard.encryption.packing import (
+from fedguard.encryption.lattice.packing import (
     coefficients_to_slots,
     make_packing,
     slots_to_coefficients,
 )
-from fedguard.encryption.profiles import profile
+from fedguard.encryption.lattice.profiles import profile
 from fedguard.errors import ConfigurationError
 
 DEFAULT = profile("default")

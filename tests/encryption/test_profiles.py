@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from fedguard.encryption.packing import make_packing
-from fedguard.encryption.profiles import PROFILES, RLWE_TABLE, Profile, profile
+from fedguard.encryption.lattice.packing import make_packing
+from fedguard.encryption.lattice.profiles import PROFILES, RLWE_TABLE, Profile, profile
 from fedguard.errors import ConfigurationError
 
 

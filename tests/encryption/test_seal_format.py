@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedguard.encryption import seal_format as seal
 from fedguard.encryption.errors import BackendUnavailableError
-from fedguard.encryption.modular import ntt_primes, prime_field
+from fedguard.encryption.lattice import seal_format as seal
+from fedguard.encryption.lattice.modular import ntt_primes, prime_field
 
 ts = pytest.importorskip("tenseal")
 
@@ -84,7 +84,7 @@ def test_a_vector_written_uncompressed_is_accepted_and_equal(context):
 
 def test_our_slot_decoding_is_tenseals(context, parsed):
     """TenSEAL encrypts, we decrypt from bytes and decode: both must agree with the input."""
-    from fedguard.encryption.packing import coefficients_to_slots
+    from fedguard.encryption.lattice.packing import coefficients_to_slots
 
     values = np.random.default_rng(1).normal(size=DEGREE // 2)
     ciphertext = seal.vector_ciphertexts(ts.ckks_vector(context, values).serialize())[0]

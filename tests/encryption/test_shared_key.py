@@ -7,14 +7,14 @@ import pytest
 
 pytest.importorskip("tenseal")
 
-from fedguard.encryption import tenseal_vectors as vectors
-from fedguard.encryption.agreement import Agreement
-from fedguard.encryption.client import Guards
 from fedguard.encryption.errors import LostRoundError, ProtocolError, RefusedError
-from fedguard.encryption.identity import Identity, Roster
-from fedguard.encryption.sampling import SystemRandom
-from fedguard.encryption.shared_key import SharedKeyClient, opener_of
-from fedguard.encryption.shared_key_server import SharedKeyServer
+from fedguard.encryption.lattice import tenseal_vectors as vectors
+from fedguard.encryption.lattice.sampling import SystemRandom
+from fedguard.encryption.protocol.agreement import Agreement
+from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.shared_key import SharedKeyClient, opener_of
+from fedguard.encryption.protocol.shared_key_server import SharedKeyServer
 
 PARTIES = (3, 5, 8, 13)
 SIZE = 5000

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from lattice_worlds import World
 
-from fedguard.encryption import threshold
-from fedguard.encryption.backend import make_backend
 from fedguard.encryption.errors import LostRoundError, ProtocolError, RefusedError
-from fedguard.encryption.multikey import SecretKey
-from fedguard.encryption.profiles import profile
-from fedguard.encryption.sampling import SystemRandom
+from fedguard.encryption.lattice import threshold
+from fedguard.encryption.lattice.backend import make_backend
+from fedguard.encryption.lattice.multikey import SecretKey
+from fedguard.encryption.lattice.profiles import profile
+from fedguard.encryption.lattice.sampling import SystemRandom
 
 SOURCE = SystemRandom()
 DEFAULT = profile("default")

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from fedguard.encryption.errors import ProtocolError, RefusedError
-from fedguard.encryption.identity import Channel, Identity, Roster
-from fedguard.encryption.profiles import profile
-from fedguard.encryption.sampling import SystemRandom
-from fedguard.encryption.transcript import SumTag, commitment, digest, group_secret
+from fedguard.encryption.lattice.profiles import profile
+from fedguard.encryption.lattice.sampling import SystemRandom
+from fedguard.encryption.protocol.identity import Channel, Identity, Roster
+from fedguard.encryption.protocol.transcript import SumTag, commitment, digest, group_secret
 
 RING = profile("default").data_ring
 SOURCE = SystemRandom()

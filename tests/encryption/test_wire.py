@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedguard.encryption import multikey, wire
 from fedguard.encryption.errors import ProtocolError
-from fedguard.encryption.multikey import Ciphertext
-from fedguard.encryption.profiles import profile
+from fedguard.encryption.lattice import multikey, wire
+from fedguard.encryption.lattice.multikey import Ciphertext
+from fedguard.encryption.lattice.profiles import profile
 
 DEFAULT = profile("default")
 

@@ -9,7 +9,7 @@ from fedguard.config import parse
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.inprocess import InProcessGrid
-from fedguard.simulation import Simulation
+from fedguard.runs.simulation import Simulation
 from fedguard.updates import ClientUpdates
 
 LIARS = {1, 4}

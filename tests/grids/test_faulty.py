@@ -14,8 +14,8 @@ from fedguard.errors import ConfigurationError
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.faulty import CORRUPTIONS, Fate, FaultyGrid
 from fedguard.grids.inprocess import InProcessGrid
-from fedguard.reporting.recorder import read_jsonl
-from fedguard.simulation import Simulation
+from fedguard.records.writer import read_jsonl
+from fedguard.runs.simulation import Simulation
 from fedguard.updates import ClientUpdates, StackedReplies
 
 CLIENTS = 40

@@ -9,8 +9,8 @@ from fedguard.config import parse
 from fedguard.errors import RunError
 from fedguard.grids.base import LocalGrid
 from fedguard.grids.flower import FlowerGrid
-from fedguard.reporting.recorder import read_jsonl
-from fedguard.simulation import Simulation
+from fedguard.records.writer import read_jsonl
+from fedguard.runs.simulation import Simulation
 
 
 class Nodes(LocalGrid):

@@ -10,7 +10,7 @@ from torch.nn import functional
 from fedguard.config import parse
 from fedguard.grids.inprocess import InProcessGrid
 from fedguard.randomness import generator
-from fedguard.simulation import Simulation
+from fedguard.runs.simulation import Simulation
 from fedguard.updates import StackedReplies
 
 

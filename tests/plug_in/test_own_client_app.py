@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedguard import simulate
-from fedguard.reporting.recorder import read_jsonl
+from fedguard.records.writer import read_jsonl
 
 WORLD = ["--model", "logistic", "--clients", "6", "--malicious", "0.17", "--rounds", "3"]
 WORLD += ["--strategy", "multi-krum"]

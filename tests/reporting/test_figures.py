@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from synthetic_run import CLASSES, write_run
 
+from fedguard.records.reader import Run, read_run
 from fedguard.reporting import figures
 from fedguard.reporting.client_map import STATUSES, client_map_figure, status_matrix
-from fedguard.reporting.run_directory import Run, read_run
 from fedguard.reporting.tables import definitions
 
 

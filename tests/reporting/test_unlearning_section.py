@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import json
 
+from fedguard.records.reader import Run
 from fedguard.reporting.report import write_report
-from fedguard.reporting.run_directory import Run
 from fedguard.reporting.unlearning import phases_figure, unlearning_section
 
 PHASE = {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from references import random_rows
 
-from fedguard.strategies.averaging import average, clip_factors, lowest, median
+from fedguard.strategies.toolkit.averaging import average, clip_factors, lowest, median
 from fedguard.testing import honest_updates, with_deltas
 
 

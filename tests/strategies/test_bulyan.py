@@ -6,7 +6,7 @@ import torch
 from references import aggregate, krum_scores64, random_rows, relative_error, updates_of
 
 from fedguard.strategies.bulyan import Bulyan, repeated_krum
-from fedguard.strategies.distances import squared_distances
+from fedguard.strategies.toolkit.distances import squared_distances
 
 
 def bulyan64(rows, bound: int) -> np.ndarray:

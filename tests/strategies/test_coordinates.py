@@ -9,8 +9,12 @@ from hypothesis.extra import numpy as hnp
 from references import random_rows
 from scipy.stats import trim_mean
 
-from fedguard.strategies import coordinates
-from fedguard.strategies.coordinates import central_mean, coordinate_median, mean_around_median
+from fedguard.strategies.toolkit import coordinates
+from fedguard.strategies.toolkit.coordinates import (
+    central_mean,
+    coordinate_median,
+    mean_around_median,
+)
 
 MATRICES = hnp.arrays(
     np.float32,

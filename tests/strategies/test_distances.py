@@ -5,8 +5,8 @@ import pytest
 import torch
 from references import distances64, random_rows
 
-from fedguard.strategies import distances
-from fedguard.strategies.distances import (
+from fedguard.strategies.toolkit import distances
+from fedguard.strategies.toolkit.distances import (
     cosine_distances,
     gram_matrix,
     row_norms,

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from references import random_rows, relative_error, updates_of
 
-from fedguard.strategies.distances import cosine_distances
 from fedguard.strategies.flame import FLAME, model_gram
+from fedguard.strategies.toolkit.distances import cosine_distances
 
 
 def _world(hostile: int):

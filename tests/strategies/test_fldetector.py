@@ -5,8 +5,8 @@ import pytest
 import torch
 from references import updates_of
 
-from fedguard.strategies import sketch
 from fedguard.strategies.fldetector import FLDetector, best_split, has_two_groups, hessian_product
+from fedguard.strategies.toolkit import sketch
 
 
 def test_l_bfgs_meets_the_secant_equation_and_an_explicit_update():

@@ -7,7 +7,7 @@ from references import relative_error
 from torch.nn.functional import cross_entropy
 
 from fedguard.strategies.fltrust import FLTrust
-from fedguard.strategies.server_training import server_update
+from fedguard.strategies.toolkit.server_training import server_update
 from fedguard.testing import honest_updates, small_tools, with_deltas
 
 

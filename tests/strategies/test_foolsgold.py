@@ -5,8 +5,8 @@ import pytest
 import torch
 from references import random_rows, updates_of
 
-from fedguard.strategies import sketch
 from fedguard.strategies.foolsgold import FoolsGold, foolsgold_weights
+from fedguard.strategies.toolkit import sketch
 
 
 def foolsgold64(rows) -> np.ndarray:

@@ -255,7 +255,7 @@ def test_cosine_of_whole_models_keeps_its_digits():
     deltas = 1e-4 * torch.randn(6, 50_000, generator=stream)
     updates = ClientUpdates.from_matrix(deltas, None, None, start)
     strategy = GeminiGuard(vector="weights")
-    from fedguard.strategies.distances import gram_matrix
+    from fedguard.strategies.toolkit.distances import gram_matrix
 
     found = strategy._cosine(updates, gram_matrix(deltas))
     models = start.double() + deltas.double()

@@ -7,8 +7,8 @@ import torch
 from references import aggregate, random_rows, relative_error
 from scipy.optimize import minimize
 
-from fedguard.strategies.distances import gram_matrix
 from fedguard.strategies.geometric_median import GeometricMedian, weiszfeld
+from fedguard.strategies.toolkit.distances import gram_matrix
 
 
 @pytest.mark.parametrize("iterations", [1, 3, 10])

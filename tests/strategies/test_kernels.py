@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from references import random_rows
 
-from fedguard.strategies import coordinates, distances, kernels
+from fedguard.strategies.toolkit import coordinates, distances, kernels
 
 ODD_SHAPES = [(1, 1), (1, 300), (2, 7), (3, 129), (4, 1024), (5, 1025), (50, 2049), (51, 5000)]
 

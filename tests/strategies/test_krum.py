@@ -7,8 +7,8 @@ import torch
 from references import aggregate, krum_scores64, random_rows, relative_error, updates_of
 
 from fedguard.errors import ConfigurationError
-from fedguard.strategies.distances import squared_distances
 from fedguard.strategies.krum import Krum, MultiKrum, krum_scores
+from fedguard.strategies.toolkit.distances import squared_distances
 
 
 @pytest.mark.parametrize(("count", "bound"), [(7, 2), (10, 2), (20, 5), (4, 1), (3, 1), (2, 0)])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from references import aggregate, distances64, random_rows, relative_error, updates_of
 
-from fedguard.strategies.distances import squared_distances
 from fedguard.strategies.mda import MDA, minimum_diameter
+from fedguard.strategies.toolkit.distances import squared_distances
 
 
 @pytest.mark.parametrize(("count", "share", "bound"), [(7, 0.28, 2), (10, 0.3, 3), (12, 0.4, 5)])

@@ -9,10 +9,14 @@ import pytest
 import torch
 from references import relative_error
 
-from fedguard.strategies import distances, mixture
-from fedguard.strategies.coordinates import central_mean, coordinate_median, mean_around_median
-from fedguard.strategies.mixture import MixedUpdates, Mixture
 from fedguard.strategies.pre_aggregation import PRE_AGGREGATIONS, make_pre_aggregation
+from fedguard.strategies.toolkit import distances, mixture
+from fedguard.strategies.toolkit.coordinates import (
+    central_mean,
+    coordinate_median,
+    mean_around_median,
+)
+from fedguard.strategies.toolkit.mixture import MixedUpdates, Mixture
 from fedguard.testing import honest_updates
 from fedguard.updates import ClientUpdates
 

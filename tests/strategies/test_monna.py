@@ -6,7 +6,7 @@ import torch
 from references import relative_error
 
 from fedguard.strategies.monna import MoNNA
-from fedguard.strategies.server_training import server_update
+from fedguard.strategies.toolkit.server_training import server_update
 from fedguard.testing import honest_updates, small_tools, with_deltas
 
 

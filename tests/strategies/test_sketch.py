@@ -5,8 +5,8 @@ import pytest
 import torch
 from references import random_rows
 
-from fedguard.strategies import sketch as module
-from fedguard.strategies.sketch import sketch
+from fedguard.strategies.toolkit import sketch as module
+from fedguard.strategies.toolkit.sketch import sketch
 
 
 def test_short_vectors_are_copied():

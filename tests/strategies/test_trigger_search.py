@@ -8,7 +8,12 @@ from torch import nn
 from torch.nn import functional
 
 from fedguard.strategies.base import ServerTools
-from fedguard.strategies.trigger_search import Triggers, search_triggers, success_rates, teachers
+from fedguard.strategies.toolkit.trigger_search import (
+    Triggers,
+    search_triggers,
+    success_rates,
+    teachers,
+)
 from fedguard.updates import ClientUpdates, ParameterLayout
 
 SIDE, CLASSES, TARGET = 12, 4, 0

@@ -9,8 +9,8 @@ from torch import nn
 
 from fedguard.errors import ConfigurationError
 from fedguard.strategies.base import ServerTools
-from fedguard.strategies.scoring import _one_by_one, _scores, score_models
-from fedguard.strategies.weibull import Weibull, fit, fit_left_censored, mad_keep
+from fedguard.strategies.toolkit.scoring import _one_by_one, _scores, score_models
+from fedguard.strategies.toolkit.weibull import Weibull, fit, fit_left_censored, mad_keep
 from fedguard.strategies.weidetect import WeiDetect
 from fedguard.testing import honest_updates, small_tools, with_deltas
 from fedguard.updates import ClientUpdates, ParameterLayout

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedguard.clients.training import FlatModel
 from fedguard.metrics.classification import predictions
 from fedguard.models.build import build
+from fedguard.models.flat import FlatModel
 from fedguard.randomness import generator
 from fedguard.unlearning.climbing import AscentSettings, ascend
 from fedguard.unlearning.verification import Trainer

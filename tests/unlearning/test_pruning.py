@@ -5,8 +5,8 @@ import typing
 import pytest
 import torch
 
-from fedguard.clients.training import FlatModel
 from fedguard.models.build import build
+from fedguard.models.flat import FlatModel
 from fedguard.randomness import generator
 from fedguard.unlearning.pruning import (
     Evidence,

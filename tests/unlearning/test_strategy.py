@@ -12,14 +12,14 @@ from flwr.app import Array
 from safetensors.torch import load_file
 
 from fedguard import registry
+from fedguard.clients.federation import draw_malicious
 from fedguard.config import parse
-from fedguard.data.federation import draw_malicious
 from fedguard.errors import ConfigurationError
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.inprocess import InProcessGrid
-from fedguard.grids.unlearning import UnlearningClients
-from fedguard.reporting.recorder import read_jsonl
-from fedguard.simulation import Simulation
+from fedguard.records.writer import read_jsonl
+from fedguard.runs.simulation import Simulation
+from fedguard.unlearning.grid import UnlearningClients
 from fedguard.unlearning.instructions import ACTIVATIONS, ASCEND, CONTRIBUTIONS
 from fedguard.unlearning.methods import METHODS
 from fedguard.unlearning.pruning import prunable_layers

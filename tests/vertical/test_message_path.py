@@ -10,8 +10,8 @@ from vertical_worlds import config, run
 
 from fedguard.flower_app import make_client_app
 from fedguard.grids.base import WrappedGrid
-from fedguard.reporting.recorder import read_jsonl
-from fedguard.simulation import Simulation
+from fedguard.records.writer import read_jsonl
+from fedguard.runs.simulation import Simulation
 from fedguard.vertical import messages
 from fedguard.vertical.party_grid import PartyGrid
 

@@ -6,10 +6,10 @@ from vertical_worlds import needs
 
 from fedguard.data.dataset import Dataset
 from fedguard.data.digits import Digits
+from fedguard.data.tables import Adult, BankMarketing, CreditDefault
 from fedguard.errors import ConfigurationError
 from fedguard.vertical.data import column_owners, divide, strip_widths
 from fedguard.vertical.schedule import BatchSchedule
-from fedguard.vertical.tables import Adult, BankMarketing, CreditDefault
 
 
 def test_strips_cover_the_width():

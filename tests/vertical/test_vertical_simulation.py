@@ -11,10 +11,10 @@ from vertical_worlds import config, needs, run
 from fedguard import registry
 from fedguard.config import load_yaml, parse
 from fedguard.errors import ConfigurationError
-from fedguard.reporting.recorder import read_jsonl
+from fedguard.records.writer import read_jsonl
+from fedguard.runs.simulation import Simulation
 from fedguard.simulate import main
-from fedguard.simulation import Simulation
-from fedguard.vertical.simulation import VerticalSimulation
+from fedguard.vertical.world import VerticalSimulation
 
 
 @pytest.mark.parametrize("strategy", registry.names("strategy", "vertical"))

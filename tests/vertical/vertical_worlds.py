@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from fedguard.config import SimulationConfig, parse
-from fedguard.reporting.recorder import read_jsonl
-from fedguard.simulation import Simulation
+from fedguard.records.writer import read_jsonl
+from fedguard.runs.simulation import Simulation
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedguard.encryption.agreement import Agreement, Payload
-from fedguard.encryption.backend_numpy import NumpyBackend
-from fedguard.encryption.client import ClientSession, Guards
 from fedguard.encryption.errors import RefusedError
-from fedguard.encryption.identity import Identity, Roster
-from fedguard.encryption.packing import Values
-from fedguard.encryption.sampling import RandomSource, SystemRandom
-from fedguard.encryption.server import RoundServer
+from fedguard.encryption.lattice.backend_numpy import NumpyBackend
+from fedguard.encryption.lattice.packing import Values
+from fedguard.encryption.lattice.sampling import RandomSource, SystemRandom
+from fedguard.encryption.protocol.agreement import Agreement, Payload
+from fedguard.encryption.protocol.client import ClientSession, Guards
+from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.server import RoundServer
 from fedguard.randomness import SERVER, numpy_generator
 
 CLIENTS = 5
@@ -86,7 +86,7 @@ class Cohort:
 
     def with_joint_key(self, requests: Mapping[int, Payload]) -> dict[int, Payload]:
         """Return stage 3 as naive clients want it: with the sum of keys already made."""
-        from fedguard.encryption import multikey
+        from fedguard.encryption.lattice import multikey
 
         profile = self.server.profile
         first = next(iter(requests.values()))

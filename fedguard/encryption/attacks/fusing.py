@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from fedguard.encryption import multikey
-from fedguard.encryption.agreement import Payload, get
 from fedguard.encryption.attacks.cohort import SIZE
 from fedguard.encryption.errors import ProtocolError
-from fedguard.encryption.modular import Residues
-from fedguard.encryption.multikey import Aggregate, Ciphertext
-from fedguard.encryption.packing import Values, make_packing
-from fedguard.encryption.server import RoundServer
+from fedguard.encryption.lattice import multikey
+from fedguard.encryption.lattice.modular import Residues
+from fedguard.encryption.lattice.multikey import Aggregate, Ciphertext
+from fedguard.encryption.lattice.packing import Values, make_packing
+from fedguard.encryption.protocol.agreement import Payload, get
+from fedguard.encryption.protocol.server import RoundServer
 
 
 def sum_of(

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedguard.encryption import tenseal_vectors as vectors
 from fedguard.encryption.attacks.outcome import AttackOutcome
-from fedguard.encryption.modular import PrimeField, Residues, Signed, ntt_primes, prime_field
-from fedguard.encryption.packing import Values, slots_to_coefficients
-from fedguard.encryption.seal_format import TensealContext
-from fedguard.encryption.tenseal_vectors import Recipe
+from fedguard.encryption.lattice import tenseal_vectors as vectors
+from fedguard.encryption.lattice.modular import (
+    PrimeField,
+    Residues,
+    Signed,
+    ntt_primes,
+    prime_field,
+)
+from fedguard.encryption.lattice.packing import Values, slots_to_coefficients
+from fedguard.encryption.lattice.seal_format import TensealContext
+from fedguard.encryption.lattice.tenseal_vectors import Recipe
 from fedguard.randomness import SERVER, numpy_generator
 
 NAME = "key-recovery"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedguard.encryption import multikey
-from fedguard.encryption.agreement import get_bytes
 from fedguard.encryption.attacks.cohort import SIZE, Cohort, error_of
 from fedguard.encryption.attacks.fusing import sum_of
 from fedguard.encryption.attacks.outcome import AttackOutcome
-from fedguard.encryption.client import Guards
 from fedguard.encryption.errors import RefusedError
-from fedguard.encryption.multikey import SecretKey
-from fedguard.encryption.packing import make_packing
-from fedguard.encryption.sampling import SystemRandom
+from fedguard.encryption.lattice import multikey
+from fedguard.encryption.lattice.multikey import SecretKey
+from fedguard.encryption.lattice.packing import make_packing
+from fedguard.encryption.lattice.sampling import SystemRandom
+from fedguard.encryption.protocol.agreement import get_bytes
+from fedguard.encryption.protocol.client import Guards
 
 NAME = "rogue-joint-key"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedguard.encryption import multikey
-from fedguard.encryption.agreement import get
 from fedguard.encryption.attacks.cohort import Cohort
 from fedguard.encryption.attacks.outcome import AttackOutcome
-from fedguard.encryption.client import Guards
-from fedguard.encryption.modular import Residues
-from fedguard.encryption.profiles import Profile
-from fedguard.encryption.state import RoundState
+from fedguard.encryption.lattice import multikey
+from fedguard.encryption.lattice.modular import Residues
+from fedguard.encryption.lattice.profiles import Profile
+from fedguard.encryption.protocol.agreement import get
+from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.protocol.state import RoundState
 
 NAME = "shares-without-noise"
 

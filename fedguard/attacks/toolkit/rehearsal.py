@@ -1,0 +1,98 @@
+"""Rehearsal: what would the deployed rule make of this, asked before it is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fedguard.attacks.base import Knowledge
+from fedguard.attacks.toolkit.crafting import benign_updates, send
+from fedguard.updates import ClientUpdates
+
+
+class Rehearsal:
+    """The deployed rule on a round as the attacker imagines it.
+
+    The cohort consists of the visible honest updates of others and the coalition's crafted ones.
+    With partial knowledge the coalition's own honest updates stand in for those of others, and as
+    many crafted updates join as keep the coalition's share of the cohort. Where the rule cannot
+    be copied the plain mean takes its place.
+
+    Parameters
+    ----------
+    coalition : ClientUpdates
+        The coalition's honest updates.
+    knowledge : Knowledge
+        What the attacker sees.
+    """
+
+    def __init__(self, coalition: ClientUpdates, knowledge: Knowledge) -> None:
+        self.coalition = coalition
+        self.others = benign_updates(coalition, knowledge)
+        self.mean = self.others.trainable.mean(dim=0)
+        self._aggregate = knowledge.aggregate or (lambda updates: updates.deltas.mean(dim=0))
+        self._crafted_rows = self._number_of_crafted(knowledge)
+        self._server_round = knowledge.server_round
+
+    def _number_of_crafted(self, knowledge: Knowledge) -> int:
+        size = len(self.coalition)
+        if not set(self.others.node_ids) & set(self.coalition.node_ids):
+            return size
+        honest = max(knowledge.cohort_size - knowledge.num_malicious, 1)
+        share = round(len(self.others) * knowledge.num_malicious / honest)
+        return min(max(share, 1), size)
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return the (T,) trainable part of the rule's delta, given (T,) or (F, T) vectors."""
+        crafted = send(self.coalition, vectors)[: self._crafted_rows]
+        first_free = max(self.others.node_ids, default=-1) + 1
+        claims = self.coalition.num_examples[: self._crafted_rows]
+        cohort = ClientUpdates.from_matrix(
+            torch.cat([self.others.deltas, crafted]),
+            torch.cat([self.others.num_examples, claims]),
+            [*self.others.node_ids, *range(first_free, first_free + len(crafted))],
+            self.coalition.global_vector,
+            self.coalition.layout,
+            server_round=self._server_round,
+        )
+        return self._aggregate(cohort)[: self.coalition.layout.num_trainable]
+
+
+def line_search(damage: Callable[[float], float], largest: float, evaluations: int) -> float:
+    """Return the factor in (0, largest] that does most damage, within a number of evaluations.
+
+    Half of the evaluations go through ``largest, largest / 2, largest / 4, ...``; the others
+    narrow the interval around the best of them by golden section. The smallest of equal factors
+    wins, so that no more is sent than helps.
+
+    Parameters
+    ----------
+    damage : callable
+        What to maximise; a value that is not finite counts as none.
+    largest : float
+        Upper end, above 0.
+    evaluations : int
+        Number of calls, at least 1.
+    """
+    tried: dict[float, float] = {}
+
+    def attempt(factor: float) -> float:
+        if factor not in tried:
+            value = damage(factor)
+            tried[factor] = value if math.isfinite(value) else -math.inf
+        return tried[factor]
+
+    coarse = max(1, (evaluations + 1) // 2)
+    best = max((largest * 0.5**k for k in reversed(range(coarse))), key=attempt)
+    low, high = best / 2.0, min(best * 2.0, largest)
+    golden = (math.sqrt(5.0) - 1.0) / 2.0
+    while len(tried) + 2 <= evaluations and high - low > 1e-6 * high:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if attempt(left) >= attempt(right):
+            high = right
+        else:
+            low = left
+    return max(sorted(tried), key=tried.__getitem__)

@@ -1,0 +1,134 @@
+"""From YAML files, flags and ``FIELD=VALUE`` texts to a checked configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from fedguard import registry
+from fedguard.config.faults import Faults
+from fedguard.config.run import Part, SimulationConfig
+from fedguard.errors import ConfigurationError, nearest
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be read or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigurationError("CONFIG", str(path), f"a readable YAML file ({reason})") from error
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())[:160]
+        raise ConfigurationError("CONFIG", str(path), f"valid YAML ({where})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigurationError("CONFIG", str(path), "a mapping of configuration fields")
+    return values
+
+
+def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``strategy.max_clusters`` style fields in a nested mapping, in place."""
+    head, _, rest = dotted.partition(".")
+    if not rest:
+        if isinstance(values.get(head), dict) and isinstance(value, str):
+            # A new name for a part drops arguments that were meant for another one.
+            same = values[head].get("name") == value
+            values[head] = {**values[head], "name": value} if same else value
+        else:
+            values[head] = value
+        return
+    kinds = (*registry.KINDS, "client_app")
+    if head == "faults" and "." not in rest:
+        current = values.get(head)
+        if current is not None and not isinstance(current, dict):
+            raise ConfigurationError(head, current, "a mapping of rates")
+        values[head] = {**(current or {}), rest: value}
+        return
+    if head not in kinds or "." in rest:
+        offered = ", ".join([*(f"{kind}.ARGUMENT" for kind in kinds), "faults.FIELD"])
+        raise ConfigurationError(dotted, value, offered)
+    current = values.get(head)
+    if current is None and head == "client_app":
+        raise ConfigurationError(dotted, value, "client_app itself, package.module:app, first")
+    if current is None:
+        default: Part = SimulationConfig.model_fields[head].get_default(call_default_factory=True)
+        current = {"name": default.name, **default.arguments}
+    elif isinstance(current, str):
+        current = {"name": current}
+    elif not isinstance(current, dict):
+        raise ConfigurationError(head, current, "a name, or a mapping with a name")
+    values[head] = {**current, rest: value}
+
+
+def scalar(text: str) -> Any:
+    """Return a flag's text as the value that YAML would read."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:
+            return float(value)  # YAML 1.1 takes 1e-3 for a string
+        except ValueError:
+            return value
+    return value
+
+
+def read_setting(setting: str) -> tuple[str, Any]:
+    """Return field and value of a ``FIELD=VALUE`` text, as ``--set`` takes it."""
+    field, equals, text = setting.partition("=")
+    if not equals:
+        raise ConfigurationError("--set", setting, "FIELD=VALUE")
+    return field.strip(), scalar(text)
+
+
+def parse(values: Mapping[str, Any]) -> SimulationConfig:
+    """Return the checked configuration of a plain mapping.
+
+    Raises
+    ------
+    ConfigurationError
+        For the first bad field, in one line with the nearest valid name.
+    """
+    try:
+        return SimulationConfig.model_validate(dict(values))
+    except ConfigurationError:
+        raise
+    except ValidationError as error:
+        raise _one_line(error) from error
+
+
+def _one_line(error: ValidationError) -> ConfigurationError:
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, ConfigurationError):
+        return cause
+    field = ".".join(str(part) for part in first["loc"]) or "configuration"
+    if first["type"] == "extra_forbidden":
+        owner = (
+            Faults if first["loc"][0] == "faults" and len(first["loc"]) > 1 else SimulationConfig
+        )
+        names = sorted(owner.model_fields)
+        hint = nearest(str(first["loc"][-1]), names)
+        return ConfigurationError(field, first["input"], f"{hint}the fields are {', '.join(names)}")
+    message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if first["type"] == "string_pattern_mismatch":
+        message = "auto, cpu, cuda or cuda:N"
+    if first["type"] == "missing":
+        message = f"a mapping with a {first['loc'][-1]}"
+    if first["type"] == "literal_error" and isinstance(first["input"], str):
+        choices = [word.strip("'") for word in message.replace(" or ", ", ").split(", ")]
+        message = nearest(first["input"], choices) + message
+    return ConfigurationError(field, first["input"], message)

@@ -1,0 +1,236 @@
+"""`SimulationConfig`: every knob of a run, typed and checked before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
+
+from fedguard import registry
+from fedguard.config.faults import Faults
+from fedguard.config.requests import UnlearnRequest, check_requests
+from fedguard.errors import ConfigurationError
+
+
+class Part(BaseModel):
+    """A registered part and its constructor arguments.
+
+    Written in YAML as a name, ``krum``, or as a mapping, ``{name: krum, assumed_malicious: 0.3}``.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Constructor arguments that were given."""
+        return dict(self.model_extra or {})
+
+
+def _as_part(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+PartField = Annotated[Part, BeforeValidator(_as_part)]
+PathField = Annotated[Path, PlainSerializer(str, return_type=str)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _part(name: str, **arguments: Any) -> Any:
+    return Field(default_factory=lambda: Part(name=name, **arguments))
+
+
+VERTICAL_DEFAULTS = {
+    "attack": "none",
+    "clients": 5,
+    "rounds": 20,
+    "batch_size": 64,
+    "lr": 0.05,
+    "momentum": 0.9,
+}
+"""Defaults that differ where the strategy is a vertical one: clients are parties, rounds epochs."""
+
+
+class SimulationConfig(BaseModel):
+    """Every knob of a run.
+
+    The defaults are the main job: scikit-learn's handwritten digits, 20 clients of whom 4 lie.
+    Part fields (`strategy`, `attack`, `dataset`, `model`, `partition`) hold a registered name, or
+    ``package.module:Class``, with constructor arguments beside it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    strategy: PartField = _part("geminiguard")
+    """Aggregation rule or defence of the server."""
+    pre: Literal["nnm", "bucketing", "clipping", "arc"] | None = None
+    """Pre-aggregation in front of the strategy's rule."""
+    attack: PartField = _part("sign-flip", scale=4.0)
+    """What malicious clients do."""
+    attack_knowledge: Literal["partial", "full"] = "partial"
+    """What the attacker sees: its own clients' honest updates, or every honest update."""
+    attack_rounds: Any = "all"
+    """When it attacks: ``all``, ``{window: [5, 10]}``, ``{probability: 0.3}``, ``{single: 7}``."""
+    dataset: PartField = _part("digits")
+    """Data set."""
+    data_dir: PathField | None = None
+    """Folder of the data set's files, where it needs any."""
+    model: PartField = _part("mlp")
+    """Network that is trained."""
+    latent_layer: str | None = None
+    """Submodule whose output is the latent representation; the model's own choice if left out."""
+    clients: int = Field(20, ge=1, le=1_000_000)
+    """Number of clients K."""
+    fraction: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of the clients asked in each round."""
+    malicious: float = Field(0.2, ge=0.0, le=1.0)
+    """Share of the clients that lie; defences never see it."""
+    assumed_malicious: float = Field(0.25, ge=0.0, lt=0.5)
+    """Share that a defence assumes, where its rule needs a bound."""
+    partition: PartField = _part("dirichlet")
+    """How the training data are divided among clients."""
+    server_samples: int = Field(100, ge=0)
+    """Auxiliary examples that the server holds; in no client's shard and not in the test set."""
+    rounds: int = Field(20, ge=1, le=1_000_000)
+    """Server rounds."""
+    local_epochs: int = Field(3, ge=1)
+    """Passes of a client over its shard per round."""
+    batch_size: int = Field(16, ge=1)
+    """Examples per SGD step."""
+    lr: float = Field(0.1, gt=0.0, le=1000.0)
+    """Learning rate of local SGD."""
+    momentum: float = Field(0.0, ge=0.0, lt=1.0)
+    """Momentum of local SGD."""
+    weight_decay: float = Field(0.0, ge=0.0, le=10.0)
+    """L2 penalty of local SGD."""
+    engine: Literal["auto", "inprocess", "ray", "flower"] = "auto"
+    """Where clients run."""
+    executor: Literal["auto", "timed", "reuse", "vmap", "dense"] = "auto"
+    """How they are trained: one by one, or in batches; ``auto`` goes by model and device,
+    ``timed`` by measurement."""
+    workers: int | None = Field(None, ge=1, le=10_000)
+    """Ray actors, or threads of this process; one per core or GPU if left out. Changes no result,
+    but for batched executors on Ray."""
+    ray_address: str | None = None
+    """A running Ray cluster, ``host:port``, for engine ray; one of its own if left out."""
+    client_app: PartField | None = None
+    """A Flower ClientApp of your own, ``package.module:app``, in place of fedguard's client; what
+    stands beside the name is its run configuration."""
+    round_timeout: float = Field(3600.0, gt=0.0)
+    """Seconds that the server waits for the replies of a round; clients on a network can vanish."""
+    join_timeout: float = Field(120.0, ge=0.0)
+    """Seconds that the server waits for all clients before the first round of a deployment."""
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    faults: Faults = Faults()
+    """What breaks on the way from clients to server: ``{dropout: 0.3, corrupt: 0.1}``."""
+    unlearn: tuple[UnlearnRequest, ...] = ()
+    """What the federation is asked to forget: ``[{client: 3, round: 20}]``; with strategy soul."""
+    seed: Seed = 0
+    """Seed of everything random in the run."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _vertical_defaults(cls, values: Any) -> Any:
+        """Fill in what a vertical strategy's run does where nothing is said: no attack, ..."""
+        if not isinstance(values, Mapping) or not values.get("strategy"):
+            return values
+        part = _as_part(values["strategy"])
+        name = part.get("name") if isinstance(part, Mapping) else getattr(part, "name", None)
+        vertical = isinstance(name, str) and registry.is_vertical(name)
+        return {**VERTICAL_DEFAULTS, **values} if vertical else values
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> SimulationConfig:
+        for kind in registry.KINDS:
+            part: Part = getattr(self, kind)
+            registry.check_arguments(kind, registry.find(kind, part.name), part.arguments)
+        for name in _DECIDED_FOR_MODELS & set(self.model.arguments):
+            allowed = "nothing: the data set, the seed and latent_layer decide it"
+            raise ConfigurationError(f"model.{name}", self.model.arguments[name], allowed)
+        return self
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> SimulationConfig:
+        if self.engine == "flower" and self.executor not in ("auto", "reuse"):
+            raise ConfigurationError("executor", self.executor, "auto or reuse with engine flower")
+        if self.engine == "ray" and self.unlearn:
+            raise ConfigurationError("engine", "ray", "inprocess where clients are to forget")
+        return self
+
+    @model_validator(mode="after")
+    def _check_unlearning(self) -> SimulationConfig:
+        if self.unlearn and not hasattr(registry.find("strategy", self.strategy.name), "due"):
+            allowed = f"nothing with strategy {self.strategy.name}; soul unlearns"
+            raise ConfigurationError("unlearn", f"{len(self.unlearn)} requests", allowed)
+        check_requests(self.unlearn, self.clients, self.rounds)
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the configuration as plain values, parts' own defaults filled in."""
+        plain = self.model_dump(mode="json")
+        for kind in registry.KINDS:
+            part: Part = getattr(self, kind)
+            known = registry.parameters(registry.find(kind, part.name))
+            defaults = {
+                name: parameter.default
+                for name, parameter in known.items()
+                if not parameter.required and _is_plain(parameter.default)
+            }
+            settable = {k: v for k, v in defaults.items() if k not in _SET_BY_SIMULATION}
+            plain[kind] = {"name": part.name, **_plain(settable), **_plain(part.arguments)}
+        return plain
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the resolved configuration, without what changes no result."""
+        identity = {key: value for key, value in self.resolved().items() if key not in PLACE}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+PLACE = frozenset({"data_dir", "workers", "ray_address"})
+"""Fields that say where a run happens, not what it does."""
+
+_DECIDED_FOR_MODELS = {"input_shape", "num_classes", "seed", "latent_layer"}
+"""Arguments of a network that cannot be given with it."""
+
+_SET_BY_SIMULATION = {
+    "arrayrecord_key",
+    "configrecord_key",
+    "evaluate_metrics_aggr_fn",
+    "fraction_evaluate",
+    "fraction_train",
+    "input_shape",
+    "latent_layer",
+    "min_available_nodes",
+    "min_evaluate_nodes",
+    "min_train_nodes",
+    "model",
+    "num_classes",
+    "seed",
+    "server_data",
+    "train_metrics_aggr_fn",
+    "weighted_by_key",
+}
+"""Constructor arguments that the simulation fills in from the configuration itself."""
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(values), default=str))  # type: ignore[no-any-return]

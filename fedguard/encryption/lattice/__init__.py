@@ -1,0 +1,1 @@
+"""Lattices: rings, packing, CKKS profiles and formats, on NumPy and on TenSEAL."""

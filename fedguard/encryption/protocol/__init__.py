@@ -1,0 +1,1 @@
+"""Who says what to whom under encryption: clients, server, keys, transcripts."""

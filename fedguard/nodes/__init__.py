@@ -1,0 +1,1 @@
+"""What runs on a Flower node or in a Ray actor."""

@@ -1,0 +1,94 @@
+"""What fedguard's ClientApp does with a message; imported with the first one that needs it."""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+
+import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+
+from fedguard.assembly.make import (
+    attacks_in,
+    load_dataset,
+    make_attack,
+    make_federation,
+    make_model,
+    make_trainer,
+)
+from fedguard.clients.training import ClientTrainer
+from fedguard.config import SimulationConfig
+from fedguard.grids.messages import (
+    EXAMPLES_KEY,
+    METRICS_KEY,
+    arrays_of,
+    model_reply_content,
+    server_round_of,
+)
+from fedguard.metrics.classification import evaluate
+from fedguard.models.device import resolve_device
+from fedguard.unlearning.client import answer, instructed
+
+_PREVIOUS = "previous-global"
+
+# Arrays that arrive are read-only and are only read.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
+@lru_cache(maxsize=1)
+def workplace(config_json: str) -> tuple[SimulationConfig, ClientTrainer]:
+    """Return configuration and trainer of this process; made once, shared by its clients."""
+    config = SimulationConfig.model_validate_json(config_json)
+    device = resolve_device(config.device)
+    dataset = load_dataset(config)
+    attack = make_attack(config, dataset)
+    federation = make_federation(config, dataset, attack, device)
+    model = make_model(config, dataset).to(device)
+    return config, make_trainer(config, model, federation)
+
+
+def train_client(message: Message, context: Context, config_json: str, client: int) -> Message:
+    """Train one client on the model in a message and reply with its model."""
+    config, trainer = workplace(config_json)
+    device = trainer.federation.device
+    global_vector = trainer.layout.vector_from_arrays(arrays_of(message)).to(device)
+    previous = context.state.array_records.get(_PREVIOUS)
+    last_update = (
+        None if previous is None else global_vector - trainer.layout.vector_from_arrays(previous)
+    )
+    if "training" in trainer.federation.attack.needs:
+        context.state[_PREVIOUS] = ArrayRecord(dict(arrays_of(message)))
+    server_round = server_round_of(message, 1)
+    delta = torch.empty_like(global_vector)
+    with instructed(trainer, [(client, message)]):
+        count, loss = trainer.train(
+            client,
+            server_round,
+            global_vector,
+            delta,
+            attacking=attacks_in(config, server_round),
+            last_update=last_update,
+        )
+    content = model_reply_content(
+        trainer.layout,
+        (global_vector + delta).cpu(),
+        {EXAMPLES_KEY: count, "train-loss": loss},
+    )
+    return Message(content, reply_to=message)
+
+
+def forget_client(message: Message, config_json: str, client: int) -> Message:
+    """Answer an instruction of unlearning on one client's own data."""
+    _, trainer = workplace(config_json)
+    return answer(message, trainer, client)
+
+
+def evaluate_client(message: Message, config_json: str, client: int) -> Message:
+    """Evaluate the model in a message on one client's own data."""
+    _, trainer = workplace(config_json)
+    x, y = trainer.federation.examples(client, attacking=False)
+    global_vector = trainer.layout.vector_from_arrays(arrays_of(message))
+    trainer.model.load(global_vector.to(trainer.federation.device))
+    found = evaluate(trainer.model.module, x, y, trainer.federation.dataset.num_classes)
+    metrics = MetricRecord({EXAMPLES_KEY: len(y), "loss": found.loss, "accuracy": found.accuracy})
+    return Message(RecordDict({METRICS_KEY: metrics}), reply_to=message)

@@ -1,0 +1,80 @@
+"""The ClientApp that SuperNodes and Flower's simulation load; one node is one client.
+
+Flower starts one process per message on a SuperNode, so this module imports little; what trains is
+in `fedguard.nodes.answers`.
+"""
+
+from __future__ import annotations
+
+from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedguard.config import SimulationConfig
+from fedguard.grids.foreign_app import find_client_app
+from fedguard.grids.identity import PARTITION_KEY, SIZE_KEY
+from fedguard.nodes.run_config import client_config, partition_of
+from fedguard.vertical.handlers import add_party_handlers
+
+
+def make_client_app(config_json: str | None = None) -> ClientApp:
+    """Return the app of one client, honest or malicious.
+
+    Parameters
+    ----------
+    config_json : str, optional
+        The run's `SimulationConfig`; read from the Flower run configuration if left out.
+    """
+    app = ClientApp()
+
+    def setting(context: Context) -> SimulationConfig:
+        if config_json is not None:
+            return SimulationConfig.model_validate_json(config_json)
+        return client_config(context)
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        place: dict[str, int | float] = {PARTITION_KEY: partition_of(context)}
+        if isinstance(size := context.node_config.get(SIZE_KEY), int):
+            place[SIZE_KEY] = size
+        return Message(RecordDict({"metrics": MetricRecord(dict(place))}), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        config = setting(context)
+        if config.client_app is not None:
+            return _their_answer(config, message, context)
+        from fedguard.nodes.answers import train_client
+
+        return train_client(message, context, config.model_dump_json(), partition_of(context))
+
+    def forget(message: Message, context: Context) -> Message:
+        from fedguard.nodes.answers import forget_client
+
+        return forget_client(message, setting(context).model_dump_json(), partition_of(context))
+
+    app.train("unlearn")(forget)
+    app.query("activations")(forget)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        config = setting(context)
+        if config.client_app is not None:
+            return _their_answer(config, message, context)
+        from fedguard.nodes.answers import evaluate_client
+
+        return evaluate_client(message, config.model_dump_json(), partition_of(context))
+
+    add_party_handlers(
+        app,
+        lambda context: (setting(context).model_dump_json(), partition_of(context)),
+        simulated=config_json is not None,
+    )
+    return app
+
+
+def _their_answer(config: SimulationConfig, message: Message, context: Context) -> Message:
+    """Let the user's own ClientApp answer, under its own run configuration."""
+    assert config.client_app is not None
+    context.run_config = config.client_app.arguments
+    answer: Message = find_client_app(config.client_app.name)(message, context)
+    return answer

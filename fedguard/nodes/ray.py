@@ -1,0 +1,196 @@
+"""`RayExecutor`: the engine `ray`; clients train in processes, here or on a cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedguard.clients.executors import Cohort, Executor, Trained
+from fedguard.clients.training import ClientTrainer
+from fedguard.config import SimulationConfig
+from fedguard.errors import RunError
+
+ATTEMPTS = 3
+"""How often a round is tried on a worker that is lost each time."""
+
+
+class _Workplace:
+    """What one Ray actor does: train the clients that it is given, on its own copy of the data."""
+
+    def __init__(self, config_json: str) -> None:
+        torch.set_num_threads(1)
+        from fedguard.clients.planner import make_executor, plan
+        from fedguard.nodes.answers import workplace
+
+        config, trainer = workplace(config_json)
+        self.device = trainer.federation.device
+        self.executor = make_executor(plan(config, trainer), trainer)
+
+    def train(
+        self,
+        clients: tuple[int, ...],
+        server_round: int,
+        global_vector: np.ndarray,
+        last_update: np.ndarray | None,
+        attacking: bool,
+    ) -> tuple[np.ndarray, np.ndarray, list[float]]:
+        """Return the (len(clients), D) deltas, the example counts and the losses."""
+        last = None if last_update is None else torch.tensor(last_update, device=self.device)
+        cohort = Cohort(
+            clients, server_round, torch.tensor(global_vector, device=self.device), attacking, last
+        )
+        deltas = torch.empty(len(clients), len(global_vector), device=self.device)
+        trained = self.executor.train(cohort, deltas)
+        return deltas.cpu().numpy(), trained.examples.numpy(), trained.losses
+
+
+class RayExecutor(Executor):
+    """Train the clients of a round on Ray actors.
+
+    1. Put the global vector into Ray's object store, once.
+    2. Give each worker its clients: client k belongs to worker k modulo the number of workers.
+    3. Copy each worker's block of deltas into the rows of its clients, in client order.
+    4. Replace a worker that was lost and let it train its clients again.
+
+    Under the executor `reuse` no result depends on the number of workers.
+
+    Parameters
+    ----------
+    trainer : ClientTrainer
+        Trainer of this process; it trains nothing here.
+    config : SimulationConfig
+        What a worker builds its data and model from.
+    """
+
+    name = "ray"
+
+    def __init__(self, trainer: ClientTrainer, config: SimulationConfig) -> None:
+        super().__init__(trainer)
+        self._config = config
+        self._gpu = trainer.model.vector.device.type == "cuda"
+        self.count = config.workers or _share(self._gpu)
+        self._started = start_ray(config.ray_address, self.count)
+        self.actors = [self._new_actor() for _ in range(self.count)]
+
+    def _new_actor(self) -> Any:
+        import ray
+
+        update: dict[str, Any] = {"executor": self._config.executor, "engine": "ray"}
+        if self._gpu:
+            update["device"] = "cuda"  # Ray shows each actor its own GPU as the first one
+        if self._config.data_dir is not None:
+            update["data_dir"] = self._config.data_dir.resolve()
+        text = self._config.model_copy(update=update).model_dump_json()
+        remote = ray.remote(_Workplace)
+        return remote.options(num_cpus=1, num_gpus=1 if self._gpu else 0).remote(text)
+
+    def train(self, cohort: Cohort, deltas: Tensor) -> Trained:
+        """Train a cohort; see `Executor.train`."""
+        import ray
+
+        count = len(cohort.clients)
+        trained = Trained(torch.empty(count, dtype=torch.float64), [0.0] * count)
+        vector = ray.put(cohort.global_vector.cpu().numpy())
+        last = None if cohort.last_update is None else ray.put(cohort.last_update.cpu().numpy())
+        shares = {
+            worker: [
+                row for row, client in enumerate(cohort.clients) if client % self.count == worker
+            ]
+            for worker in range(self.count)
+        }
+        waiting = {worker: rows for worker, rows in shares.items() if rows}
+        for _ in range(ATTEMPTS):
+            asked = {
+                worker: self.actors[worker].train.remote(
+                    tuple(cohort.clients[row] for row in rows),
+                    cohort.server_round,
+                    vector,
+                    last,
+                    cohort.attacking,
+                )
+                for worker, rows in waiting.items()
+            }
+            lost = {
+                worker: waiting[worker]
+                for worker, answer in asked.items()
+                if not self._take(answer, waiting[worker], deltas, trained)
+            }
+            if not lost:
+                return trained
+            for worker in lost:
+                self.actors[worker] = self._new_actor()
+            waiting = lost
+        raise RunError(f"Ray lost the workers {sorted(waiting)} {ATTEMPTS} times in one round")
+
+    def _take(self, answer: Any, rows: list[int], deltas: Tensor, trained: Trained) -> bool:
+        """Copy one worker's answer into its rows; return False if the worker was lost."""
+        import ray
+
+        try:
+            block, examples, losses = ray.get(answer)
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
+            return False
+        index = torch.tensor(rows)
+        deltas[index.to(deltas.device)] = torch.tensor(block, device=deltas.device)
+        trained.examples[index] = torch.tensor(examples)
+        for row, loss in zip(rows, losses, strict=True):
+            trained.losses[row] = loss
+        return True
+
+    def close(self) -> None:
+        """End the workers, and Ray if it was started here."""
+        import ray
+
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+        if self._started:
+            ray.shutdown()
+            self._started = False
+
+
+def _share(gpu: bool) -> int:
+    """Return the number of workers where none is given: one per GPU, or one per core."""
+    return torch.cuda.device_count() if gpu else len(os.sched_getaffinity(0))
+
+
+def start_ray(address: str | None, workers: int) -> bool:
+    """Connect to Ray, quietly; return whether it was not running in this process before.
+
+    Parameters
+    ----------
+    address : str, optional
+        A running cluster, ``host:port`` or ``auto``; a Ray of our own if left out.
+    workers : int
+        Processes that a Ray of our own must offer at the least.
+    """
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    if ray.is_initialized():
+        return False
+    quiet: dict[str, Any] = {
+        "logging_level": "ERROR",
+        "log_to_driver": False,
+        "include_dashboard": False,
+    }
+    try:
+        if address is not None:
+            quiet.pop("include_dashboard")
+            ray.init(address=address, **quiet)
+        else:
+            # Our own workers find fedguard, and the user's parts, where this process finds them.
+            found = os.pathsep.join(path or os.getcwd() for path in sys.path)
+            cpus = max(workers, len(os.sched_getaffinity(0)))
+            environment = {"env_vars": {"PYTHONPATH": found}}
+            ray.init(address="local", num_cpus=cpus, runtime_env=environment, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise RunError(f"Ray does not start at {address or 'this machine'}: {reason}") from error
+    return True

@@ -1,0 +1,1 @@
+"""What defences share: distances, kernels, clusters, scores, and what the server lends."""

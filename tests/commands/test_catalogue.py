@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedguard import registry
+from fedguard.commands.catalogue import catalogue, paper, summary
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "catalogue.md"
+
+
+def test_the_document_is_current():
+    assert DOCUMENT.read_text(encoding="utf-8") == catalogue(), (
+        "run: python -m fedguard.commands.catalogue > docs/catalogue.md"
+    )
+
+
+@pytest.mark.parametrize("kind", ["strategy", "attack"])
+def test_every_part_says_what_it_does(kind):
+    for name in registry.names(kind):
+        assert summary(registry.find(kind, name)).endswith((".", ":")), name
+
+
+def test_papers_are_found():
+    cited = paper(registry.find("strategy", "krum"))
+    assert cited.startswith("Blanchard et al., *Machine Learning with Adversaries")
+    assert cited.endswith("NeurIPS 2017")
+    without = {
+        name
+        for kind in ("strategy", "attack")
+        for name in registry.names(kind)
+        if not paper(registry.find(kind, name))
+    }
+    own = {"none", "numerical", "zero", "feature-noise", "free-rider", "adaptive-gemini"}
+    own |= {"xmkckks-cost-model"}
+    assert without <= own | {"adaptive-weidetect", "adaptive-ipm", "adaptive-alie"}, without
