@@ -260,7 +260,7 @@ def _out_of_memory(error: BaseException) -> bool:
 def _command(given: list[str]) -> tuple[Any, str, list[str]]:
     """Return the command that the first argument names, its name, and its own arguments."""
     if given and given[0] in ("sweep", "compare"):
-        chosen = importlib.import_module(f"fedguard.{given[0]}").app
+        chosen = importlib.import_module(f"fedguard.commands.{given[0]}").app
         return typer.main.get_command(chosen), f"fedguard {given[0]}", given[1:]
     return typer.main.get_command(app), "fedguard", given
 

@@ -72,6 +72,10 @@ class SecAggPlus(RobustStrategy):
         See `RobustStrategy`.
     """
 
+    traits = RobustStrategy.traits.but(
+        smallest_cohort=3, visible="sum", client_side=True, deployable=False
+    )
+
     def __init__(
         self,
         *,

@@ -22,6 +22,7 @@ from fedguard.encryption.protocol.records import REFUSED, STAGES, stages_of, to_
 from fedguard.encryption.protocol.weights import GroupMean, upscaled
 from fedguard.errors import ConfigurationError, RunError, check_number
 from fedguard.strategies.base import RobustStrategy
+from fedguard.traits import Traits, traits_of
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -91,10 +92,24 @@ class EncryptedStrategy(RobustStrategy):
         self._groups: list[Group] = []
         self._divided: list[tuple[int, ...]] = []
 
-    @property
-    def needs_server_tools(self) -> bool:  # type: ignore[override]
-        """Whether the rule over group means needs the server's model or data."""
-        return self.rule.needs_server_tools
+    traits = RobustStrategy.traits.but(
+        smallest_cohort=MINIMUM_PARTICIPANTS,
+        visible="sum",
+        client_side=True,
+        deployable=False,
+    )
+
+    def refined_traits(self) -> Traits:
+        """Return the traits; the rule over group means may need the server's model or data."""
+        inner = traits_of(self.rule)
+        return self.traits.but(
+            server_data=inner.server_data,
+            server_model=inner.server_model,
+            latent=inner.latent,
+            tasks=inner.tasks,
+            smallest_cohort=self.guards.minimum_participants,
+            visible="group means" if self.groups else "sum",
+        )
 
     @property
     @abstractmethod

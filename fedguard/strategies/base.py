@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedguard.layout import ParameterLayout
 from fedguard.randomness import SERVER, numpy_generator
 from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.traits import Traits
 from fedguard.updates import ClientUpdates, Verdict
 
 if TYPE_CHECKING:
@@ -69,8 +70,19 @@ class RobustStrategy(FedAvg):
     """What the conformance suite may ask of the rule: ``"robust"``, ``"translation"``,
     ``"scale"`` (equivariances), ``"noise"`` (adds noise of its own)."""
 
+    traits: ClassVar[Traits] = Traits(rule=True, copyable=True)
+    """What the strategy needs and does; a subclass writes ``RobustStrategy.traits.but(...)``."""
+
     needs_server_tools = False
-    """Whether `combine` uses `tools`; the simulator then keeps auxiliary data for the server."""
+    """Whether the traits ask for a model or examples of the server; kept in step with them."""
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Keep `traits` and `needs_server_tools` in step, whichever of them a subclass sets."""
+        super().__init_subclass__(**rest)
+        if "traits" in vars(cls):
+            cls.needs_server_tools = cls.traits.tools
+        elif vars(cls).get("needs_server_tools") is True and not cls.traits.tools:
+            cls.traits = cls.traits.but(server_model=True, server_data="labelled")
 
     def __init__(
         self,
@@ -99,6 +111,10 @@ class RobustStrategy(FedAvg):
         self.layout: ParameterLayout | None = None
         self._global_vector: Tensor | None = None
         self._asked: tuple[int, ...] = ()
+
+    def refined_traits(self) -> Traits:
+        """Return the instance's traits, where constructor arguments change those of the class."""
+        return self.traits
 
     @abstractmethod
     def combine(self, updates: ClientUpdates) -> Verdict:

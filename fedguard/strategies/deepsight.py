@@ -129,7 +129,10 @@ class DeepSight(RobustStrategy):
         Number of sets of random inputs, at least 1.
     """
 
-    needs_server_tools = True
+    traits = RobustStrategy.traits.but(
+        server_model=True,
+        tasks=frozenset({"classification"}),
+    )
     properties: ClassVar[frozenset[str]] = frozenset({"robust"})
 
     def __init__(self, *, random_inputs: int = 256, input_seeds: int = 3, **base: Any) -> None:

@@ -65,7 +65,12 @@ class FLARE(RobustStrategy):
         Whether updates are clipped to the median norm of the round.
     """
 
-    needs_server_tools = True
+    traits = RobustStrategy.traits.but(
+        server_data="unlabelled",
+        server_model=True,
+        latent=True,
+        tasks=frozenset({"classification"}),
+    )
     properties: ClassVar[frozenset[str]] = frozenset({"robust"})
 
     def __init__(

@@ -119,6 +119,7 @@ class FLDetector(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})
+    traits = RobustStrategy.traits.but(history=True)
 
     def __init__(self, *, window: int = 10, **base: Any) -> None:
         super().__init__(**base)

@@ -32,7 +32,7 @@ class FLTrust(RobustStrategy):
         the server train as the clients do.
     """
 
-    needs_server_tools = True
+    traits = RobustStrategy.traits.but(server_data="labelled", server_model=True)
     properties: ClassVar[frozenset[str]] = frozenset({"robust"})
 
     def __init__(

@@ -54,6 +54,7 @@ class FoolsGold(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"scale"})
+    traits = RobustStrategy.traits.but(history=True)
 
     def __init__(self, **base: Any) -> None:
         super().__init__(**base)

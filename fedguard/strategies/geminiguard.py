@@ -35,6 +35,7 @@ from fedguard.strategies.toolkit.trigger_search import (
     success_rates,
     teachers,
 )
+from fedguard.traits import Traits
 from fedguard.updates import ClientUpdates, Verdict
 
 COPY_RADIUS = 0.05
@@ -154,7 +155,9 @@ class GeminiGuard(RobustStrategy):
         Auxiliary examples for the latent view, at least 2, as far as the server holds them.
     """
 
-    needs_server_tools = True
+    traits = RobustStrategy.traits.but(
+        server_data="labelled", server_model=True, latent=True, tasks=frozenset({"classification"})
+    )
 
     def __init__(
         self,
@@ -201,6 +204,10 @@ class GeminiGuard(RobustStrategy):
     def reset(self) -> None:
         """Forget the accepted norms of earlier rounds."""
         self._accepted_norm = torch.zeros(0, dtype=torch.float64)
+
+    def refined_traits(self) -> Traits:
+        """Return the traits; paper mode reads no labels."""
+        return self.traits.but(server_data="unlabelled") if self.mode == "paper" else self.traits
 
     def state(self) -> dict[str, Tensor]:
         """Return the accepted norms of the newest rounds."""

@@ -35,7 +35,7 @@ class MoNNA(RobustStrategy):
         resemble the clients' settings.
     """
 
-    needs_server_tools = True
+    traits = RobustStrategy.traits.but(server_data="labelled", server_model=True)
     properties: ClassVar[frozenset[str]] = frozenset({"robust"})
 
     def __init__(

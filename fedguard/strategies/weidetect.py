@@ -169,7 +169,9 @@ class WeiDetect(RobustStrategy):
         share of n, rounded up.
     """
 
-    needs_server_tools = True
+    traits = RobustStrategy.traits.but(
+        server_data="labelled", server_model=True, tasks=frozenset({"classification"})
+    )
     properties: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(

@@ -109,7 +109,15 @@ class SoUL(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"translation", "scale"})
-    needs_server_tools = True
+    traits = RobustStrategy.traits.but(
+        server_data="labelled",
+        server_model=True,
+        history=True,
+        requests=True,
+        audit="unlearning",
+        client_side=True,
+        tasks=frozenset({"classification"}),
+    )
 
     def __init__(
         self,

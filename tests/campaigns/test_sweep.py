@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from fedguard.campaigns import cells
+from fedguard.campaigns import cells, pool
 from fedguard.campaigns.campaign import parse_campaign
 from fedguard.campaigns.cells import comparable_bytes, run_cell, run_lock, state_of, without_times
 from fedguard.campaigns.progress import SweepProgress
-from fedguard.commands import sweep
 from fedguard.config import parse
 from fedguard.errors import RunError
 from fedguard.simulate import main
@@ -36,7 +35,7 @@ GRID = {"strategy": ["fedavg", "median"], "attack": ["sign-flip", "none"]}
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(pool, "BUSY_SECONDS", 0.05)
 
 
 def write_campaign(folder: Path, **values: Any) -> Path:
@@ -247,7 +246,7 @@ def test_a_sweep_waits_for_runs_of_another_process(tmp_path: Path) -> None:
             other.wait()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "SweepProgress", KillsTheOther)
+        patch.setattr("fedguard.commands.sweep.SweepProgress", KillsTheOther)
         assert run(file, "--out", out, "--workers", 1) == 0
     other.stdout.close()
     assert ended[0] == "1 waiting after 3"
@@ -274,7 +273,7 @@ def test_times_are_taken_out_at_every_depth() -> None:
 def test_gpu_shares_give_every_worker_a_place() -> None:
     for gpus in range(1, 9):
         for workers in range(1, 40):
-            share = sweep._gpu_share(gpus, workers)
+            share = pool._gpu_share(gpus, workers)
             assert 0 < share <= 1
             assert gpus * int(1 / share) >= workers
 
