@@ -244,7 +244,7 @@ def _exclude(entries: Any) -> list[dict[str, Any]]:
     for entry in entries:
         for field in entry:
             head, dot, _ = str(field).partition(".")
-            if head not in known or (dot and head not in registry.KINDS):
+            if head not in known or (dot and head not in PARTS):
                 raise ConfigurationError("exclude", field, f"{nearest(head, known)}a run's field")
     return [{str(field): value for field, value in entry.items()} for entry in entries]
 

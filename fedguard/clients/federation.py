@@ -13,6 +13,7 @@ from fedguard.attacks.base import Attack
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, generator, numpy_generator
+from fedguard.tasks.base import Task, task_of
 
 
 def draw_malicious(num_clients: int, fraction: float, seed: int) -> frozenset[int]:
@@ -93,13 +94,20 @@ class Federation:
         self._mean = torch.tensor(self.dataset.mean, device=self.device).view(shape)
         self._std = torch.tensor(self.dataset.std, device=self.device).view(shape)
 
+    @cached_property
+    def task(self) -> Task:
+        """What is learnt from the data."""
+        return task_of(self.dataset)
+
     @property
     def num_clients(self) -> int:
         """Number of clients K."""
         return len(self.shards)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Return examples as the model sees them, on the federation's device."""
+        """Return examples as the model sees them, on the federation's device; integers stay."""
+        if not x.is_floating_point():
+            return x.to(self.device, self.task.dtype)
         return (x.to(self.device) - self._mean) / self._std
 
     def examples(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor]:
@@ -177,6 +185,8 @@ class Federation:
         x, y = self.dataset.x_train[rows], self.dataset.y_train[rows]
         if self.noise_std is not None and self.noise_std[client] > 0:
             stream = generator(self.seed, 0, client, "input noise")
+            if not x.is_floating_point():
+                raise ConfigurationError("partition", "noise", "a split without noise: x are integers")
             x = x + self.noise_std[client] * torch.randn(x.shape, generator=stream)
         if poisons:
             x, y = self.attack.poison(x, y, generator(self.seed, 0, client, "poison"))
@@ -199,6 +209,8 @@ class Federation:
         return self.normalise(x), self.dataset.y_train[self.server_rows].to(self.device)
 
     def class_counts(self) -> Tensor:
-        """Return how many examples of each class each client holds, (K, C)."""
-        labels, classes = self.dataset.y_train, self.dataset.num_classes
-        return torch.stack([labels[rows].bincount(minlength=classes) for rows in self.shards])
+        """Return how many examples of each stratum (class) of the task each client holds, (K, C)."""
+        strata = self.task.strata(self.dataset.y_train)
+        count = int(strata.max()) + 1 if len(strata) else 1
+        classes = max(count, self.dataset.num_classes if self.task.softmax else 1)
+        return torch.stack([strata[rows].bincount(minlength=classes) for rows in self.shards])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification task held in memory as tensors.
+    """Rows of a task held in memory as tensors.
 
     Attributes
     ----------
@@ -31,6 +31,8 @@ class Dataset:
         data so that triggers and input noise are defined on the unscaled values.
     notes : tuple of str
         What a reader of the results should know, such as rows that were dropped.
+    task : str or Task
+        What is learnt from the rows: a registered task, or one of the data set's own.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
+    task: Any = "classification"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ def build(
     seed: int,
     *,
     latent_layer: str | None = None,
+    sample: Tensor | None = None,
+    fault: Callable[[Any], str | None] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Return a network whose initial weights depend on `seed` alone.
@@ -42,6 +45,11 @@ def build(
         Seed of the run.
     latent_layer : str, optional
         Name of the submodule whose output is the latent representation.
+    sample : Tensor, optional
+        (2, *input_shape) inputs to try the network on; float32 zeros if left out.
+    fault : callable, optional
+        Says what is wrong with the network's output on two examples, None if nothing is; an
+        output that is not (2, C) if left out.
     **options
         The network's own constructor arguments.
 
@@ -64,7 +72,8 @@ def build(
         torch.default_generator.manual_seed(stream_seed(seed, 0, SERVER, "model"))
         model = _create(name, {**given, **options})
         layer = _settle_latent_layer(model, latent_layer)
-        _check_forward(name, model, tuple(input_shape), num_classes, layer)
+        tried = torch.zeros(2, *input_shape) if sample is None else sample
+        _check_forward(name, model, tried, num_classes, layer, fault)
     setattr(model, "latent_layer", layer)  # noqa: B010 (an assignment here fails the type check)
     return model.train()
 
@@ -146,10 +155,23 @@ def _settle_latent_layer(model: nn.Module, asked: str | None) -> str:
     return str(own)
 
 
+def _not_logits(logits: Any, num_classes: int) -> str | None:
+    """Return what is wrong with an output that must be (2, C) logits."""
+    if isinstance(logits, Tensor) and logits.shape == (2, num_classes):
+        return None
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    return f"it returned {shape}"
+
+
 def _check_forward(
-    name: str, model: nn.Module, input_shape: tuple[int, ...], num_classes: int, layer: str
+    name: str,
+    model: nn.Module,
+    zeros: Tensor,
+    num_classes: int,
+    layer: str,
+    fault: Callable[[Any], str | None] | None,
 ) -> None:
-    zeros = torch.zeros(2, *input_shape)
+    input_shape = tuple(zeros.shape[1:])
     wanted = f"a network that maps inputs of shape {input_shape} to {num_classes} logits"
     try:
         with torch.no_grad():
@@ -157,7 +179,7 @@ def _check_forward(
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError("model", name, f"{wanted} ({reason})") from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, num_classes):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ConfigurationError("model", name, f"{wanted} (it returned {shape})")
+    wrong = fault(logits) if fault is not None else _not_logits(logits, num_classes)
+    if wrong is not None:
+        raise ConfigurationError("model", name, f"{wanted} ({wrong})")
     latent_activations(model, zeros, layer)

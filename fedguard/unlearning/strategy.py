@@ -200,6 +200,16 @@ class SoUL(RobustStrategy):
 
     # --- what the simulator asks -------------------------------------------------------------
 
+    def take(self, requests: Sequence[Any], *, local_epochs: int) -> None:
+        """Take the run's requests and its local epochs."""
+        self.requests, self.local_epochs = tuple(requests), local_epochs
+
+    def training_side(self, grid: Grid, trainer: Any) -> Grid:
+        """Return a grid whose clients know how to forget."""
+        from fedguard.unlearning.grid import UnlearningClients
+
+        return UnlearningClients(grid, trainer)
+
     def open_store(self, directory: Path, rounds_done: int) -> None:
         """Keep updates in a folder where the method wants them; go on after `rounds_done`."""
         if isinstance(self.method, FedEraser):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, numpy_generator
+from fedguard.traits import Traits
 from fedguard.vertical.data import PartyView
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class VerticalAttack:
         configuration's `malicious` says and at least `least`.
     """
 
-    vertical: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(world="vertical")
     least: ClassVar[int] = 1
     backdoor: ClassVar[bool] = False
     noise_factor: float = 1.0
