@@ -21,6 +21,7 @@ from fedguard.grids.roll_call import RollCall
 from fedguard.models.flat import FlatModel
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.pre_aggregation import PreAggregation
+from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.tasks.base import task_of
 from fedguard.traits import traits_of
 
@@ -83,7 +84,9 @@ def make_strategy(
     return strategy
 
 
-def lent(config: SimulationConfig, dataset: Dataset, federation: Federation, model: FlatModel) -> Any:
+def lent(
+    config: SimulationConfig, dataset: Dataset, federation: Federation, model: FlatModel
+) -> ServerTools:
     """Return what the server lends to a strategy that asks for it.
 
     Raises
@@ -109,11 +112,9 @@ def make_pre(config: SimulationConfig) -> PreAggregation | None:
         if not isinstance(one, PreAggregation):
             raise ConfigurationError("pre", part.name, "a subclass of PreAggregation")
         made.append(one)
-    if len(made) < 2:
-        return made[0] if made else None
-    from fedguard.strategies.pre_aggregation.chain import chain
-
-    return chain(made)
+    if len(made) > 1:
+        raise ConfigurationError("pre", ",".join(p.name for p in config.pre), "one alone")
+    return made[0] if made else None
 
 
 def _check_messages(config: SimulationConfig, strategy: Strategy, model: FlatModel) -> None:
@@ -141,5 +142,5 @@ def _check_messages(config: SimulationConfig, strategy: Strategy, model: FlatMod
             "strategy",
             config.strategy.name,
             f"one whose messages training {config.training.name} obeys; it sends "
-            f"{', '.join(unread)}, and {config.training.name} reads {', '.join(sorted(rule.reads))}",
+            f"{', '.join(unread)}, and the rule reads {', '.join(sorted(rule.reads))}",
         )

@@ -16,6 +16,7 @@ from fedguard.traits import Traits
 if TYPE_CHECKING:
     from fedguard.updates import ClientUpdates
 
+
 def source_to_target(attack: object, confusion: Tensor | None) -> float | None:
     """Return how often a targeted label flip's source class is taken for its target class.
 

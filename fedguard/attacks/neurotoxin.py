@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.badnets import BadNets
-from fedguard.attacks.base import LocalStep
 from fedguard.attacks.toolkit.projection import project
 from fedguard.errors import check_number
+from fedguard.training.base import LocalStep
 
 
 class Neurotoxin(BadNets):

@@ -24,8 +24,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedguard import registry
 from fedguard.config import SimulationConfig, assign, load_yaml, parse
+from fedguard.config.parts import PARTS
 from fedguard.errors import ConfigurationError, nearest
 
 FIELDS = ("name", "base", "grid", "exclude", "seeds")

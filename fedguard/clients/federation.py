@@ -186,7 +186,9 @@ class Federation:
         if self.noise_std is not None and self.noise_std[client] > 0:
             stream = generator(self.seed, 0, client, "input noise")
             if not x.is_floating_point():
-                raise ConfigurationError("partition", "noise", "a split without noise: x are integers")
+                raise ConfigurationError(
+                    "partition", "noise", "a split without noise: x are integers"
+                )
             x = x + self.noise_std[client] * torch.randn(x.shape, generator=stream)
         if poisons:
             x, y = self.attack.poison(x, y, generator(self.seed, 0, client, "poison"))
@@ -209,7 +211,7 @@ class Federation:
         return self.normalise(x), self.dataset.y_train[self.server_rows].to(self.device)
 
     def class_counts(self) -> Tensor:
-        """Return how many examples of each stratum (class) of the task each client holds, (K, C)."""
+        """Return how many examples of each class (stratum) each client holds, (K, C)."""
         strata = self.task.strata(self.dataset.y_train)
         count = int(strata.max()) + 1 if len(strata) else 1
         classes = max(count, self.dataset.num_classes if self.task.softmax else 1)

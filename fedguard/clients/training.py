@@ -273,7 +273,9 @@ class ClientTrainer:
         return float(total / len(own))
 
 
-def _descend(vector: Tensor, gradient: Tensor, velocity: Tensor, settings: TrainingSettings) -> None:
+def _descend(
+    vector: Tensor, gradient: Tensor, velocity: Tensor, settings: TrainingSettings
+) -> None:
     """Take one SGD step from the flat gradient, in place."""
     if settings.weight_decay:
         gradient.add_(vector, alpha=settings.weight_decay)

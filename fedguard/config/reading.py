@@ -9,12 +9,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fedguard import registry
 from fedguard.config.faults import Faults
 from fedguard.config.parts import OPTIONAL_PARTS, PARTS, Part
 from fedguard.config.run import SimulationConfig
 from fedguard.errors import ConfigurationError, nearest
-
 
 _EXAMPLES = {
     "client_app": "package.module:app",

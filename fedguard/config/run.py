@@ -33,7 +33,6 @@ from fedguard.config.requests import UnlearnRequest, check_requests
 from fedguard.errors import ConfigurationError
 from fedguard.traits import traits_of
 
-
 PathField = Annotated[Path, PlainSerializer(str, return_type=str)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -62,7 +61,7 @@ class SimulationConfig(BaseModel):
     strategy: PartField = part_field("geminiguard")
     """Aggregation rule or defence of the server."""
     pre: ChainField = ()
-    """Pre-aggregation in front of the strategy's rule, one or several in order: ``nnm,clipping``."""
+    """Pre-aggregation in front of the strategy's rule; several in order: ``nnm,clipping``."""
     attack: PartField = part_field("sign-flip", scale=4.0)
     """What malicious clients do."""
     attack_knowledge: Literal["partial", "full"] = "partial"
@@ -200,6 +199,7 @@ class SimulationConfig(BaseModel):
 
 PLACE = frozenset({"data_dir", "workers", "ray_address"})
 """Fields that say where a run happens, not what it does."""
+
 
 def _name_in(values: Mapping[str, Any], field: str) -> str | None:
     """Return the name of a part in unchecked values, None where there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from torch import Tensor
 
 from fedguard.clients.executors import Cohort, Executor, ReuseExecutor
@@ -119,7 +119,7 @@ class InProcessGrid(LocalGrid):
         x, y = trainer.federation.examples(message.metadata.dst_node_id, attacking=False)
         trainer.model.load(self._global_vector(message))
         found = trainer.federation.task.evaluate(trainer.model.module, x, y)
-        metrics = MetricRecord(told_metrics(found, len(y)))
+        metrics = told_metrics(found, len(y))
         return Message(RecordDict({METRICS_KEY: metrics}), reply_to=message)
 
 

@@ -55,10 +55,10 @@ def model_reply_content(
     return RecordDict({ARRAYS_KEY: record, METRICS_KEY: MetricRecord(dict(metrics))})
 
 
-def told_metrics(found: Mapping[str, Any], examples: int) -> dict[str, int | float]:
+def told_metrics(found: Mapping[str, Any], examples: int) -> MetricRecord:
     """Return a task's figures as a client reports them: the plain numbers, and its examples."""
     plain = {name: value for name, value in found.items() if isinstance(value, int | float)}
-    return {EXAMPLES_KEY: examples, **plain}
+    return MetricRecord({EXAMPLES_KEY: examples, **plain})
 
 
 def server_round_of(message: Message, default: int) -> int:
@@ -75,7 +75,7 @@ def training_config(message: Message) -> dict[str, Any]:
 
     Records under other names belong to protocols of their own.
     """
-    record = message.content.config_records.get(CONFIG_KEY, {})
+    record: Mapping[str, Any] = message.content.config_records.get(CONFIG_KEY, {})
     return {key: value for key, value in record.items() if key != ROUND_KEY}
 
 

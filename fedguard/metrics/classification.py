@@ -78,9 +78,7 @@ def predictions(module: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([module(part) for part in torch.split(x, _BATCH)])
 
 
-def evaluate(
-    module: nn.Module, x: Tensor, y: Tensor, num_classes: int | None = None
-) -> Evaluation:
+def evaluate(module: nn.Module, x: Tensor, y: Tensor, num_classes: int | None = None) -> Evaluation:
     """Return accuracy, loss and recall per class of (N, ...) normalised examples.
 
     The number of classes is that of the logits where it is left out.

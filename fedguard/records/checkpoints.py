@@ -17,7 +17,12 @@ from fedguard.records.writer import write_atomically
 
 VERSION = 2
 _MANIFEST = "manifest.json"
-_PREFIXES = {"strategy_state": "strategy.", "grid_state": "grid.", "rule_state": "rule.", "client_state": "client."}
+_PREFIXES = {
+    "strategy_state": "strategy.",
+    "grid_state": "grid.",
+    "rule_state": "rule.",
+    "client_state": "client.",
+}
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from fedguard.grids.history import History
 from fedguard.models.device import resolve_device
 from fedguard.models.flat import FlatModel
 from fedguard.records.checkpoints import Checkpoint
-from fedguard.records.writer import Recorder, read_jsonl
+from fedguard.records.writer import Recorder
 from fedguard.runs.engines import local_grid
 from fedguard.runs.observed import ObservedStrategy, Outcome
 from fedguard.runs.records import client_records, threat_model
@@ -337,10 +337,20 @@ class HorizontalWorld:
             "replies": total(rounds),
             "notes": list(self.dataset.notes),
             "split": {"counts": federation.class_counts().tolist()},
-            **({"repair": config.repair.name, "repair_at": config.repair_at} if config.repair else {}),
-            **({"audits": self.audited} if self.audited else {}),
-            **({"enrolment": config.enrolment.name} if config.enrolment else {}),
+            **self._chosen(),
         }
+
+    def _chosen(self) -> dict[str, Any]:
+        """Return the names of the parts that a run need not have, of those that it has."""
+        config = self.config
+        found: dict[str, Any] = {}
+        if config.repair is not None:
+            found.update(repair=config.repair.name, repair_at=config.repair_at)
+        if config.enrolment is not None:
+            found["enrolment"] = config.enrolment.name
+        if self.audited:
+            found["audits"] = self.audited
+        return found
 
 
 def _by_client(state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

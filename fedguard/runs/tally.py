@@ -110,6 +110,6 @@ def check_usable(summary: Mapping[str, Any]) -> None:
     if replies.get("asked", 0) and not usable:
         why = replies.get("commonest_reason") or "no reason was given"
         raise RunError(
-            f"no reply of any client was usable in any of {summary['rounds']} rounds, and the model "
-            f"is as it began; most often: {why}"
+            f"no reply of any client was usable in any of {summary['rounds']} rounds; the model is "
+            f"as it began; most often: {why}"
         )

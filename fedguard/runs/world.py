@@ -1,4 +1,4 @@
-"""`World`: what differs between runs whose clients hold rows and runs whose parties hold columns."""
+"""`World`: what differs between runs whose clients hold rows and those whose hold columns."""
 
 from __future__ import annotations
 

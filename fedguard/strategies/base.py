@@ -132,8 +132,7 @@ class RobustStrategy(FedAvg):
         return grid
 
     def describe(self, clients: int) -> str:
-        """Return one line on what the strategy hides from the server; empty where it hides nothing.
-        """
+        """Return one line on what is hidden from the server; empty where nothing is."""
         return ""
 
     def client_side(self, grid: Grid) -> Grid:

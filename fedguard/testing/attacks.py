@@ -8,10 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedguard.attacks.base import Attack, Knowledge, KnowledgeScope, LocalStep
+from fedguard.attacks.base import Attack, Knowledge, KnowledgeScope
 from fedguard.randomness import generator
 from fedguard.strategies.toolkit.coordinates import coordinate_median
 from fedguard.testing.worlds import honest_updates
+from fedguard.training.base import LocalStep
 from fedguard.updates import ClientUpdates
 
 AttackFactory = Callable[[], Attack]

@@ -305,7 +305,7 @@ def party_totals(records: list[dict[str, Any]]) -> dict[str, Any]:
     return totals
 
 
-def threat_model(world: World) -> dict[str, Any]:
+def threat_model(world: Parts) -> dict[str, Any]:
     """Return what the attacker knows and controls, what the defence assumes, what is measured."""
     config = world.config
     return {

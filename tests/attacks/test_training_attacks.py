@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedguard.attacks.a3fl import A3fl
-from fedguard.attacks.base import LocalStep
+from fedguard.training.base import LocalStep
 from fedguard.attacks.model_replacement import ModelReplacement
 from fedguard.attacks.neurotoxin import Neurotoxin, small_coordinates
 from fedguard.attacks.pgd import Pgd
