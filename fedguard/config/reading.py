@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from fedguard.config import strict_yaml
 from fedguard.config.faults import Faults
 from fedguard.config.parts import OPTIONAL_PARTS, PARTS, Part
 from fedguard.config.run import SimulationConfig
+from fedguard.config.settling import settle, settle_file, settle_setting
 from fedguard.errors import ConfigurationError, nearest
 
 _EXAMPLES = {
@@ -23,30 +26,35 @@ _EXAMPLES = {
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file.
+    """Return the mapping in a YAML file, each value of the kind that its field has.
 
     Raises
     ------
     ConfigurationError
-        If the file cannot be read or holds no mapping.
+        If the file cannot be read, holds no mapping or a key twice, or says yes, on or 010 where a
+        number belongs; names the line.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values, marks = strict_yaml.read(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise ConfigurationError("CONFIG", str(path), f"a readable YAML file ({reason})") from error
-    except yaml.YAMLError as error:
+    except strict_yaml.KeyRefused as error:
+        raise ConfigurationError("CONFIG", str(path), str(error)) from error
+    except (yaml.YAMLError, RecursionError) as error:
         where = " ".join(str(error).split())[:160]
         raise ConfigurationError("CONFIG", str(path), f"valid YAML ({where})") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigurationError("CONFIG", str(path), "a mapping of configuration fields")
-    return values
+    return settle_file(values, marks)
 
 
 def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     """Set ``strategy.max_clusters`` style fields in a nested mapping, in place."""
+    if isinstance(value, Written):
+        value = settle_setting(values, dotted, value.value, value.text)
     head, _, rest = dotted.partition(".")
     if not rest:
         if isinstance(values.get(head), dict) and isinstance(value, str):
@@ -79,18 +87,31 @@ def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
     values[head] = {**current, rest: value}
 
 
+@dataclass(frozen=True)
+class Written:
+    """A flag's value whose text says more than the value: ``True``, ``1.50``, ``a: b``."""
+
+    value: Any
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 def scalar(text: str) -> Any:
-    """Return a flag's text as the value that YAML would read."""
+    """Return a flag's text as the value that a YAML file's would be.
+
+    What is no text and does not spell itself, such as ``1e-3``, comes with its text, which
+    `assign` keeps where the field's type is text.
+    """
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value, _ = strict_yaml.read(text)
+    except (yaml.YAMLError, RecursionError):
         return text
     if isinstance(value, str):
-        try:
-            return float(value)  # YAML 1.1 takes 1e-3 for a string
-        except ValueError:
-            return value
-    return value
+        return value
+    spelt = str(value).lower() if isinstance(value, bool) else str(value)
+    return value if spelt == text else Written(value, text)
 
 
 def read_setting(setting: str) -> tuple[str, Any]:
@@ -110,7 +131,7 @@ def parse(values: Mapping[str, Any]) -> SimulationConfig:
         For the first bad field, in one line with the nearest valid name.
     """
     try:
-        return SimulationConfig.model_validate(dict(values))
+        return SimulationConfig.model_validate(settle(values))
     except ConfigurationError:
         raise
     except ValidationError as error:
