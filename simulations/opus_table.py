@@ -163,7 +163,7 @@ def engine(
     config = parse({**base, "strategy": strategy, "clients": parties})
     simulation: Any = Simulation(config)
     assert isinstance(simulation.world, VerticalWorld)
-    world, loop = simulation.world, simulation.strategy
+    world, loop = simulation.world.world, simulation.strategy
     loop.bind(world.label_holder(), world.schedule(), parties)
     exchange: Exchange
     if by_message:

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from fedguard import registry
 from fedguard.config import strict_yaml
-from fedguard.config.run import Part, SimulationConfig
+from fedguard.config.parts import Part
+from fedguard.config.run import SimulationConfig
 from fedguard.config.strict_yaml import Mark
 from fedguard.errors import ConfigurationError
 

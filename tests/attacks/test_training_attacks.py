@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn import functional
 
 from fedguard.attacks.a3fl import A3fl
-from fedguard.training.base import LocalStep
 from fedguard.attacks.model_replacement import ModelReplacement
 from fedguard.attacks.neurotoxin import Neurotoxin, small_coordinates
 from fedguard.attacks.pgd import Pgd
 from fedguard.attacks.toolkit.projection import distance
 from fedguard.randomness import generator
+from fedguard.training.base import LocalStep
 from tests.attacks.worlds import a_round, images, rows
 
 
