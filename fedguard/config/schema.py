@@ -29,8 +29,16 @@ def configuration_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = schema.setdefault("$defs", {})
     for kind in (*PARTS, *OPTIONAL_PARTS):
         definitions[kind] = _part_schema(kind)
+        if kind in OPTIONAL_PARTS:
+            definitions[kind]["anyOf"].append({"type": "null"})
         description = properties[kind].get("description", "")
         properties[kind] = {"$ref": f"#/$defs/{kind}", "description": description}
+    definitions["pre"] = {"anyOf": [*_part_schema("pre")["anyOf"], {"type": "null"}]}
+    several = {"type": "array", "items": {"$ref": "#/$defs/pre"}}
+    properties["pre"] = {
+        "anyOf": [{"$ref": "#/$defs/pre"}, several],
+        "description": properties["pre"].get("description", ""),
+    }
     return {"$schema": _DRAFT, **schema, "title": "fedguard configuration"}
 
 
@@ -49,12 +57,13 @@ def _part_schema(kind: str) -> dict[str, Any]:
         }
         for name in names
     ]
-    mapping = {
+    mapping: dict[str, Any] = {
         "type": "object",
         "properties": {"name": named},
         "required": ["name"],
-        "allOf": [choice for choice in choices if choice["then"]["properties"]],
     }
+    if told := [choice for choice in choices if choice["then"]["properties"]]:
+        mapping["allOf"] = told
     return {"anyOf": [*named["anyOf"], mapping]}
 
 

@@ -22,6 +22,11 @@ WORLDS = {
 """The world of each kind of strategy; imported when one is run."""
 
 
+def _of_world(name: str, what: str) -> Any:
+    """Return a read-only attribute that stands for one of the world's."""
+    return property(lambda simulation: getattr(simulation.world, name), doc=what)
+
+
 class Simulation:
     """One run, from a checked configuration to a run directory.
 
@@ -55,16 +60,18 @@ class Simulation:
         found: SimulationConfig = self.world.config
         return found
 
-    @property
-    def dataset(self) -> Dataset:
-        """The data."""
-        found: Dataset = self.world.dataset
-        return found
-
-    @property
-    def strategy(self) -> Any:
-        """What aggregates, or trains parties."""
-        return self.world.strategy
+    dataset: Dataset = _of_world("dataset", "The data.")
+    strategy: Any = _of_world("strategy", "What aggregates, or trains parties.")
+    attack: Any = _of_world("attack", "What malicious clients do.")
+    device: Any = _of_world("device", "Where models live.")
+    federation: Any = _of_world("federation", "Data and roles of a horizontal run.")
+    trainer: Any = _of_world("trainer", "Trains any client of a horizontal run.")
+    model: Any = _of_world("model", "The network that clients train.")
+    server_model: Any = _of_world("server_model", "The network that the server evaluates.")
+    test_x: Any = _of_world("test_x", "Test examples as the model sees them.")
+    test_y: Any = _of_world("test_y", "Their labels.")
+    triggered: Any = _of_world("triggered", "Triggered test examples, with their labels.")
+    plan: Any = _of_world("plan", "How clients are trained, once the run has started.")
 
     def run(
         self,
