@@ -12,8 +12,9 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedguard.vertical import messages
-from fedguard.vertical.parties import Claim, Party
+from fedguard.vertical.parties import Party
 from fedguard.vertical.releases import PartyGroup
+from fedguard.vertical.terms import Claim
 
 Released = dict[int, dict[str, Tensor]]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.vertical.parties import PartyTerms, PrivacyTerms
 from fedguard.vertical.privacy import epsilon_of, noise_multiplier, total_epsilon
 from fedguard.vertical.strategy import OWN_PARTY, VerticalRound, VerticalStrategy
+from fedguard.vertical.terms import PartyTerms, PrivacyTerms
 
 
 class Vfl(VerticalStrategy):
