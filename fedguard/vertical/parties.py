@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fedguard.randomness import generator
 from fedguard.vertical.attacks.base import VerticalAttack
@@ -103,7 +104,7 @@ class Party:
     def open(self, server_round: int, number: int, ids: Tensor) -> Batch:
         """Begin a batch and compute its output; one that had no answer is forgotten."""
         self.batch = Batch(server_round, number, ids.to(self.device))
-        self._forward(self.batch)
+        self.batch.output = self.bottom(self._inputs(self.batch))
         return self.batch
 
     def close(self) -> Batch | None:
@@ -111,21 +112,19 @@ class Party:
         batch, self.batch = self.batch, None
         return batch
 
-    def _forward(self, batch: Batch) -> None:
+    def _inputs(self, batch: Batch) -> Tensor:
+        """Return what goes into the bottom model for a batch, the model set to train."""
         self.bottom.train()
         x = self.view.x_train.index_select(0, batch.ids)
-        if self.attack:
-            x = self.attack.inputs(self, x, batch.ids)
-        batch.output = self.bottom(x)
+        return self.attack.inputs(self, x, batch.ids) if self.attack else x
 
     def compute_again(self, batch: Batch) -> None:
         """Fill in a forgotten output, leaving running statistics as the first time did."""
         if batch.output is not None:
             return
-        before = {name: value.clone() for name, value in self.bottom.named_buffers()}
-        self._forward(batch)
-        for name, value in self.bottom.named_buffers():
-            value.copy_(before[name])
+        # Copies move in their place; putting the old values back would break the backward pass.
+        copies = {name: value.clone() for name, value in self.bottom.named_buffers()}
+        batch.output = functional_call(self.bottom, copies, (self._inputs(batch),))
 
     def lie(self, batch: Batch, h: Tensor) -> Tensor:
         """Return the embedding that an attacker releases for `h`, before noise, still clipped."""
