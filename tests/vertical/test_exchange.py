@@ -158,6 +158,13 @@ def test_a_reply_without_our_record_is_unreadable():
 
 
 CLAIMS = [
+    ({"epsilon": math.nan, "cost-ratio": 1.0}, None),
+    ({"epsilon": 0.0, "cost-ratio": 1.0}, None),
+    ({"epsilon": -2.0, "cost-ratio": 1.0}, None),
+    ({"epsilon": 3.0, "cost-ratio": math.nan}, None),
+    ({"epsilon": 3.0, "cost-ratio": math.inf}, None),
+    ({"epsilon": 3.0, "cost-ratio": 0.0}, None),
+    ({"epsilon": 3.0, "cost-ratio": -1.0}, None),
     ({"epsilon": 3.0, "cost-ratio": 2}, Claim(3.0, 2.0)),
     ({"epsilon": math.inf, "cost-ratio": 1.0}, Claim(math.inf, 1.0)),
     ({"epsilon": "3.0", "cost-ratio": 1.0}, None),
@@ -172,7 +179,7 @@ def test_claims_are_two_numbers_or_nothing(facts, claim):
     exchange = MessageExchange(Scripted(lambda q: [reply(q, None, **facts)]))
     found = exchange.settle([1], {1: 40})
     assert found == ({} if claim is None else {1: claim})
-    assert ("unreadable claim" in exchange.missing.get(1, "")) == (claim is None)
+    assert ("claim" in exchange.missing.get(1, "")) == (claim is None)
     (question,) = exchange.grid.asked
     assert dict(messages.facts_of(question)) == {"tokens": 40}
 
@@ -238,6 +245,16 @@ def test_states_are_copies_and_bring_parties_back():
     again = a_batch(exchange, 1)
     for party, one in after.items():
         assert torch.equal(one["embedding"], again[party]["embedding"])
+
+
+@pytest.mark.parametrize(("epsilon", "ratio"), [(math.nan, 1.0), (-1.0, 1.0), (3.0, 0.0)])
+def test_the_fused_engine_hears_the_same_claims(epsilon, ratio):
+    exchange = parties()
+    exchange.parties[1].settle = lambda: Claim(epsilon, ratio)
+    assert exchange.settle(range(3), {}) == dict.fromkeys((0, 2), Claim(math.inf, 1.0))
+    assert "claim" in exchange.missing[1]
+    a_batch(exchange, 0)
+    assert exchange.missing == {}  # a new question, a new answer
 
 
 def test_a_party_that_is_not_asked_does_not_move():

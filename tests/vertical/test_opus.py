@@ -169,6 +169,16 @@ def test_the_line_is_at_one_false_alarm_in_a_thousand_million(times, caught):
     assert (1 in settled(strategy, [1.0, 5.0, 5.0, 5.0]).faults) == caught
 
 
+@pytest.mark.parametrize("epsilon", [7.9, 32.1, 1e-300, math.inf])
+def test_a_claim_beyond_the_limits_earns_nothing_for_privacy(epsilon):
+    strategy = bound(verify_noise=True, privacy_cap=None, beta=1e6, budget=100)
+    strategy.claims[2] = Claim(epsilon, 1e9)
+    strategy.observe(released(0, dict.fromkeys(range(4), sigma_of(16.0))))
+    found = settled(strategy, [1.0, 5.0, 5.0, 5.0])
+    assert found.scores["score"][2] == 5.0  # its contribution at a cost ratio of 1
+    assert sum(found.tokens.values()) == 100
+
+
 # --- gradients and state ------------------------------------------------------------------------
 
 

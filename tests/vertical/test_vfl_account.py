@@ -12,10 +12,17 @@ from scipy.stats import norm
 from fedguard.errors import ConfigurationError
 from fedguard.vertical.privacy import noise_multiplier
 from fedguard.vertical.strategy import VerticalRound
-from fedguard.vertical.terms import Claim
+from fedguard.vertical.terms import Claim, PrivacyTerms
 from fedguard.vertical.vfl import PrivateVfl, Vfl
 
 DELTA = 1e-5
+
+
+def private():
+    """Return a strategy whose parties may claim what they like between 0.5 and 20."""
+    strategy = PrivateVfl(delta=DELTA)
+    strategy.privacy = PrivacyTerms(1.0, DELTA, 0.5, 20.0, 0.0, at_inference=False)
+    return strategy
 
 
 def play(strategy, rounds):
@@ -31,7 +38,7 @@ def play(strategy, rounds):
 
 def test_one_round_costs_its_epsilon_and_the_total_is_mu_gdp():
     """k releases at multiplier m are one at m / sqrt(k): Dong et al. 2022, corollary 3.3."""
-    found = play(PrivateVfl(delta=DELTA), [{1: 4.0}] * 9)
+    found = play(private(), [{1: 4.0}] * 9)
     assert found[0].scores["total_epsilon"][1] == pytest.approx(4.0, rel=1e-6)
     mu = 3.0 / noise_multiplier(4.0, DELTA)  # sqrt(9) / m
     total = found[-1].scores["total_epsilon"][1]
@@ -42,7 +49,7 @@ def test_one_round_costs_its_epsilon_and_the_total_is_mu_gdp():
 
 def test_parties_with_changing_epsilons_are_accounted_one_by_one():
     epsilons = {1: [8.0, 4.0, 2.0, 6.0], 2: [1.0, 1.0, 1.0, 9.0]}
-    strategy = PrivateVfl(delta=DELTA)
+    strategy = private()
     found = play(strategy, [{p: epsilons[p][n] for p in epsilons} for n in range(4)])
     for party, spent in epsilons.items():
         accountant = PLDAccountant()
@@ -57,14 +64,14 @@ def test_parties_with_changing_epsilons_are_accounted_one_by_one():
 
 
 def test_rounds_that_a_party_sits_out_cost_it_nothing():
-    strategy = PrivateVfl(delta=DELTA)
+    strategy = private()
     play(strategy, [{1: 4.0, 2: 4.0}, {1: 4.0}])
     assert strategy.account()[2] == pytest.approx(4.0, rel=1e-4)
     assert strategy.account()[1] > 4.5
 
 
 def test_who_claims_no_protection_has_no_account():
-    strategy = PrivateVfl(delta=DELTA)
+    strategy = private()
     (found,) = play(strategy, [{1: math.inf, 2: 3.0}])
     assert set(found.scores["epsilon"]) == set(found.scores["total_epsilon"]) == {2}
     assert set(strategy.account()) == {2}
@@ -74,8 +81,17 @@ def test_who_claims_no_protection_has_no_account():
     assert plain.account() == {}
 
 
+@pytest.mark.parametrize("epsilon", [15.9, 16.1, 1e-300, 1e300, math.inf])
+def test_a_claim_beyond_the_terms_is_not_heard(epsilon):
+    strategy = PrivateVfl(epsilon=16.0, delta=DELTA)
+    (found,) = play(strategy, [{1: epsilon, 2: 16.0}])
+    assert set(found.faults) == {1}
+    assert "beyond the terms" in found.faults[1]
+    assert set(strategy.claims) == set(strategy.account()) == {2}
+
+
 def test_the_account_survives_a_restart():
-    strategy, other = PrivateVfl(delta=DELTA), PrivateVfl(delta=DELTA)
+    strategy, other = private(), private()
     play(strategy, [{1: 4.0, 2: 1.0}] * 3)
     strategy.left = {2: "left"}
     other.load_state(strategy.state())
