@@ -113,6 +113,11 @@ class Headline:
         """Return a difference with its sign; of shares in percentage points."""
         return f"{100 * value:+.1f}" if self.is_share else f"{value:+.4g}"
 
+    @property
+    def steps(self) -> str:
+        """What a difference is counted in."""
+        return "points" if self.is_share else f"in {self.words}"
+
     def fell(self, value: float, best: float) -> bool:
         """Return whether a value is clearly worse than the best one."""
         room = FELL if self.is_share else FELL * abs(best)

@@ -22,8 +22,8 @@ from fedguard.records.reader import (
     mapping,
     whole,
 )
-from fedguard.reporting.tables import table
-from fedguard.reporting.wording import bounded, counted, percent
+from fedguard.reporting.tables import COUNTS, table
+from fedguard.reporting.wording import bounded, counted, percent, spoken
 
 MAX_REASON_SHOWN = 48
 """Characters of a reason on a terminal's line."""
@@ -63,8 +63,7 @@ class Replies:
         """
         if whole(counts.get("asked")) is None:
             return None
-        names = ("asked", "answered", "failed", "set_aside", "rejected", "accepted")
-        found = {name: whole(counts.get(name)) or 0 for name in names}
+        found = {name: whole(counts.get(name)) or 0 for name in COUNTS}
         return cls(**found, reason=_commonest(counts))
 
     @property
@@ -113,8 +112,7 @@ def _counts(run: Run) -> list[tuple[str, int, int]]:
     tally = Counter(record.outcome for record in run.clients)
     if replies is not None:
         told = vars(replies)
-        names = ("asked", "answered", "failed", "set_aside", "rejected", "accepted")
-        return [(name.replace("_", " "), told[name], replies.asked) for name in names]
+        return [(spoken(name), told[name], replies.asked) for name in COUNTS]
     asked = len(run.clients)
     kinds = [kind for kind in (FAILED, SET_ASIDE, MALFORMED) if tally[kind]]
     names = [*kinds, REJECTED, ACCEPTED]
