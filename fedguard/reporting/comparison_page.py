@@ -16,6 +16,7 @@ from fedguard.reporting.headline import Headline
 from fedguard.reporting.page import (
     chooser,
     figure_card,
+    guarded,
     map_key,
     render_page,
     sections,
@@ -57,22 +58,13 @@ def write_page(path: Path, comparisons: Sequence[Comparison], missing: Sequence[
         for name, template, build in SECTIONS:
             title = template.format(headline=comparison.headline.words)
             heading = prefix + title if own else title[:1].upper() + title[1:]
-            parts.append((f"{name}-{place}", heading, _guarded(build, comparison, place)))
+            parts.append((f"{name}-{place}", heading, guarded(build, comparison, place)))
     parts.append(("missing", "Runs that are not in it", _missing(missing)))
     runs = sum(len(comparison.entries) for comparison in comparisons)
     title = f"Comparison of {runs} runs"
     body = _header(comparisons, missing, title) + sections(parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, render_page(title, title, body).encode())
-
-
-def _guarded(build: Callable[[Comparison, int], str], comparison: Comparison, place: int) -> str:
-    """Return a part of the page; foreign data that breaks it costs that part alone."""
-    try:
-        return build(comparison, place)
-    except Exception as error:  # damaged files of one run must not cost the page
-        reason = escape(f"{type(error).__name__}: {error}"[:300])
-        return f'<p class="empty">This part could not be drawn. {reason}</p>'
 
 
 def _header(comparisons: Sequence[Comparison], missing: Sequence[Missing], title: str) -> str:

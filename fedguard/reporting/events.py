@@ -50,7 +50,6 @@ def _section(
 
 
 def _block(name: str, kind: str, lines: Sequence[Mapping[str, Any]], end: object) -> str:
-    title = escape(bounded(name, MAX_NAME))
     names = [field for field in _fields(lines) if field not in ("round", kind)]
     rounds = [line["round"] for line in lines]
     curves = "".join(
@@ -61,10 +60,9 @@ def _block(name: str, kind: str, lines: Sequence[Mapping[str, Any]], end: object
     shown = names[:MAX_COLUMNS]
     rows = [[line["round"], *(_cell(field, line.get(field)) for field in shown)] for line in lines]
     listed = tables.table(["round", *(bounded(spoken(field), MAX_NAME) for field in shown)], rows)
-    return (
-        f'<div class="card"><h3>{title}</h3><p class="caption">{counted(len(lines), "time")}</p>'
-        f'{found}{listed}</div><div class="grid small">{curves}</div>'
-    )
+    times = f'<p class="caption">{counted(len(lines), "time")}</p>'
+    own = tables.card(bounded(name, MAX_NAME), times + found + listed)
+    return f'{own}<div class="grid small">{curves}</div>'
 
 
 def _fields(lines: Sequence[Mapping[str, Any]]) -> list[str]:

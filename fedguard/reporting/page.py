@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from fedguard.records.reader import Run
 from fedguard.reporting.client_map import MALICIOUS_CODES, NOT_ASKED, SELDOM, STATUSES
+from fedguard.reporting.wording import bounded
 
 _HERE = Path(__file__).parent
 
@@ -55,6 +57,15 @@ def sections(parts: Sequence[tuple[str, str, str]]) -> str:
         for name, title, content in shown
     )
     return f"<nav>{links}</nav><main>{body}</main>"
+
+
+def guarded(build: Callable[..., str], *given: Any) -> str:
+    """Return a part of a page; foreign data that breaks it costs that part alone."""
+    try:
+        return build(*given)
+    except Exception as error:  # a page about finished runs must not undo them
+        reason = escape(bounded(f"{type(error).__name__}: {error}", 300))
+        return f'<p class="empty">This part could not be drawn. {reason}</p>'
 
 
 def tile(label: str, value: str, note: str = "", kind: str = "") -> str:

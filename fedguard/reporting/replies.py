@@ -22,7 +22,7 @@ from fedguard.records.reader import (
     mapping,
     whole,
 )
-from fedguard.reporting.tables import COUNTS, table
+from fedguard.reporting.tables import COUNTS, card, table
 from fedguard.reporting.wording import bounded, counted, percent, spoken
 
 MAX_REASON_SHOWN = 48
@@ -103,7 +103,7 @@ def replies_tables(run: Run) -> str:
         [name, f"{count:,}", percent(count / max(asked, 1))] for name, count, asked in _counts(run)
     ]
     by_outcome = table(["outcome", "replies", "of those asked"], rows, words=(0,))
-    return f'<div class="grid">{_card("Replies by outcome", by_outcome)}{_reasons(run)}</div>'
+    return f'<div class="grid">{card("Replies by outcome", by_outcome)}{_reasons(run)}</div>'
 
 
 def _counts(run: Run) -> list[tuple[str, int, int]]:
@@ -134,8 +134,4 @@ def _reasons(run: Run) -> str:
     left = len(ordered) - MAX_REASONS
     more = f'<p class="caption">{left} more reasons are in clients.jsonl.</p>' if left > 0 else ""
     head = ["outcome", "reason", "replies", "clients"]
-    return _card("Reasons", table(head, rows, words=(0, 1)) + more)
-
-
-def _card(title: str, content: str) -> str:
-    return f'<div class="card"><h3>{title}</h3>{content}</div>'
+    return card("Reasons", table(head, rows, words=(0, 1)) + more)

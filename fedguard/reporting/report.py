@@ -20,7 +20,7 @@ from fedguard.reporting import figures, tables
 from fedguard.reporting.client_map import client_map_figure
 from fedguard.reporting.events import audits_section, repairs_section
 from fedguard.reporting.headline import Headline, sentence
-from fedguard.reporting.page import figure_card, map_key, render_page, sections, tile
+from fedguard.reporting.page import figure_card, guarded, map_key, render_page, sections, tile
 from fedguard.reporting.parties import CURVES, party_figure
 from fedguard.reporting.replies import replies_tables
 from fedguard.reporting.unlearning import unlearning_section
@@ -72,17 +72,8 @@ def _body(run: Run) -> str:
         ("configuration", "Configuration", _configuration),
         ("provenance", "Provenance", _provenance),
     ]
-    drawn = [(name, title, _guarded(build, run)) for name, title, build in parts]
-    return _guarded(_header, run) + sections(drawn)
-
-
-def _guarded(build: Callable[[Run], str], run: Run) -> str:
-    """Return a part of the page; foreign data that breaks it costs that part alone."""
-    try:
-        return build(run)
-    except Exception as error:  # a page about a finished run must not undo the run
-        reason = escape(f"{type(error).__name__}: {error}"[:300])
-        return f'<p class="empty">This part could not be drawn. {reason}</p>'
+    drawn = [(name, title, guarded(build, run)) for name, title, build in parts]
+    return guarded(_header, run) + sections(drawn)
 
 
 # --- header ----------------------------------------------------------------------------------
@@ -278,7 +269,7 @@ def _classes(run: Run) -> str:
 
 def _threat(run: Run) -> str:
     cards = "".join(
-        f'<div class="card"><h3>{escape(spoken(name))}</h3>{tables.value_html(value)}</div>'
+        tables.card(spoken(name), tables.value_html(value))
         for name, value in run.threat_model.items()
     )
     return f'<div class="grid three">{cards}</div>' if cards else ""
@@ -297,22 +288,16 @@ def _configuration(run: Run) -> str:
 def _provenance(run: Run) -> str:
     notes = [str(note) for note in sequence(run.summary.get("notes"))] + run.problems
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    remarks = f'<div class="card"><h3>Notes</h3><ul>{listed}</ul></div>' if listed else ""
+    remarks = tables.card("Notes", f"<ul>{listed}</ul>") if listed else ""
     versions = mapping(run.summary.get("versions"))
-    built = (
-        f'<div class="card"><h3>Versions</h3>{tables.definitions(versions)}</div>'
-        if versions
-        else ""
-    )
+    built = tables.card("Versions", tables.definitions(versions)) if versions else ""
     traces = {
         "run directory": str(run.path.resolve()),
         "final model (SHA-256)": run.summary.get("model_sha256"),
     }
     origin = {name: value for name, value in traces.items() if value}
-    return (
-        f'<div class="grid three">{remarks}{built}'
-        f'<div class="card"><h3>Files</h3>{tables.definitions(origin)}</div></div>'
-    )
+    files = tables.card("Files", tables.definitions(origin))
+    return f'<div class="grid three">{remarks}{built}{files}</div>'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -46,6 +46,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], words: Sequence
     )
 
 
+def card(title: str, content: str) -> str:
+    """Return HTML in a box under a title, which is plain text."""
+    return f'<div class="card"><h3>{escape(title)}</h3>{content}</div>'
+
+
 def definitions(values: Mapping[str, Any], depth: int = 0) -> str:
     """Return a mapping as a definition list; nested mappings become nested lists."""
     rows = "".join(

@@ -135,10 +135,10 @@ def _membership(phases: Mapping[str, Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     head = ["", "AUC", "TPR at 1 % FPR", "forget accuracy", "worst client"]
-    return (
-        '<div class="card"><h3>Membership inference on what is forgotten</h3>'
-        '<p class="caption">0.5 is guessing: nothing tells the forgotten rows from unseen ones.</p>'
-        f"{tables.table(head, rows, words=[0])}</div>"
+    caption = "0.5 is guessing: nothing tells the forgotten rows from unseen ones."
+    return tables.card(
+        "Membership inference on what is forgotten",
+        f'<p class="caption">{caption}</p>{tables.table(head, rows, words=[0])}',
     )
 
 
@@ -163,7 +163,4 @@ def _cost_card(found: Mapping[str, Any]) -> str:
         lines["epochs for a fresh model"] = "> 10" if fresh is None else str(fresh)
     if not lines:
         return ""
-    return (
-        '<div class="card"><h3>Cost, as a share of repeating the rounds before</h3>'
-        f"{tables.definitions(lines)}</div>"
-    )
+    return tables.card("Cost, as a share of repeating the rounds before", tables.definitions(lines))
