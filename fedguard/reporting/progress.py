@@ -94,11 +94,11 @@ class Progress:
         if replies is not None and replies.unusable and not self._failures_told:
             self._failures_told = True
             self.note(first_failure(done, replies))
-        words = " · ".join([*self._figures(round_record, replies), *self._left(done)])
+        words = [*self._figures(round_record, replies), *self._left(done)]
         if self._line.live:
-            self._line.move(words, done)
+            self._line.move(" · ".join(words), done)
         elif self._due(done):
-            self._line.say(f"round {done}/{self.total_rounds} · {words}")
+            self._line.say(" · ".join([f"round {done}/{self.total_rounds}", *words]))
 
     def note(self, text: str) -> None:
         """Show a line of text that stays, above the live line where there is one."""
