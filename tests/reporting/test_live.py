@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib.util
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
+from fedguard.campaigns.campaign import parse_campaign
+from fedguard.campaigns.progress import SweepProgress
+from fedguard.commands.sweep import Pace
 from fedguard.reporting.live import LiveLine, moves
 from fedguard.reporting.wording import bounded, counted, spoken, time_left
 
@@ -62,6 +66,22 @@ def test_no_console_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     line.say("x")
     line.stop()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_campaigns_lines_lead_with_each_runs_headline() -> None:
+    told = {"name": "perplexity", "higher_is_better": False, "unit": "plain"}
+    cells = parse_campaign({"name": "x", "base": {"rounds": 2}, "seeds": 2}).cells()
+    results = [
+        SimpleNamespace(state="done", accuracy=17.25, headline=told, seconds=3.0),
+        SimpleNamespace(state="done", accuracy=0.5, headline=None, seconds=3.0),
+    ]
+    screen = io.StringIO()
+    with SweepProgress(2, Pace(), cells, 1, Console(file=screen, width=200)) as progress:
+        for cell, result in zip(cells, results, strict=True):
+            progress.ended(cell, result)
+    _, first, second = screen.getvalue().splitlines()
+    assert "perplexity 17.25 in 3.00 s" in first
+    assert "accuracy 50.0 % in 3.00 s" in second
 
 
 @pytest.mark.parametrize(

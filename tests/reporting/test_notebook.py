@@ -1,4 +1,4 @@
-"""A run's frames hold what its files hold, with types to compute with; its report stays one page."""
+"""A run's frames hold what its files hold, with types to compute with; its report stays whole."""
 
 from __future__ import annotations
 
