@@ -16,12 +16,15 @@ from fedguard.data.written_dates import DAY, read_clock, read_dates
 from fedguard.data.written_numbers import Decimal, comma_votes, read_numbers
 from fedguard.errors import ConfigurationError
 
-Kind = Literal["number", "category", "date", "dropped", "label", "group"]
+Kind = Literal["number", "category", "date", "dropped", "label", "group", "doubtful"]
 
 SURE = 0.95
 """Share of a column's cells that must be numbers, or dates, for it to be of that kind."""
 DOUBTFUL = 0.6
 """Share from which a column that is not surely of a kind is asked about."""
+
+MAX_MISSING = 0.5
+"""Share of missing numbers beyond which a column is dropped, unless the user says otherwise."""
 
 _NO_CATEGORY = frozenset(
     {"", "?", "#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "nan", "null", "n/a", "#NA", "-nan"}
@@ -41,7 +44,8 @@ class Column:
     name : str
         Its name.
     kind : str
-        ``number``, ``category``, ``date``, ``dropped``, ``label`` or ``group``.
+        ``number``, ``category``, ``date``, ``dropped``, ``label``, ``group``, or ``doubtful``:
+        refused until it is told what it is.
     why : str
         How it was told, and what was done to it.
     missing : int
@@ -257,6 +261,16 @@ def _ask(name: str, doubt: str) -> ConfigurationError:
         f"dataset.categories=[{name}] or dataset.drop=[{name}]; {doubt}"
     )
     return ConfigurationError("dataset.numbers", name, allowed)
+
+
+def settle_empty(found: Recognised, max_missing: float = MAX_MISSING) -> Recognised:
+    """Return a column as it is, or dropped if more than `max_missing` of its numbers miss."""
+    if found.values is None:
+        return found
+    share = found.column.missing / max(len(found.values), 1)
+    if share <= max_missing and share < 1:
+        return found
+    return Recognised(replace(found.column, kind="dropped", why=f"{share:.0%} missing"))
 
 
 def column_notes(columns: Sequence[Column]) -> list[str]:

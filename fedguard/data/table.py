@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from fedguard.data.columns import (
+    MAX_MISSING,
     Column,
     Recognised,
     Rules,
     column_notes,
     decimal_of,
     recognise,
+    settle_empty,
     texts_of,
 )
 from fedguard.data.dataset import Dataset
@@ -85,7 +86,7 @@ class Table:
         numbers: tuple[str, ...] = (),
         categories: tuple[str, ...] = (),
         decimal: Literal["auto", ".", ","] = "auto",
-        max_missing: float = 0.5,
+        max_missing: float = MAX_MISSING,
         group: str | None = None,
         group_feature: bool = False,
     ) -> None:
@@ -209,7 +210,7 @@ class Table:
         decimal = decimal_of(features) if self.decimal == "auto" else self.decimal
         rules = Rules(self.numbers, self.categories, decimal, raw.separator == ";")
         found = [recognise(features[name], rules) for name in features.columns]
-        found = [_unless_mostly_empty(one, self.max_missing) for one in found]
+        found = [settle_empty(one, self.max_missing) for one in found]
         bad = np.zeros(len(frame), dtype=np.bool_)
         for one in found:
             if one.values is not None:
@@ -256,12 +257,3 @@ def _check_columns(frame: pd.DataFrame, field: str, names: Sequence[str]) -> Non
             if 2 * numbers.sum() > len(columns):
                 allowed += "; the first line must hold the columns' names"
             raise ConfigurationError(field, name, allowed)
-
-
-def _unless_mostly_empty(found: Recognised, max_missing: float) -> Recognised:
-    if found.values is None:
-        return found
-    share = found.column.missing / max(len(found.values), 1)
-    if share <= max_missing and share < 1:
-        return found
-    return Recognised(replace(found.column, kind="dropped", why=f"{share:.0%} missing"))

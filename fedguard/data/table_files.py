@@ -24,6 +24,7 @@ PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".x
 FORMS = "CSV (also .tsv, .csv.gz), Parquet, Feather, JSON lines or Excel"
 
 _SEPARATORS = ",;\t|"
+_UNEVEN = "some rows have more cells than the header; cells with a separator in them need quotes"
 _SAMPLE_LINES = 50
 _SAMPLE_BYTES = 1 << 20
 
@@ -137,7 +138,7 @@ def _read_text(path: Path, packed: str | None) -> RawTable:
                 index_col=False,
             )
     except pd.errors.ParserWarning as error:
-        raise ValueError("some rows have more cells than the header has names") from error
+        raise ValueError(_UNEVEN) from error
     # The header is text among text, so it is read as a row; "sep=;" stands in one before it.
     frame = frame.iloc[1 + told :].reset_index(drop=True).fillna("")
     return _without_unnamed(frame, names, row_names, separator, notes)
@@ -223,7 +224,7 @@ def _names(header: list[str], rows: list[list[str]]) -> tuple[list[str], bool]:
         if any(extra):
             named = len(extra) == len(rows) == len({row[0] for row in rows})
             if not named:
-                raise ValueError("some rows have more cells than the header has names")
+                raise ValueError(_UNEVEN)
             names = ["", *names]
         else:
             names = [*names, ""]
