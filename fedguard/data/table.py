@@ -1,48 +1,79 @@
-"""A table with a label column, from CSV or Parquet."""
+"""A table with a label column, from CSV, Parquet and other files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from fedguard.data.columns import (
+    MAX_MISSING,
+    Column,
+    Recognised,
+    Rules,
+    column_notes,
+    decimal_of,
+    recognise,
+    settle_empty,
+    texts_of,
+)
 from fedguard.data.dataset import Dataset
+from fedguard.data.encoding import encode_columns
+from fedguard.data.labels import classes_of, label_texts
 from fedguard.data.sampling import stratified_split
-from fedguard.errors import ConfigurationError, check_number, nearest
+from fedguard.data.table_files import FORMS, RawTable, is_table, read_table
+from fedguard.errors import ConfigurationError, check_choice, check_number, nearest
 
-_SUFFIXES = (".csv", ".parquet")
-_SEPARATORS = ",;\t|"
 _SHOWN = 12
 
 
 class Table:
-    """Any CSV (with a header) or Parquet file with a label column, split by class.
+    """Any CSV (with a header), Parquet, Feather, JSON lines or Excel file with a label column.
 
-    A CSV file may separate by commas, semicolons, tabs or bars; its header tells which.
-    Numeric columns are kept as they are and scaled through the data set's mean and standard
-    deviation, taken over the training rows. Other columns become one indicator per category (not
-    scaled), for the `max_categories` most frequent categories of the training rows and one for
-    all others. Rows without a label, or with a number that is missing, infinite or beyond
-    float32, are dropped, and the data set's notes count them.
+    Rows are split into training and test rows by class. A text file may separate by commas,
+    semicolons, tabs or bars. Each column is told to be one of these; `columns` says how:
+
+    - numbers, also as people write them: ``1,234``, ``1.234,5``, ``12%`` (0.12), ``$3``, ``(7)``.
+      They are scaled through the data set's mean and standard deviation, taken over the training
+      rows. Missing ones (empty, ``?``, ``NA``, ...) are filled with the median of the training
+      rows, and an indicator beside them says where.
+    - dates: days since the first one of the training rows.
+    - categories: one indicator each (not scaled), for the `max_categories` most frequent
+      categories of the training rows and one for all others; missing is a category.
+    - dropped: empty, or numbers of which more than `max_missing` are missing.
+
+    A column that is mostly but not surely of one kind is refused, with what to set. Rows without
+    a label, and rows with a number that is infinite or beyond float32, are dropped. The data
+    set's notes count all this. In the label column ``None``, ``NA`` and ``null`` are classes.
 
     Parameters
     ----------
     label : str
         Name of the label column. Its values, as text and sorted, are the classes.
     path : Path, optional
-        The file, absolute or relative to the data folder or the working directory. The one CSV
-        or Parquet file in the data folder if left out.
+        The file, absolute or relative to the data folder or the working directory. The one table
+        in the data folder if left out.
     test_fraction : float
         Share of each class that becomes test rows, in (0, 1).
     drop : tuple of str
         Columns to leave out, such as identifiers and times.
     max_categories : int
         Most categories of one column that get an indicator of their own, >= 1.
+    numbers, categories : tuple of str
+        Columns to read as numbers (what is none counts as missing), or as categories.
+    decimal : str
+        Decimal sign of a text file: ``.``, ``,`` or ``auto``.
+    max_missing : float
+        Share of missing numbers from which on a column is dropped, in (0, 1].
+    group : str, optional
+        Column that says whom a row belongs to, for the partition `natural`; no feature.
+    group_feature : bool
+        Whether that column is a feature all the same.
     """
 
     def __init__(
@@ -52,35 +83,67 @@ class Table:
         test_fraction: float = 0.2,
         drop: tuple[str, ...] = (),
         max_categories: int = 32,
+        numbers: tuple[str, ...] = (),
+        categories: tuple[str, ...] = (),
+        decimal: Literal["auto", ".", ","] = "auto",
+        max_missing: float = MAX_MISSING,
+        group: str | None = None,
+        group_feature: bool = False,
     ) -> None:
         check_number("test_fraction", test_fraction, above=0.0, below=1.0)
         check_number("max_categories", max_categories, at_least=1)
+        check_number("max_missing", max_missing, above=0.0, at_most=1.0)
+        check_choice("decimal", decimal, ("auto", ".", ","))
         if label in drop:
             raise ConfigurationError("drop", drop, f"columns other than the label {label!r}")
+        both = sorted(set(numbers) & set(categories))
+        if both:
+            raise ConfigurationError("categories", both[0], "a column that numbers does not name")
         self.label = label
         self.path = path
         self.test_fraction = test_fraction
         self.drop = drop
         self.max_categories = max_categories
+        self.numbers, self.categories = tuple(numbers), tuple(categories)
+        self.decimal = decimal
+        self.max_missing = max_missing
+        self.group = group
+        self.group_feature = group_feature
+        self.columns: tuple[Column, ...] = ()
+
+    def group_by(self, by: str) -> None:
+        """Let the data set's groups be those of this column, for the partition `natural`."""
+        self.group = by
 
     def load(self, data_dir: Path | None) -> Dataset:
-        """Return the table: read, clean, split, encode.
+        """Return the table: read, tell the columns' kinds, clean, split, encode.
+
+        Afterwards `columns` says what was made of each column.
 
         Raises
         ------
         ConfigurationError
-            On ``dataset.path`` or ``data_dir`` if there is no readable file, on
-            ``dataset.label`` or ``dataset.drop`` if there is no such column (names the nearest),
-            on ``dataset.label`` if a class has fewer than 2 rows.
+            On ``dataset.path`` or ``data_dir`` if there is no readable file, on the argument that
+            names a column if there is no such column (names the nearest), on ``dataset.label`` if
+            a class has fewer than 2 rows, on ``dataset.numbers`` if a column's kind is doubtful.
         """
-        frame = _read(self._file(data_dir))
-        _check_columns(frame, "dataset.label", [self.label])
-        _check_columns(frame, "dataset.drop", self.drop)
-        frame = frame.drop(columns=list(self.drop))
-        frame, notes = _clean(frame, self.label)
-        y, classes = _classes(frame.pop(self.label))
+        raw = read_table(self._file(data_dir))
+        frame = self._named_columns(raw.frame)
+        labels = label_texts(frame[self.label])
+        groups = None if self.group is None else texts_of(frame[self.group])
+        kept, notes = self._usable(frame, labels, groups)
+        frame, labels = frame[kept].reset_index(drop=True), labels[kept].reset_index(drop=True)
+        found, bad = self._recognised(frame, raw)
+        if bad.any():
+            notes.append(f"{bad.sum()} of {len(kept)} rows dropped: infinite number")
+        y, classes = classes_of(labels[~bad], self.label)
         train, test = stratified_split(y, self.test_fraction)
-        x, mean, std = _encode(frame, train, self.max_categories)
+        good = torch.from_numpy(np.flatnonzero(~bad))
+        encoded = encode_columns(found, good[train], self.max_categories)
+        x = torch.from_numpy(encoded.x[~bad])
+        self.columns = (*encoded.columns, *self._told(raw.frame, labels, groups, len(classes)))
+        own = None if groups is None else groups[kept][~bad].to_numpy(dtype=str)
+        names, members = np.unique([] if own is None else own[train.numpy()], return_inverse=True)
         return Dataset(
             name="table",
             x_train=x[train],
@@ -89,10 +152,81 @@ class Table:
             y_test=y[test],
             num_classes=len(classes),
             class_names=classes,
-            mean=mean,
-            std=std,
-            notes=notes,
+            mean=encoded.mean,
+            std=encoded.std,
+            notes=(*raw.notes, *notes, *column_notes(self.columns)),
+            groups=None
+            if self.group is None
+            else {self.group: torch.from_numpy(members.astype(np.int64))},
+            group_names=None
+            if self.group is None
+            else {self.group: tuple(str(name) for name in names)},
         )
+
+    def _named_columns(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Check every column that is named; return the frame without those to drop."""
+        _check_columns(frame, "dataset.label", [self.label])
+        _check_columns(frame, "dataset.drop", self.drop)
+        _check_columns(frame, "dataset.numbers", self.numbers)
+        _check_columns(frame, "dataset.categories", self.categories)
+        _check_columns(frame, "partition.by", [] if self.group is None else [self.group])
+        left = [name for name in frame.columns if name not in self.drop or name == self.group]
+        return frame[left]
+
+    def _usable(
+        self, frame: pd.DataFrame, labels: pd.Series, groups: pd.Series | None
+    ) -> tuple[NDArray[np.bool_], list[str]]:
+        """Return which rows have a label, a group and a value; notes count the others."""
+        total = len(frame)
+        labelled = (labels != "").to_numpy(dtype=np.bool_)
+        values = [name for name in frame.columns if name not in (self.label, self.group)]
+        filled = frame[values].notna() & (frame[values].astype("object") != "")
+        valued = (
+            filled.to_numpy().any(axis=1) if len(values) > 1 else np.ones(total, dtype=np.bool_)
+        )
+        grouped = np.ones(total, dtype=np.bool_)
+        if groups is not None:
+            grouped = (groups != "").to_numpy(dtype=np.bool_)
+        notes = []
+        for lost, why in (
+            (~labelled, "no label"),
+            (labelled & ~valued, "no values"),
+            (labelled & valued & ~grouped, f"no {self.group}"),
+        ):
+            if lost.any():
+                notes.append(f"{lost.sum()} of {total} rows dropped: {why}")
+        kept = labelled & valued & grouped
+        if not kept.any():
+            allowed = f"a table with usable rows ({'; '.join(notes) or 'it has none'})"
+            raise ConfigurationError("dataset.path", str(self.path or "table"), allowed)
+        return kept, notes
+
+    def _recognised(
+        self, frame: pd.DataFrame, raw: RawTable
+    ) -> tuple[list[Recognised], NDArray[np.bool_]]:
+        """Settle each column's kind; return them, and which rows have an infinite number."""
+        aside = {self.label} | (set() if self.group_feature else {self.group})
+        features = frame[[name for name in frame.columns if name not in aside]]
+        decimal = decimal_of(features) if self.decimal == "auto" else self.decimal
+        rules = Rules(self.numbers, self.categories, decimal, raw.separator == ";")
+        found = [recognise(features[name], rules) for name in features.columns]
+        found = [settle_empty(one, self.max_missing) for one in found]
+        bad = np.zeros(len(frame), dtype=np.bool_)
+        for one in found:
+            if one.values is not None:
+                with np.errstate(over="ignore"):
+                    bad |= np.isinf(one.values.astype(np.float32))
+        return found, bad
+
+    def _told(
+        self, frame: pd.DataFrame, labels: pd.Series, groups: pd.Series | None, classes: int
+    ) -> Iterable[Column]:
+        for name in self.drop:
+            yield Column(name, "dropped", "as asked", int(frame[name].isna().sum()))
+        yield Column(self.label, "label", f"{classes} classes", len(frame) - len(labels))
+        if groups is not None and self.group not in (self.label, None):
+            count = groups[groups != ""].nunique()
+            yield Column(self.group, "group", f"{count} groups", int((groups == "").sum()))
 
     def _file(self, data_dir: Path | None) -> Path:
         if self.path is not None:
@@ -100,45 +234,17 @@ class Table:
             for candidate in [*candidates, Path(self.path).expanduser()]:
                 if candidate.is_file():
                     return candidate
-            raise ConfigurationError(
-                "dataset.path", str(self.path), "an existing CSV or Parquet file"
-            )
+            raise ConfigurationError("dataset.path", str(self.path), f"an existing file: {FORMS}")
         folder = Path(data_dir) if data_dir else None
         found = _tables(folder) if folder and folder.is_dir() else []
         if len(found) == 1:
             return found[0]
-        allowed = f"a folder with one CSV or Parquet file (here {len(found)}), or dataset.path"
+        allowed = f"a folder with one table, {FORMS} (here {len(found)}), or dataset.path"
         raise ConfigurationError("data_dir", None if folder is None else str(folder), allowed)
 
 
 def _tables(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, sep=_separator(path), low_memory=False, skipinitialspace=True)
-    except (OSError, ValueError, UnicodeError, pd.errors.ParserError) as error:
-        reason = " ".join(str(error).split())
-        allowed = f"a CSV file with a header, or a Parquet file ({reason})"
-        raise ConfigurationError("dataset.path", str(path), allowed) from error
-    frame.columns = [str(name).strip() for name in frame.columns]
-    if frame.columns.has_duplicates:
-        twice = frame.columns[frame.columns.duplicated()][0]
-        raise ConfigurationError(
-            "dataset.path", str(path), f"column names once each, not {twice!r}"
-        )
-    return frame
-
-
-def _separator(path: Path) -> str:
-    """Return the separator that occurs most often in the header: comma, semicolon, tab or bar."""
-    with path.open(encoding="utf-8") as lines:
-        header = lines.readline()
-    return max(_SEPARATORS, key=header.count)
+    return sorted(path for path in folder.iterdir() if is_table(path))
 
 
 def _check_columns(frame: pd.DataFrame, field: str, names: Sequence[str]) -> None:
@@ -147,79 +253,7 @@ def _check_columns(frame: pd.DataFrame, field: str, names: Sequence[str]) -> Non
         if name not in columns:
             some = ", ".join(columns[:_SHOWN]) + (", ..." if len(columns) > _SHOWN else "")
             allowed = f"{nearest(name, columns)}one of the {len(columns)} columns {some}"
+            numbers = pd.to_numeric(pd.Series(columns, dtype="str"), errors="coerce").notna()
+            if 2 * numbers.sum() > len(columns):
+                allowed += "; the first line must hold the columns' names"
             raise ConfigurationError(field, name, allowed)
-
-
-def _is_number(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column)
-
-
-def _clean(frame: pd.DataFrame, label: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Drop rows that cannot be used; return the rest and the notes that count them."""
-    labelled = frame[label].notna().to_numpy()
-    finite = np.ones(len(frame), dtype=np.bool_)
-    for name in frame.columns:
-        if name != label and _is_number(frame[name]):
-            finite &= np.isfinite(_numbers(frame[name]))
-    notes = []
-    if not labelled.all():
-        notes.append(f"{(~labelled).sum()} of {len(frame)} rows dropped: no label")
-    if not finite[labelled].all():
-        bad = (~finite & labelled).sum()
-        notes.append(f"{bad} of {len(frame)} rows dropped: missing or infinite number")
-    return frame[labelled & finite].reset_index(drop=True), tuple(notes)
-
-
-def _numbers(column: pd.Series) -> NDArray[np.float32]:
-    with np.errstate(over="ignore"):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan).astype(np.float32)
-
-
-def _classes(column: pd.Series) -> tuple[Tensor, tuple[str, ...]]:
-    whole = pd.api.types.is_float_dtype(column) and bool((column % 1 == 0).all())
-    texts = (column.astype(np.int64) if whole else column).astype(str).str.strip()
-    names, y, sizes = np.unique(texts.to_numpy(dtype=str), return_inverse=True, return_counts=True)
-    classes = tuple(str(name) for name in names)
-    if len(classes) < 2:
-        allowed = f"a column with at least 2 classes; its usable rows have {len(classes)}"
-        raise ConfigurationError("dataset.label", column.name, allowed)
-    if sizes.min() < 2:
-        rare = ", ".join(repr(classes[row]) for row in np.flatnonzero(sizes < 2)[:5])
-        allowed = f"a column whose classes have at least 2 rows each; {rare} has 1"
-        raise ConfigurationError("dataset.label", column.name, allowed)
-    return torch.from_numpy(y.astype(np.int64)), classes
-
-
-def _encode(
-    frame: pd.DataFrame, train: Tensor, max_categories: int
-) -> tuple[Tensor, tuple[float, ...], tuple[float, ...]]:
-    """Return (N, features) float32, and mean and standard deviation per feature."""
-    blocks: list[NDArray[np.float32]] = []
-    mean: list[float] = []
-    std: list[float] = []
-    for name in frame.columns:
-        if _is_number(frame[name]):
-            block = _numbers(frame[name])[:, None]
-            seen = block[train.numpy()].astype(np.float64)
-            mean.append(float(seen.mean()))
-            std.append(float(seen.std()) or 1.0)
-        else:
-            block = _indicators(frame[name], train, max_categories)
-            mean += [0.0] * block.shape[1]
-            std += [1.0] * block.shape[1]
-        blocks.append(block)
-    if not blocks:
-        raise ConfigurationError("dataset.drop", None, "fewer columns; none is left to learn from")
-    return torch.from_numpy(np.concatenate(blocks, axis=1)), tuple(mean), tuple(std)
-
-
-def _indicators(column: pd.Series, train: Tensor, max_categories: int) -> NDArray[np.float32]:
-    """Return one indicator per frequent category, most frequent first, and one for the others."""
-    texts = column.astype(str).str.strip().where(column.notna(), "(missing)")
-    counts = texts.iloc[train.numpy()].value_counts()
-    ranked = sorted(counts.index, key=lambda category: (-counts[category], category))
-    kept = ranked[:max_categories]
-    places = {category: place for place, category in enumerate(kept)}
-    codes = texts.map(places).fillna(len(kept)).to_numpy(dtype=np.int64)
-    indicators: NDArray[np.float32] = np.eye(len(kept) + 1, dtype=np.float32)[codes]
-    return indicators
