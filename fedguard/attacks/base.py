@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fedguard.errors import ConfigurationError, nearest
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fedguard.metrics.classification import Evaluation
     from fedguard.updates import ClientUpdates
 
 KnowledgeScope = Literal["partial", "full"]
+
+NEEDS = frozenset({"aggregate", "data", "images", "model", "training", "updates"})
+"""What an attack may ask for; see `Attack.needs`."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,11 @@ class Attack:
     Any of ``"updates"`` (crafts model updates), ``"data"`` (poisons examples), ``"training"``
     (changes local steps), ``"images"`` (examples must be images), ``"aggregate"`` (searches
     against a copy of the deployed rule) and ``"model"`` (reads the global model, in `prepare`).
+    A name that is none of `NEEDS` is an error when the class is defined.
     """
+
+    tasks: ClassVar[frozenset[str] | None] = None
+    """Names of the tasks that the attack makes sense in; None for every task."""
 
     finite: ClassVar[bool] = True
     """Whether crafted updates are finite; False for attacks that send NaN or infinity."""
@@ -105,6 +115,18 @@ class Attack:
 
     target_class: int | None = None
     """Class that a backdoor aims at."""
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Refuse a misspelt need, of which nothing would come.
+
+        Raises
+        ------
+        ConfigurationError
+            If one of `needs` is none of `NEEDS`; names the nearest one.
+        """
+        super().__init_subclass__(**rest)
+        for need in sorted(set(cls.needs) - NEEDS):
+            raise ConfigurationError("needs", need, nearest(need, NEEDS) + ", ".join(sorted(NEEDS)))
 
     def prepare(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
         """Read the global model before the coalition's data are poisoned in a round.
@@ -153,3 +175,21 @@ class Attack:
 
     def bind(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         """Learn the task before the first round; raise `ConfigurationError` if it cannot work."""
+
+
+def source_to_target(attack: Attack, found: Evaluation) -> float | None:
+    """Return how often a targeted label flip's source class is taken for its target class.
+
+    None where the attack has no source class, or is a backdoor.
+
+    Parameters
+    ----------
+    attack : Attack
+        Whose success is measured, by its ``source_class`` and `Attack.target_class`.
+    found : Evaluation
+        How the model does on clean test examples.
+    """
+    source = getattr(attack, "source_class", None)
+    if source is None or attack.target_class is None or attack.backdoor:
+        return None
+    return found.source_to_target(source, attack.target_class)

@@ -27,7 +27,9 @@ class LabelFlip(Attack):
     Tolpegin et al., "Data Poisoning Attacks Against Federated Learning Systems", ESORICS 2020
     (targeted); Biggio, Nelson and Laskov, "Support Vector Machines Under Adversarial Label
     Noise", ACML 2011 (random). With an odd number of classes, static leaves the middle one as it
-    is.
+    is. An example may have one label or several, such as one for each position of a sequence: all
+    labels of a chosen example are flipped, in the targeted mode those of the source class; labels
+    below 0, which mark what is not to be learnt, stay.
 
     Parameters
     ----------
@@ -82,7 +84,7 @@ class LabelFlip(Attack):
             raise RuntimeError("label-flip does not know the classes yet: call bind first")
         candidates = torch.arange(len(y))
         if self.source_class is not None:
-            candidates = candidates[(y == self.source_class).cpu()]
+            candidates = candidates[self._has_source(y).cpu()]
         chosen = drawn_share(candidates, self.poison_fraction, rng).to(y.device)
         flipped = y.clone()
         flipped[chosen] = self._flip(y[chosen], rng)
@@ -94,9 +96,16 @@ class LabelFlip(Attack):
             return coalition.deltas
         return send(coalition, coalition.trainable * self.scale)
 
+    def _has_source(self, y: Tensor) -> Tensor:
+        """Return the (N,) mask of examples with a label of the source class."""
+        return (y == self.source_class).unsqueeze(-1).flatten(1).any(dim=1)
+
     def _flip(self, y: Tensor, rng: torch.Generator) -> Tensor:
+        return torch.where(y < 0, y, self._other(y, rng))
+
+    def _other(self, y: Tensor, rng: torch.Generator) -> Tensor:
         if self.target_class is not None:
-            return torch.full_like(y, self.target_class)
+            return torch.where(y == self.source_class, self.target_class, y)
         if self.mode == "static":
             return self.num_classes - 1 - y
         if self.mode == "cyclic":

@@ -102,14 +102,3 @@ def attack_success_rate(
     if bool((y == target_class).any()):
         raise ValueError("examples of the target class say nothing about a backdoor")
     return float((predictions(module, triggered).argmax(dim=1) == target_class).double().mean())
-
-
-def flip_success(found: Evaluation, attack: object) -> float | None:
-    """Return how often a targeted label flip's source class is taken for its target class.
-
-    None where the attack has no source class, or is a backdoor.
-    """
-    source, target = getattr(attack, "source_class", None), getattr(attack, "target_class", None)
-    if source is None or target is None or getattr(attack, "backdoor", False):
-        return None
-    return found.source_to_target(source, target)

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from fedguard.assembly.capacity import check_disk
 from fedguard.assembly.make import attacks_in, create_strategy
+from fedguard.attacks.base import source_to_target
 from fedguard.encryption.client_side import with_client_side
 from fedguard.errors import RunError
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.faulty import FaultyGrid
 from fedguard.grids.foreign_app import ClientAppGrid, find_client_app
 from fedguard.grids.inprocess import InProcessGrid
-from fedguard.metrics.classification import attack_success_rate, evaluate, flip_success
+from fedguard.metrics.classification import attack_success_rate, evaluate
 from fedguard.records import writer as files
 from fedguard.records.checkpoints import Checkpoint, CheckpointStore
 from fedguard.records.writer import Recorder, write_atomically
@@ -270,7 +271,7 @@ class Execution:
             "attack_success_rate": success,
             "per_class_recall": list(found.per_class_recall),
             "macro_f1": found.macro_f1,
-            "source_to_target": flip_success(found, simulation.attack),
+            "source_to_target": source_to_target(simulation.attack, found),
         }
 
     def _decision(self, current: int) -> dict[str, Any]:
