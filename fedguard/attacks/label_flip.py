@@ -84,7 +84,7 @@ class LabelFlip(Attack):
             raise RuntimeError("label-flip does not know the classes yet: call bind first")
         candidates = torch.arange(len(y))
         if self.source_class is not None:
-            candidates = candidates[self._has_source(y).cpu()]
+            candidates = candidates[_with(self.source_class, y).cpu()]
         chosen = drawn_share(candidates, self.poison_fraction, rng).to(y.device)
         flipped = y.clone()
         flipped[chosen] = self._flip(y[chosen], rng)
@@ -96,19 +96,20 @@ class LabelFlip(Attack):
             return coalition.deltas
         return send(coalition, coalition.trainable * self.scale)
 
-    def _has_source(self, y: Tensor) -> Tensor:
-        """Return the (N,) mask of examples with a label of the source class."""
-        return (y == self.source_class).unsqueeze(-1).flatten(1).any(dim=1)
-
     def _flip(self, y: Tensor, rng: torch.Generator) -> Tensor:
         return torch.where(y < 0, y, self._other(y, rng))
 
     def _other(self, y: Tensor, rng: torch.Generator) -> Tensor:
-        if self.target_class is not None:
-            return torch.where(y == self.source_class, self.target_class, y)
+        if self.source_class is not None and self.target_class is not None:
+            return y.masked_fill(y == self.source_class, self.target_class)
         if self.mode == "static":
             return self.num_classes - 1 - y
         if self.mode == "cyclic":
             return (y + 1) % self.num_classes
         step = torch.randint(1, max(self.num_classes, 2), y.shape, generator=rng)
         return (y + step.to(y.device, y.dtype)) % self.num_classes
+
+
+def _with(label: int, y: Tensor) -> Tensor:
+    """Return the (N,) mask of the examples that have this label, or one that is."""
+    return (y == label).unsqueeze(-1).flatten(1).any(dim=1)
