@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from fedguard.errors import ConfigurationError, nearest
 from fedguard.metrics.classification import attack_success_rate
 from fedguard.training.base import LocalStep
 from fedguard.traits import Traits
@@ -38,6 +39,9 @@ def source_to_target(attack: object, confusion: Tensor | None) -> float | None:
 
 
 KnowledgeScope = Literal["partial", "full"]
+
+NEEDS = frozenset({"aggregate", "data", "images", "model", "training", "updates"})
+"""What an attack may ask for; see `Attack.needs`."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,14 @@ class Attack:
     Any of ``"updates"`` (crafts model updates), ``"data"`` (poisons examples), ``"training"``
     (changes local steps), ``"images"`` (examples must be images), ``"aggregate"`` (searches
     against a copy of the deployed rule) and ``"model"`` (reads the global model, in `prepare`).
+    A name that is none of `NEEDS` is an error when the class is defined.
     """
 
     traits: ClassVar[Traits] = Traits()
     """The world that it belongs to."""
 
     tasks: ClassVar[frozenset[str] | None] = None
-    """Names of the tasks that it attacks; None for every task."""
+    """Names of the tasks that the attack makes sense in; None for every task."""
 
     finite: ClassVar[bool] = True
     """Whether crafted updates are finite; False for attacks that send NaN or infinity."""
@@ -134,6 +139,18 @@ class Attack:
 
     target_class: int | None = None
     """Class that a backdoor aims at."""
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Refuse a misspelt need, of which nothing would come.
+
+        Raises
+        ------
+        ConfigurationError
+            If one of `needs` is none of `NEEDS`; names the nearest one.
+        """
+        super().__init_subclass__(**rest)
+        for need in sorted(set(cls.needs) - NEEDS):
+            raise ConfigurationError("needs", need, nearest(need, NEEDS) + ", ".join(sorted(NEEDS)))
 
     def prepare(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
         """Read the global model before the coalition's data are poisoned in a round.

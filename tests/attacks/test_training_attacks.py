@@ -72,6 +72,28 @@ def test_neurotoxin_moves_only_where_the_last_update_was_small_in_size():
     assert torch.equal(moved, allowed)
 
 
+def test_neurotoxin_keeps_to_its_mask_where_the_client_decays_its_weights():
+    last = [torch.arange(12.0).view(4, 3), torch.tensor([-20.0, 30.0, -0.5, 0.1])]
+    step = _step(last)
+    optimiser = torch.optim.SGD(step.parameters, lr=0.1, momentum=0.9, weight_decay=0.01)
+    attack = Neurotoxin(keep=0.5)
+    for _ in range(3):
+        for value in step.parameters:
+            value.grad = torch.ones_like(value)
+        attack.local_step(step, optimiser.step)
+    magnitude = torch.cat([part.abs().flatten() for part in last])
+    allowed = magnitude <= magnitude.sort().values[7]
+    here = torch.cat([value.detach().flatten() for value in step.parameters])
+    start = torch.cat([value.flatten() for value in step.start])
+    assert torch.equal(here != start, allowed)
+    free = torch.nn.Parameter(start.clone())
+    plain = torch.optim.SGD([free], lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(3):
+        free.grad = torch.ones_like(free)
+        plain.step()
+    assert torch.equal(here[allowed], free.detach()[allowed])
+
+
 def test_neurotoxin_drops_the_top_share_over_all_layers():
     update = [torch.randn(300, generator=torch.Generator().manual_seed(1)), torch.full((20,), 9.0)]
     masks = small_coordinates(update, 0.95)

@@ -98,14 +98,14 @@ def test_rejected_clients_that_were_not_asked_count_for_nobody():
     assert (found.true_positive_rate, found.false_positive_rate) == (0.5, 0.0)
 
 
-def test_macro_f1_and_flip_success_equal_scikit_learns():
+def test_macro_f1_and_source_to_target_equal_scikit_learns():
     import numpy as np
     from sklearn.metrics import confusion_matrix as reference
     from sklearn.metrics import f1_score
 
-    from fedguard.attacks.base import Attack
+    from fedguard.attacks.base import Attack, source_to_target
     from fedguard.attacks.label_flip import LabelFlip
-    from fedguard.metrics.classification import evaluate, flip_success
+    from fedguard.metrics.classification import evaluate
 
     stream = torch.Generator().manual_seed(0)
     x = torch.randn(200, 4, generator=stream)
@@ -119,7 +119,7 @@ def test_macro_f1_and_flip_success_equal_scikit_learns():
     assert found.macro_f1 == pytest.approx(wanted)
     flip = LabelFlip(mode="targeted", source_class=1, target_class=2)
     share = float((predicted[y == 1] == 2).double().mean())
-    assert flip_success(found, flip) == pytest.approx(share)
+    assert source_to_target(flip, found.confusion) == pytest.approx(share)
     assert found.source_to_target(3, 0) is None
-    assert flip_success(found, LabelFlip()) is None
-    assert flip_success(found, Attack()) is None
+    assert source_to_target(LabelFlip(), found.confusion) is None
+    assert source_to_target(Attack(), found.confusion) is None
