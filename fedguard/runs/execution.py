@@ -16,7 +16,6 @@ from torch import Tensor
 
 from fedguard.assembly.capacity import check_disk
 from fedguard.assembly.make import attacks_in, create_strategy
-from fedguard.encryption.client_side import with_client_side
 from fedguard.errors import RunError
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.faulty import FaultyGrid
@@ -168,8 +167,11 @@ class Execution:
         if self.checkpoint is not None:
             self._remind()
         self.round_started = time.monotonic()
+        served = self._with_faults(adversary)
+        if isinstance(simulation.strategy, RobustStrategy):
+            served = simulation.strategy.client_side(served)
         observed.start(
-            grid=with_client_side(simulation.strategy, self._with_faults(adversary)),
+            grid=served,
             initial_arrays=self.layout.to_arrays(self.vector),
             num_rounds=config.rounds - self.rounds_done,
             timeout=config.round_timeout,

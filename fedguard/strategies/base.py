@@ -116,6 +116,10 @@ class RobustStrategy(FedAvg):
         """Return the instance's traits, where constructor arguments change those of the class."""
         return self.traits
 
+    def client_side(self, grid: Grid) -> Grid:
+        """Return the grid with the side that this strategy's clients need: as it is, by default."""
+        return grid
+
     @abstractmethod
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return what the server adds to the global model and how each client fared.
