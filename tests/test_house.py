@@ -1,4 +1,4 @@
-"""The house: rooms use only rooms below, no files go round in a circle, no guest is known by name."""
+"""The house: rooms use only rooms below, no circles, no guest known by name."""
 
 from __future__ import annotations
 

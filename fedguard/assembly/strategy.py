@@ -20,7 +20,7 @@ from fedguard.grids.messages import ROUND_KEY, training_config
 from fedguard.grids.roll_call import RollCall
 from fedguard.models.flat import FlatModel
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.pre_aggregation import PreAggregation
+from fedguard.strategies.pre_aggregation import PreAggregation, chain
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.tasks.base import task_of
 from fedguard.traits import traits_of
@@ -112,9 +112,7 @@ def make_pre(config: SimulationConfig) -> PreAggregation | None:
         if not isinstance(one, PreAggregation):
             raise ConfigurationError("pre", part.name, "a subclass of PreAggregation")
         made.append(one)
-    if len(made) > 1:
-        raise ConfigurationError("pre", ",".join(p.name for p in config.pre), "one alone")
-    return made[0] if made else None
+    return chain(made) if made else None
 
 
 def _check_messages(config: SimulationConfig, strategy: Strategy, model: FlatModel) -> None:

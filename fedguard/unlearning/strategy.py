@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from logging import WARNING
 from pathlib import Path
@@ -190,12 +190,6 @@ class SoUL(RobustStrategy):
     def take(self, requests: Sequence[Any], *, local_epochs: int) -> None:
         """Take the run's requests and its local epochs."""
         self.requests, self.local_epochs = tuple(requests), local_epochs
-
-    def training_side(self, grid: Grid, trainer: Any) -> Grid:
-        """Return a grid whose clients know how to forget."""
-        from fedguard.unlearning.grid import UnlearningClients
-
-        return UnlearningClients(grid, trainer)
 
     def open_store(self, directory: Path, rounds_done: int) -> None:
         """Keep updates in a folder where the method wants them; go on after `rounds_done`."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fedguard import registry
-from fedguard.config.parts import OPTIONAL_PARTS, PARTS
 from fedguard.config import SimulationConfig, load_yaml, parse
+from fedguard.config.parts import OPTIONAL_PARTS, PARTS
 from fedguard.config.schema import configuration_schema, schema_text
 from fedguard.simulate import main
 

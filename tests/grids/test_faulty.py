@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 
 from fedguard import registry
 from fedguard.config import Faults, parse
-from fedguard.errors import ConfigurationError
+from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.base import WrappedGrid
-from fedguard.errors import RunError
 from fedguard.grids.faulty import CORRUPTIONS, Fate, FaultyGrid
 from fedguard.grids.inprocess import InProcessGrid
 from fedguard.records.writer import read_jsonl
