@@ -133,7 +133,7 @@ def test_the_help_of_every_command_names_types_and_defaults(
     for param in loaded(command).params:
         if param.param_type_name != "option" or param.name == "help":
             continue
-        (line,) = [one for one in lines if re.search(rf"{param.opts[0]}\s", one)]
+        (line,) = [one for one in lines if re.match(rf"│ +{param.opts[0]}\s", one)]
         if not param.is_flag:
             assert re.search(r"[A-Z]{4,}|\[[a-z]+\|[a-z|]+\]", line), line
             field = SimulationConfig.model_fields.get(param.name)

@@ -23,6 +23,7 @@ from fedguard.config import SimulationConfig
 from fedguard.config.parts import OPTIONAL_PARTS, PARTS
 from fedguard.door import Fields, PartLike
 from fedguard.records.writer import read_jsonl
+from fedguard.runs.simulation import Simulation
 from fedguard.simulate import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +150,10 @@ class TestRun:
         written = (found.directory / "config.yaml").read_text()
         assert re.search(r"nnm,\s*clipping", written)
 
+    def test_settings_win_over_fields(self, tmp_path: Path) -> None:
+        with pytest.raises(fedguard.ConfigurationError, match="rounds: -1"):
+            fedguard.run(rounds=1, settings={"rounds": -1})
+
     def test_without_out_it_goes_where_the_command_goes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -184,7 +189,7 @@ class TestRun:
         misspelt: Any = {"stratgy": "krum"}
         with pytest.raises(fedguard.ConfigurationError, match="did you mean 'strategy'"):
             fedguard.run(**misspelt)
-        with pytest.raises(fedguard.ConfigurationError, match="strategy.max_cluster"):
+        with pytest.raises(fedguard.ConfigurationError, match=r"strategy\.max_cluster"):
             fedguard.run(settings={"strategy.max_cluster": 3})
         with pytest.raises(fedguard.RunError):
             fedguard.run(faults={"dropout": 1.0}, out=tmp_path / "run", **QUICK)
@@ -217,14 +222,17 @@ class TestSweep:
     def swept(self, tmp_path_factory: pytest.TempPathFactory) -> fedguard.Sweep:
         campaign = {
             "base": {"rounds": 1, "clients": 6, "local_epochs": 1},
-            "grid": {"strategy": ["fedavg", {"name": "krum", "keep": 2}], "malicious": [0.0, 0.2]},
+            "grid": {
+                "strategy": ["fedavg", {"name": "geminiguard", "max_clusters": 4}],
+                "malicious": [0.0, 0.2],
+            },
         }
         folder = tmp_path_factory.mktemp("sweep") / "campaign"
         return fedguard.sweep(campaign, out=folder, workers=1, progress=False)
 
     def test_the_table_has_a_row_for_each_run(self, swept: fedguard.Sweep) -> None:
         table = swept.table
-        assert list(table["strategy"]) == ["fedavg", "fedavg", "krum(keep=2)", "krum(keep=2)"]
+        assert list(table["strategy"]) == ["fedavg", "fedavg", *2 * ["geminiguard(max_clusters=4)"]]
         assert list(table["malicious"]) == [0.0, 0.2, 0.0, 0.2]
         finals = [result.summary["final"]["accuracy"] for result in swept.results]
         assert list(table["accuracy"]) == finals
@@ -236,7 +244,7 @@ class TestSweep:
 
     def test_it_can_be_compared(self, swept: fedguard.Sweep) -> None:
         table = swept.compare().table
-        assert set(table["defence"]) == {"fedavg", "krum"}
+        assert set(table["defence"]) == {"fedavg", "geminiguard"}
 
     def test_a_file_does_as_well_and_what_is_done_is_kept(
         self, swept: fedguard.Sweep, tmp_path: Path
@@ -248,15 +256,22 @@ class TestSweep:
         after = [(one.directory / "summary.json").stat().st_mtime_ns for one in again.results]
         assert after == before
 
-    def test_a_run_that_fails_does_not_stop_the_others(self, tmp_path: Path) -> None:
-        campaign = {
-            "base": {"rounds": 1, "clients": 6, "local_epochs": 1, "strategy": "fedavg"},
-            "grid": {"faults": [{"dropout": 1.0}, {"dropout": 0.0}]},
-        }
+    def test_a_run_that_fails_does_not_stop_the_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = Simulation.run
+
+        def sometimes(simulation: Simulation, *args: Any, **more: Any) -> dict[str, Any]:
+            if simulation.config.seed == 1:
+                raise fedguard.RunError("the moon was full")
+            return run(simulation, *args, **more)
+
+        monkeypatch.setattr(Simulation, "run", sometimes)
+        campaign = {"base": {"rounds": 1, "clients": 6, "local_epochs": 1}, "seeds": 3}
         found = fedguard.sweep(campaign, out=tmp_path / "c", workers=1, progress=False)
-        assert (len(found.results), len(found.failed)) == (1, 1)
-        assert all(found.failed.values())
-        assert "1 failed" in repr(found)
+        assert list(found.table["seed"]) == [0, 2]
+        assert list(found.failed.values()) == ["the moon was full"]
+        assert "2 runs done, 1 failed" in repr(found)
 
     def test_a_bad_campaign_is_refused_before_anything_runs(self, tmp_path: Path) -> None:
         with pytest.raises(fedguard.ConfigurationError, match="krumm"):
