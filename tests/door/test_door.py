@@ -37,6 +37,19 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> fedguard.Result:
     return fedguard.run(strategy="geminiguard", attack="alie", out=out, settings=settings, **QUICK)
 
 
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> fedguard.Sweep:
+    campaign = {
+        "base": {"rounds": 1, "clients": 6, "local_epochs": 1},
+        "grid": {
+            "strategy": ["fedavg", {"name": "geminiguard", "max_clusters": 4}],
+            "malicious": [0.0, 0.2],
+        },
+    }
+    folder = tmp_path_factory.mktemp("sweep") / "campaign"
+    return fedguard.sweep(campaign, out=folder, workers=1, progress=False)
+
+
 class TestFields:
     def test_they_are_those_of_the_configuration_in_its_order(self) -> None:
         assert list(Fields.__annotations__) == list(SimulationConfig.model_fields)
@@ -218,18 +231,6 @@ class TestLoad:
 
 
 class TestSweep:
-    @pytest.fixture(scope="class")
-    def swept(self, tmp_path_factory: pytest.TempPathFactory) -> fedguard.Sweep:
-        campaign = {
-            "base": {"rounds": 1, "clients": 6, "local_epochs": 1},
-            "grid": {
-                "strategy": ["fedavg", {"name": "geminiguard", "max_clusters": 4}],
-                "malicious": [0.0, 0.2],
-            },
-        }
-        folder = tmp_path_factory.mktemp("sweep") / "campaign"
-        return fedguard.sweep(campaign, out=folder, workers=1, progress=False)
-
     def test_the_table_has_a_row_for_each_run(self, swept: fedguard.Sweep) -> None:
         table = swept.table
         assert list(table["strategy"]) == ["fedavg", "fedavg", *2 * ["geminiguard(max_clusters=4)"]]
@@ -326,3 +327,14 @@ class TestCompare:
         assert [one.directory for one in found.missing] == ["cut"]
         assert "1 not in it" in repr(found)
         assert isinstance(found.table, pd.DataFrame)
+
+
+def test_the_example_in_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (example,) = [block for block in blocks if "fedguard.run(" in block]
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert len(names["result"].rounds) == 6
