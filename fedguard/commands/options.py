@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
-from rich.markup import escape
 from typer.core import TyperOption
 
 from fedguard.commands.listing import shown
@@ -111,7 +111,12 @@ def switch(name: str, panel: str, help: str, *, key: str | None = None) -> Typer
 def with_facts(text: str, *facts: str) -> str:
     """Return a help text with default and bounds behind it, as rich shows them."""
     told = "; ".join(fact for fact in facts if fact)
-    return f"{escape(text)} [dim]{escape(f'[{told}]')}[/dim]" if told else escape(text)
+    return f"{_escape(text)} [dim]{_escape(f'[{told}]')}[/dim]" if told else _escape(text)
+
+
+def _escape(text: str) -> str:
+    """Return a text whose brackets rich shows; its own function costs a tenth of a second."""
+    return re.sub(r"(\\*)(\[[a-z#/@][^\[]*?\])", r"\1\1\\\2", text)
 
 
 def _option(name: str, field: FieldInfo, panel: str) -> TyperOption:

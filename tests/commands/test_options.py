@@ -18,6 +18,7 @@ from fedguard.commands.options import (
     spelt_bounds,
     spelt_default,
     spelt_type,
+    with_facts,
 )
 from fedguard.commands.simulate import ALPHA, configuration
 from fedguard.config import SimulationConfig
@@ -177,3 +178,11 @@ def test_a_setting_wins_over_a_flag_and_a_flag_over_the_file(tmp_path: Path) -> 
 
 def test_alpha_reaches_the_split() -> None:
     assert typed(**{"partition.alpha": "0.1"}).partition.arguments["alpha"] == 0.1
+
+
+@pytest.mark.parametrize("text", ["[default: 3]", "[{client: 3}]", "[5, 10] or [x]", "a [/b] c"])
+def test_brackets_are_shown_as_they_are(text: str) -> None:
+    from rich.text import Text
+
+    assert Text.from_markup(with_facts(text, "0<x", "one of a")).plain == f"{text} [0<x; one of a]"
+    assert Text.from_markup(with_facts(text, "default: 1")).plain == f"{text} [default: 1]"
