@@ -96,7 +96,7 @@ def make_groups(
 
 def _member(trainer: ClientTrainer, cohort: Cohort, position: int) -> _Member:
     client = cohort.clients[position]
-    x, y, rows = trainer.federation.source(client, attacking=cohort.attacking)
+    x, y, rows = trainer.data_of(client, attacking=cohort.attacking)
     return _Member(position, client, x, y, rows, len(y) if rows is None else len(rows))
 
 

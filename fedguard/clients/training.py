@@ -67,6 +67,8 @@ class ClientTrainer:
     ----------
     memories : dict of int to (dict of str to Tensor)
         What each client keeps from round to round, where the rule remembers.
+    left_out : dict of int to Tensor
+        Positions in a client's shard that take no part in its training, such as forgotten rows.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class ClientTrainer:
         self.rule = rule or Sgd()
         self.rounds = rounds
         self.memories: dict[int, dict[str, Tensor]] = {}
+        self.left_out: dict[int, Tensor] = {}
         self.draws = _draws_random_numbers(module, federation)
         self._velocity = torch.zeros_like(self.model.vector)
         self._prepared = 0
@@ -99,12 +102,28 @@ class ClientTrainer:
         module = copy.deepcopy(self.model.module)
         chosen = settings or self.settings
         found = ClientTrainer(module, self.federation, chosen, self.seed, self.rule, self.rounds)
-        found.memories = self.memories
+        found.memories, found.left_out = self.memories, self.left_out
         return found
 
     def settings_for(self, config: Mapping[str, Any], server_round: int) -> TrainingSettings:
         """Return the hyper-parameters of a client whose message says `config`."""
         return self.rule.settings_for(self.settings, config, server_round, self.rounds)
+
+    def data_of(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return a client's training data as `Federation.indexed` does, rows left out aside."""
+        gone = self.left_out.get(client)
+        if gone is None or not len(gone):
+            return self.federation.indexed(client, attacking=attacking)
+        x, y = self.federation.shard(client, attacking=attacking)
+        kept = torch.ones(len(y), dtype=torch.bool)
+        kept[gone] = False
+        rows = kept.nonzero().flatten().to(y.device)
+        return x[rows], y[rows], None
+
+    def examples(self, client: int) -> tuple[Tensor, Tensor]:
+        """Return a client's own clean data, rows left out aside."""
+        x, y, rows = self.data_of(client, attacking=False)
+        return (x, y) if rows is None else (x[rows], y[rows])
 
     def train(
         self,
@@ -142,7 +161,7 @@ class ClientTrainer:
             Number of examples and mean training loss over the last epoch.
         """
         self.prepare_for(attacking, server_round, global_vector)
-        x, y, own = self.federation.source(client, attacking=attacking)
+        x, y, own = self.data_of(client, attacking=attacking)
         rows = torch.arange(len(y), device=y.device) if own is None else own
         self.model.load(global_vector)
         self.model.module.train()

@@ -116,7 +116,7 @@ class InProcessGrid(LocalGrid):
 
     def _evaluate(self, message: Message) -> Message:
         trainer = self.trainer
-        x, y = trainer.federation.examples(message.metadata.dst_node_id, attacking=False)
+        x, y = trainer.examples(message.metadata.dst_node_id)
         trainer.model.load(self._global_vector(message))
         found = trainer.federation.task.evaluate(trainer.model.module, x, y)
         metrics = told_metrics(found, len(y))

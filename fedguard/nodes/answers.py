@@ -95,7 +95,7 @@ def forget_client(message: Message, config_json: str, client: int) -> Message:
 def evaluate_client(message: Message, config_json: str, client: int) -> Message:
     """Evaluate the model in a message on one client's own data."""
     _, trainer = workplace(config_json)
-    x, y = trainer.federation.examples(client, attacking=False)
+    x, y = trainer.examples(client)
     global_vector = trainer.layout.vector_from_arrays(arrays_of(message))
     trainer.model.load(global_vector.to(trainer.federation.device))
     found = trainer.federation.task.evaluate(trainer.model.module, x, y)
