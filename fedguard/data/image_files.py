@@ -11,10 +11,9 @@ from fedguard.errors import ConfigurationError
 
 LAYOUT = "a folder with one sub-folder of images per class, or such folders in train/ and test/"
 
-ENDINGS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp")
-    + (".tif", ".tiff", ".webp", ".gif")
-)
+_PHOTOGRAPHS = (".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".webp")
+_DRAWINGS = (".png", ".apng", ".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm")
+ENDINGS = frozenset({*_PHOTOGRAPHS, *_DRAWINGS})
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "tests", "val", "valid", "validation", "dev", "eval")

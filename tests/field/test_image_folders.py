@@ -321,8 +321,12 @@ def test_what_is_no_folder_of_images_is_refused_in_one_line(
 @pytest.mark.parametrize("by", ["0", "site", "-1", "3"])
 def test_a_level_that_is_not_there_is_refused(tmp_path: Path, by: str) -> None:
     folder(tmp_path, plain)
-    with pytest.raises(ConfigurationError) as caught:
+
+    def load() -> None:
         loader = ImageFolder(size=SIDE)
         loader.group_by(by)
         loader.load(tmp_path)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load()
     assert caught.value.field == "partition.by"
