@@ -67,6 +67,9 @@ class ClientTrainer:
     ----------
     memories : dict of int to (dict of str to Tensor)
         What each client keeps from round to round, where the rule remembers.
+    least : int
+        Fewest rows of a batch: 2 where BatchNorm1d normalises over it, which one row cannot be.
+        A smaller last batch of an epoch is dropped, by every executor alike.
     left_out : dict of int to Tensor
         Positions in a client's shard that take no part in its training, such as forgotten rows.
     """
@@ -89,6 +92,7 @@ class ClientTrainer:
         self.memories: dict[int, dict[str, Tensor]] = {}
         self.left_out: dict[int, Tensor] = {}
         self.draws = _draws_random_numbers(module, federation)
+        self.least = 2 if any(isinstance(m, nn.BatchNorm1d) for m in module.modules()) else 1
         self._velocity = torch.zeros_like(self.model.vector)
         self._prepared = 0
 
@@ -278,6 +282,8 @@ class ClientTrainer:
             total.zero_()
             order = own[torch.randperm(len(own), generator=stream).to(local.x.device)]
             for rows in torch.split(order, settings.batch_size):
+                if len(rows) < self.least:
+                    continue
                 local.rows = rows
                 losses = task.losses(module(local.x[rows]), local.y[rows])
                 loss = rule.loss(local, losses)
@@ -289,7 +295,13 @@ class ClientTrainer:
                 else:
                     attack.local_step(step, lambda: rule.step(local, update))
         rule.end(local)
-        return float(total / len(own))
+        return float(total / counted(len(own), settings.batch_size, self.least))
+
+
+def counted(size: int, batch_size: int, least: int) -> int:
+    """Return how many of a shard's rows an epoch trains on: all but a last batch below `least`."""
+    left = size % batch_size
+    return max(size - left if 0 < left < least else size, 1)
 
 
 def _descend(
