@@ -153,6 +153,13 @@ def test_the_terminal_shows_plain_numbers(tmp_path: Path) -> None:
     assert "no other defence beats it in perplexity, attack success and time" in text
 
 
+def test_an_error_that_a_client_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    found = compared(language_runs(tmp_path))
+    text = shown(found, missing=(Missing("run-1", "failed: \x1b[2J\u202e" + "x" * 900),))
+    assert "�[2J�xxx" in text
+    assert not any(letter in text for letter in ("\x1b", "\u202e"))
+
+
 def test_csv_gives_each_headline_columns_of_its_own(tmp_path: Path) -> None:
     language_runs(tmp_path)
     finish(tmp_path / "image", accuracy=0.7)
