@@ -71,6 +71,8 @@ def test_page_of_a_language_model_is_led_by_perplexity(tmp_path: Path) -> None:
     (path / "summary.json").write_text(json.dumps(summary))
     page = page_of(path)
     last, best = summary["final"]["perplexity"], summary["best"]["perplexity"]
+    strong = f'<b class="share">{last:.4g}</b>'
+    assert f"geminiguard kept a perplexity of {strong} under" in page
     assert f"geminiguard kept a perplexity of {last:.4g} under min-max by 4 of 20 clients" in page
     assert f'final perplexity</span><span class="value">{last:.4g}</span>' in page
     assert f'best perplexity</span><span class="value">{best:.4g}</span>' in page
