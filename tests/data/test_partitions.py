@@ -21,8 +21,8 @@ from fedguard.data.partitions import (
     Quantity,
     Shards,
     Split,
+    base,
 )
-from fedguard.data.partitions import base
 from fedguard.data.partitions.base import robust_dirichlet
 from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, numpy_generator
