@@ -25,6 +25,7 @@ from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.flower import FlowerGrid
 from fedguard.nodes.app import make_client_app
 from fedguard.nodes.run_config import config_from_run
+from fedguard.traits import traits_of
 
 
 def make_server_app(listen: Callable[[dict[str, Any]], None] = lambda _: None) -> ServerApp:
@@ -53,7 +54,6 @@ def serve(grid: Grid, context: Context, listen: Callable[[dict[str, Any]], None]
         config = config_from_run(context.run_config, nodes.federation_size())
     config = config.model_copy(update={"engine": "flower"})
     nodes.clients = config.clients
-    from fedguard.encryption.strategy import EncryptedStrategy
     from fedguard.records.directory import choose_directory
     from fedguard.reporting.report import write_report
     from fedguard.runs.simulation import Simulation
@@ -62,7 +62,7 @@ def serve(grid: Grid, context: Context, listen: Callable[[dict[str, Any]], None]
     out = Path(str(given or f"runs/flower-{context.run_id}"))
     directory = choose_directory(config, out, resume=False)
     simulation = Simulation(config)
-    if isinstance(simulation.strategy, EncryptedStrategy):
+    if not traits_of(simulation.strategy).deployable:
         # Execution would encrypt in the server's own process: fine in a simulation, a lie here.
         raise ConfigurationError(
             "strategy", config.strategy.name, "a strategy that does not encrypt, in a deployment"

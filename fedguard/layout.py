@@ -107,13 +107,19 @@ class ParameterLayout:
 
     @classmethod
     def from_module(cls, module: nn.Module) -> ParameterLayout:
-        """Return the layout of a module's state dict."""
-        state = module.state_dict()
+        """Return the layout of what a module learns, and of its buffers, in state-dict order.
+
+        Frozen parameters (``requires_grad=False``) do not travel: they stay as every process made
+        them. A tensor that has two names (tied weights) travels under its first one.
+        """
+        trained = {name for name, value in module.named_parameters() if value.requires_grad}
+        frozen = {name for name, _ in module.named_parameters(remove_duplicate=False)} - trained
         entries = {
             name: (tuple(value.shape), str(value.dtype).removeprefix("torch."))
-            for name, value in state.items()
+            for name, value in module.state_dict().items()
+            if name not in frozen
         }
-        return cls._build(entries, set(state) - {name for name, _ in module.named_parameters()})
+        return cls._build(entries, set(entries) - trained)
 
     @classmethod
     def from_arrays(cls, arrays: ArrayRecord) -> ParameterLayout:

@@ -18,8 +18,21 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from fedguard.errors import ConfigurationError, nearest, unknown_name
+from fedguard.traits import traits_of
 
-KINDS = ("strategy", "attack", "dataset", "model", "partition")
+KINDS = (
+    "strategy",
+    "attack",
+    "dataset",
+    "model",
+    "partition",
+    "training",
+    "pre",
+    "repair",
+    "audit",
+    "enrolment",
+    "task",
+)
 
 _GROUPS = {
     "strategy": "fedguard.strategies",
@@ -27,6 +40,12 @@ _GROUPS = {
     "dataset": "fedguard.datasets",
     "model": "fedguard.models",
     "partition": "fedguard.partitions",
+    "training": "fedguard.training",
+    "pre": "fedguard.pre",
+    "repair": "fedguard.repairs",
+    "audit": "fedguard.audits",
+    "enrolment": "fedguard.enrolment",
+    "task": "fedguard.tasks",
 }
 
 _OWN: dict[str, dict[str, str]] = {
@@ -111,6 +130,7 @@ _OWN: dict[str, dict[str, str]] = {
         "image-folder": "fedguard.data.image_folder:ImageFolder",
         "mnist": "fedguard.data.vision:Mnist",
         "nsl-kdd": "fedguard.data.nsl_kdd:NslKdd",
+        "shakespeare": "fedguard.data.shakespeare:Shakespeare",
         "table": "fedguard.data.table:Table",
     },
     "model": {
@@ -118,6 +138,7 @@ _OWN: dict[str, dict[str, str]] = {
         "logistic": "fedguard.models.logistic:Logistic",
         "mlp": "fedguard.models.mlp:Mlp",
         "resnet18": "fedguard.models.resnet:ResNet18",
+        "word-gru": "fedguard.models.word_gru:WordGru",
     },
     "partition": {
         "dirichlet": "fedguard.data.partitions:Dirichlet",
@@ -127,6 +148,24 @@ _OWN: dict[str, dict[str, str]] = {
         "prob": "fedguard.data.partitions:Prob",
         "quantity": "fedguard.data.partitions:Quantity",
         "shards": "fedguard.data.partitions:Shards",
+    },
+    "training": {
+        "adam": "fedguard.training.adam:Adam",
+        "fedprox": "fedguard.training.fedprox:FedProx",
+        "sgd": "fedguard.training.sgd:Sgd",
+    },
+    "pre": {
+        "arc": "fedguard.strategies.pre_aggregation:AdaptiveClipping",
+        "bucketing": "fedguard.strategies.pre_aggregation:Bucketing",
+        "clipping": "fedguard.strategies.pre_aggregation:Clipping",
+        "nnm": "fedguard.strategies.pre_aggregation:NearestNeighbourMixing",
+    },
+    "repair": {"finetune": "fedguard.repairs.finetune:FineTuning"},
+    "audit": {"unlearning": "fedguard.unlearning.audit:UnlearningAudit"},
+    "enrolment": {"roster": "fedguard.enrolment.roster:Roster"},
+    "task": {
+        "classification": "fedguard.tasks.classification:Classification",
+        "next-word": "fedguard.tasks.next_word:NextWord",
     },
 }
 
@@ -261,7 +300,7 @@ def is_vertical(strategy: str) -> bool:
     ConfigurationError
         If there is no such strategy.
     """
-    return bool(getattr(find("strategy", strategy), "vertical", False))
+    return traits_of(find("strategy", strategy)).world == "vertical"
 
 
 def parameters(part: Callable[..., Any]) -> dict[str, Parameter]:
@@ -339,7 +378,7 @@ def _convert(field: str, value: Any, annotation: Any) -> Any:
         raise ConfigurationError(field, value, error.errors()[0]["msg"]) from error
 
 
-def create(kind: str, name: str, **arguments: Any) -> Any:
+def create(kind: str, name: str, /, **arguments: Any) -> Any:
     """Make a part from its name and constructor arguments.
 
     Raises

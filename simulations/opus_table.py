@@ -26,7 +26,7 @@ from fedguard.runs.simulation import Simulation
 from fedguard.vertical.exchange import Exchange, FusedExchange, MessageExchange
 from fedguard.vertical.party_grid import PartyGrid
 from fedguard.vertical.shapley import RetrainedValue, exact_shapley
-from fedguard.vertical.world import VerticalSimulation
+from fedguard.vertical.world import VerticalWorld
 from simulations.common import (
     ROOT,
     Cell,
@@ -162,8 +162,8 @@ def engine(
     """Return what trains one round more and returns the seconds that it took."""
     config = parse({**base, "strategy": strategy, "clients": parties})
     simulation: Any = Simulation(config)
-    assert isinstance(simulation, VerticalSimulation)
-    world, loop = simulation.world, simulation.strategy
+    assert isinstance(simulation.world, VerticalWorld)
+    world, loop = simulation.world.world, simulation.strategy
     loop.bind(world.label_holder(), world.schedule(), parties)
     exchange: Exchange
     if by_message:

@@ -167,7 +167,7 @@ def run_variant(task: Task, variant: str, root: Path) -> Path:
     if variant == RETRAINED[1]:
         state = {**shared.strategy_state, "initial": _other_start(simulation)}
         shared = replace(shared, strategy_state=state)
-        simulation.trainer.seed = config.seed + 1000
+        simulation.world.trainer.seed = config.seed + 1000
     CheckpointStore(out / "checkpoint", config.digest()).save(shared)
     simulation.run(out, resume=True)
     shutil.rmtree(out / "updates", ignore_errors=True)
@@ -179,7 +179,7 @@ def _other_start(simulation: Any) -> Any:
 
     config = simulation.config.model_copy(update={"seed": simulation.config.seed + 1000})
     state = make_model(config, simulation.dataset).state_dict()
-    return simulation.server_model.layout.flatten(state)
+    return simulation.world.server_model.layout.flatten(state)
 
 
 def distances(task: Task, root: Path) -> dict[str, float]:
@@ -198,14 +198,14 @@ def distances(task: Task, root: Path) -> dict[str, float]:
         if set(found) == set(VARIANTS):
             return found
     simulation = Simulation(task.config("retrain"))
-    model = simulation.server_model
+    model = simulation.world.server_model
     vectors = {
         name: model.layout.flatten(load_file(task.folder(root, name) / "recovered.safetensors"))
         for name in VARIANTS
     }
     found = {
         name: statistics.fmean(
-            output_distance(model, vector, vectors[other], simulation.test_x)
+            output_distance(model, vector, vectors[other], simulation.world.test_x)
             for other in RETRAINED
             if other != name
         )

@@ -23,9 +23,13 @@ def finish(
     rounds: int = 3,
     clients: int = 8,
     seed: int = 0,
+    perplexity: float | None = None,
     **config: Any,
 ) -> Path:
-    """Write the files of a finished run that a comparison reads."""
+    """Write the files of a finished run that a comparison reads.
+
+    With a perplexity it is a language model's; infinity stands for a model that was destroyed.
+    """
     path.mkdir(parents=True, exist_ok=True)
     values = {
         "strategy": {"name": "fedavg"},
@@ -71,9 +75,16 @@ def finish(
                     "reason": "far away" if rejected else None,
                 }
             )
+    told: dict[str, Any] = {}
+    if perplexity is not None:
+        told = {"headline": {"name": "perplexity", "higher_is_better": False, "unit": "plain"}}
+        for line in lines:
+            del line["accuracy"]
+            line["perplexity"] = perplexity if np.isfinite(perplexity) else None
     _write_lines(path / "rounds.jsonl", lines)
     _write_lines(path / "clients.jsonl", records)
     summary = {
+        **told,
         "strategy": values["strategy"]["name"],
         "attack": values["attack"]["name"],
         "dataset": values["dataset"]["name"],

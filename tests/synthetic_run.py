@@ -23,7 +23,7 @@ def write_run(
     seed: int = 0,
     **summary: Any,
 ) -> Path:
-    """Write every file of a run directory; `summary` replaces entries of ``summary.json``."""
+    """Write every file of an older run's directory; `summary` replaces entries of its summary."""
     rng = np.random.default_rng(seed)
     path.mkdir(parents=True, exist_ok=True)
     liars = sorted(int(c) for c in rng.choice(clients, malicious, replace=False))
@@ -165,3 +165,63 @@ def _dump(path: Path, content: Any) -> None:
 
 def _dump_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def count_replies(path: Path) -> list[dict[str, Any]]:
+    """Rewrite a run as newer ones are recorded, outcomes told apart; return its client records.
+
+    Of the records without an update, two of three failed and the others were set aside.
+    """
+    records = [json.loads(line) for line in (path / "clients.jsonl").read_text().splitlines()]
+    for record in records:
+        record["outcome"] = "accepted" if record["accepted"] else "rejected"
+    for place, record in enumerate(r for r in records if r["num_examples"] is None):
+        failed = place % 3 != 2
+        record["outcome"] = "failed" if failed else "set aside"
+        record["reason"] = "no reply" if failed else "not a number (NaN)"
+    lines = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    for line in lines[1:]:
+        line |= counts([record for record in records if record["round"] == line["round"]])
+    summary = json.loads((path / "summary.json").read_text())
+    total = counts(records)
+    reasons = total.pop("reasons")
+    total["commonest_reason"] = max(reasons, key=lambda reason: reasons[reason], default=None)
+    _dump(path / "summary.json", summary | {"replies": total})
+    _dump_lines(path / "rounds.jsonl", lines)
+    _dump_lines(path / "clients.jsonl", records)
+    return records
+
+
+def counts(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how many records have each outcome, as a line of ``rounds.jsonl`` does."""
+    outcomes = [record["outcome"] for record in records]
+    failed, aside = outcomes.count("failed"), outcomes.count("set aside")
+    reasons = [r["reason"] for r in records if r["outcome"] in ("failed", "set aside")]
+    return {
+        "asked": len(records),
+        "answered": len(records) - failed,
+        "failed": failed,
+        "set_aside": aside,
+        "rejected": outcomes.count("rejected"),
+        "accepted": outcomes.count("accepted"),
+        "malformed": failed + aside,
+        "reasons": {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
+    }
+
+
+PERPLEXITY = {"name": "perplexity", "higher_is_better": False, "unit": "plain"}
+
+
+def lead_with_perplexity(path: Path) -> Path:
+    """Rewrite a run as one of a language model: perplexity in place of accuracy and classes."""
+    lines = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["accuracy"], line["per_class_recall"]
+        line |= {"perplexity": float(np.exp(line["loss"])), "train_loss": line["loss"] / 2}
+    summary = json.loads((path / "summary.json").read_text())
+    summary |= {"headline": PERPLEXITY, "final": lines[-1], "class_names": [], "model": "gru"}
+    best = min(lines[1:], key=lambda line: line["perplexity"])
+    summary["best"] = {"round": best["round"], "perplexity": best["perplexity"]}
+    _dump(path / "summary.json", summary)
+    _dump_lines(path / "rounds.jsonl", lines)
+    return path

@@ -10,4 +10,8 @@ def __getattr__(name: str) -> Any:
     """Return what was a function of the module `fedguard.assembly` in version 0.1."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("fedguard.assembly.make"), name)
+    homes = (import_module(f"{__name__}.{module}") for module in ("make", "strategy"))
+    for home in homes:
+        if name in vars(home):
+            return getattr(home, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

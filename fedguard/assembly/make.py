@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from fedguard import registry
+from fedguard.assembly.fits import check_task
 from fedguard.attacks.base import Attack
 from fedguard.attacks.toolkit.schedule import parse_schedule
+from fedguard.audits.base import Audit
 from fedguard.clients.federation import Federation, draw_malicious, hold_out_for_server
 from fedguard.clients.training import ClientTrainer, TrainingSettings
 from fedguard.config import Part, SimulationConfig
 from fedguard.data.dataset import Dataset
-from fedguard.encryption.protocol.client import Guards
-from fedguard.encryption.secagg import SecAggPlus
-from fedguard.encryption.strategy import EncryptedStrategy
-from fedguard.errors import ConfigurationError, check_number
+from fedguard.errors import ConfigurationError
 from fedguard.grids.foreign_app import find_client_app
 from fedguard.models.build import build
 from fedguard.models.flat import FlatModel
-from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.pre_aggregation import make_pre_aggregation
+from fedguard.repairs.base import Repair
 from fedguard.strategies.toolkit.server_tools import ServerTools
-from fedguard.unlearning.strategy import SoUL
+from fedguard.tasks.base import task_of
+from fedguard.training.base import TrainingRule
+from fedguard.traits import traits_of
 
 
 def attacks_in(config: SimulationConfig, server_round: int) -> bool:
@@ -35,33 +31,36 @@ def attacks_in(config: SimulationConfig, server_round: int) -> bool:
 
 
 def load_dataset(config: SimulationConfig) -> Dataset:
-    """Load the data set that a configuration names."""
+    """Load the data set that a configuration names, and let its task check it."""
     loader = registry.create("dataset", config.dataset.name, **config.dataset.arguments)
     dataset = loader.load(config.data_dir)
     if not isinstance(dataset, Dataset):
         raise ConfigurationError("dataset", config.dataset.name, "a loader that returns a Dataset")
+    task_of(dataset)
     return dataset
 
 
 def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
     """Make the attack and let it check the task."""
-    if getattr(registry.find("attack", config.attack.name), "vertical", False):
+    name = config.attack.name
+    declared = traits_of(registry.find("attack", name))
+    if declared.world == "vertical":
         raise ConfigurationError(
-            "attack", config.attack.name, "it only with a vertical strategy, such as opus-vfl"
+            "attack", name, "it only with a vertical strategy, such as opus-vfl"
         )
-    attack = registry.create("attack", config.attack.name, **config.attack.arguments)
+    attack = registry.create("attack", name, **config.attack.arguments)
     if not isinstance(attack, Attack):
-        raise ConfigurationError("attack", config.attack.name, "a subclass of fedguard's Attack")
+        raise ConfigurationError("attack", name, "a subclass of fedguard's Attack")
     if "images" in attack.needs and not dataset.is_image:
         raise ConfigurationError(
-            "attack",
-            config.attack.name,
-            f"an attack that does not need images; {dataset.name} holds none",
+            "attack", name, f"an attack that does not need images; {dataset.name} holds none"
         )
-    if "aggregate" in attack.needs and not isinstance(create_strategy(config), RobustStrategy):
+    check_task("attack", name, declared.but(tasks=attack.tasks), task_of(dataset))
+    rule = traits_of(registry.find("strategy", config.strategy.name))
+    if "aggregate" in attack.needs and not rule.copyable:
         raise ConfigurationError(
             "attack",
-            config.attack.name,
+            name,
             f"an attack that needs no copy of the rule; {config.strategy.name} cannot be copied",
         )
     try:
@@ -88,12 +87,14 @@ def make_federation(
     config: SimulationConfig, dataset: Dataset, attack: Attack, device: torch.device
 ) -> Federation:
     """Hold out the server's rows, divide the others among clients and draw the malicious ones."""
-    held, rest = hold_out_for_server(
-        dataset.y_train, dataset.num_classes, config.server_samples, config.seed
-    )
+    strata = task_of(dataset).strata(dataset.y_train)
+    classes = max(int(strata.max()) + 1, dataset.num_classes if strata is dataset.y_train else 1)
+    held, rest = hold_out_for_server(strata, classes, config.server_samples, config.seed)
     partition = registry.create("partition", config.partition.name, **config.partition.arguments)
-    labels = dataset.y_train[rest]
-    split = partition.split(labels, dataset.num_classes, config.clients, config.seed)
+    if getattr(partition, "needs_groups", False):
+        split = partition.split_dataset(dataset, rest, config.clients, config.seed)
+    else:
+        split = partition.split(strata[rest], classes, config.clients, config.seed)
     return Federation(
         dataset=dataset,
         shards=[rest[rows] for rows in split.indices],
@@ -108,20 +109,32 @@ def make_federation(
 
 def make_model(config: SimulationConfig, dataset: Dataset) -> nn.Module:
     """Build the network, with initial weights that depend on the seed alone."""
+    task = task_of(dataset)
     return build(
         config.model.name,
         dataset.input_shape,
         dataset.num_classes,
         config.seed,
         latent_layer=config.latent_layer,
+        sample=task.sample(dataset.input_shape, 2),
+        fault=lambda output: task.output_fault(output, 2, dataset.num_classes),
         **config.model.arguments,
     )
+
+
+def make_training(config: SimulationConfig) -> TrainingRule:
+    """Make the rule by which clients train."""
+    part = config.training
+    rule = registry.create("training", part.name, **part.arguments)
+    if not isinstance(rule, TrainingRule):
+        raise ConfigurationError("training", part.name, "a subclass of fedguard's TrainingRule")
+    return rule
 
 
 def make_trainer(
     config: SimulationConfig, model: nn.Module, federation: Federation
 ) -> ClientTrainer:
-    """Return a trainer with the configuration's hyper-parameters."""
+    """Return a trainer with the configuration's rule and hyper-parameters."""
     settings = TrainingSettings(
         lr=config.lr,
         momentum=config.momentum,
@@ -129,90 +142,57 @@ def make_trainer(
         local_epochs=config.local_epochs,
         batch_size=config.batch_size,
     )
-    return ClientTrainer(model, federation, settings, config.seed)
+    rule = make_training(config)
+    return ClientTrainer(model, federation, settings, config.seed, rule, config.rounds)
 
 
-def create_strategy(config: SimulationConfig) -> Strategy:
-    """Make the strategy, with what the configuration itself decides filled in."""
-    part: Part = config.strategy
-    known = registry.parameters(registry.find("strategy", part.name))
-    cohort = max(1, round(config.fraction * config.clients))
-    decided: dict[str, Any] = {
-        "seed": config.seed,
-        "assumed_malicious": config.assumed_malicious,
-        "fraction_train": config.fraction,
-        "fraction_evaluate": 0.0,
-        "min_train_nodes": cohort,
-        "min_evaluate_nodes": 0,
-        "min_available_nodes": config.clients,
-    }
-    filled = {name: value for name, value in decided.items() if name in known}
-    _check_sampling(config, part.arguments)
-    strategy = registry.create("strategy", part.name, **{**filled, **part.arguments})
-    _check_cohort(config, strategy, cohort)
-    if not isinstance(strategy, Strategy):
-        raise ConfigurationError(
-            "strategy", part.name, "a subclass of flwr.serverapp.strategy.Strategy"
-        )
-    return strategy
+def make_repair(config: SimulationConfig, dataset: Dataset) -> Repair | None:
+    """Make the repair, None where none is configured."""
+    part = config.repair
+    if part is None:
+        return None
+    repair = registry.create("repair", part.name, **part.arguments)
+    if not isinstance(repair, Repair):
+        raise ConfigurationError("repair", part.name, "a subclass of fedguard's Repair")
+    _check_lent("repair", part, repair, config, dataset)
+    return repair
 
 
-def _check_sampling(config: SimulationConfig, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments of Flower's sampling that no round could meet."""
-    for name in ("fraction_train", "fraction_evaluate"):
-        if name in arguments:
-            check_number(f"strategy.{name}", arguments[name], at_least=0.0, at_most=1.0)
-    for name in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
-        if name in arguments:
-            check_number(f"strategy.{name}", arguments[name], at_least=0, at_most=config.clients)
+def make_audits(config: SimulationConfig, dataset: Dataset, wanted: str | None) -> dict[str, Audit]:
+    """Make the configured audit, and the one that the strategy wants, each by its name."""
+    parts = [config.audit] if config.audit is not None else []
+    if wanted is not None and wanted not in (part.name for part in parts):
+        parts.append(Part(name=wanted))
+    audits: dict[str, Audit] = {}
+    for part in parts:
+        audit = registry.create("audit", part.name, **part.arguments)
+        if not isinstance(audit, Audit):
+            raise ConfigurationError("audit", part.name, "a subclass of fedguard's Audit")
+        _check_lent("audit", part, audit, config, dataset)
+        audits[part.name] = audit
+    return audits
 
 
-def _check_cohort(config: SimulationConfig, strategy: Any, cohort: int) -> None:
-    """Refuse a cohort that clients of an encrypted strategy would not encrypt for."""
-    guards = getattr(strategy, "guards", None)
-    fewest = guards.minimum_participants if isinstance(guards, Guards) else 3
-    if isinstance(strategy, EncryptedStrategy | SecAggPlus) and cohort < fewest:
-        raise ConfigurationError(
-            "clients",
-            config.clients,
-            f"at least {fewest} asked per round with {config.strategy.name}, not {cohort}; "
-            "a smaller cohort hides nobody",
-        )
+def _check_lent(
+    kind: str, part: Part, made: Repair | Audit, config: SimulationConfig, dataset: Dataset
+) -> None:
+    """Refuse a part that the server cannot lend what it needs, or that serves another task."""
+    declared = traits_of(made)
+    check_task(kind, part.name, declared, task_of(dataset))
+    if declared.server_data != "none" and config.server_samples == 0:
+        raise ConfigurationError("server_samples", 0, f"at least 1 with {kind} {part.name}")
 
 
-def make_strategy(
-    config: SimulationConfig, dataset: Dataset, federation: Federation, server_model: FlatModel
-) -> Strategy:
-    """Make the strategy and give one of ours what it may use: layout, server data, `pre`."""
-    strategy = create_strategy(config)
-    if not isinstance(strategy, RobustStrategy):
-        if config.pre is not None:
-            raise ConfigurationError("pre", config.pre, "a fedguard strategy to put it in front of")
-        return strategy
-    if config.pre is not None:
-        strategy.pre = make_pre_aggregation(
-            config.pre, assumed_malicious=config.assumed_malicious, seed=config.seed
-        )
-    strategy.layout = server_model.layout
-    if isinstance(strategy, SoUL):
-        strategy.requests, strategy.local_epochs = config.unlearn, config.local_epochs
-    if strategy.needs_server_tools:
-        strategy.tools = _server_tools(config, dataset, federation, server_model.module)
-    return strategy
-
-
-def _server_tools(
-    config: SimulationConfig, dataset: Dataset, federation: Federation, model: nn.Module
+def server_tools(
+    config: SimulationConfig, dataset: Dataset, federation: Federation, model: FlatModel
 ) -> ServerTools:
-    if config.server_samples == 0:
-        raise ConfigurationError(
-            "server_samples", 0, f"at least 1 with strategy {config.strategy.name}"
-        )
+    """Return what the server may lend: a model and its own examples."""
     x, y = federation.server_examples()
     return ServerTools(
-        model=model,
+        model=model.module,
         x=x,
         y=y,
-        latent_layer=str(model.latent_layer),
+        latent_layer=str(getattr(model.module, "latent_layer", "")),
         num_classes=dataset.num_classes,
+        task=federation.task,
     )

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from fedguard.errors import ConfigurationError, nearest
+from fedguard.metrics.classification import attack_success_rate
+from fedguard.training.base import LocalStep
+from fedguard.traits import Traits
 
+if TYPE_CHECKING:
     from fedguard.updates import ClientUpdates
 
+
+def source_to_target(attack: object, confusion: Tensor | None) -> float | None:
+    """Return how often a targeted label flip's source class is taken for its target class.
+
+    None where the attack has no source class, or is a backdoor.
+
+    Parameters
+    ----------
+    attack : Attack
+        The attack.
+    confusion : Tensor or None
+        (C, C) counts of test examples by true class (row) and predicted class.
+    """
+    source, target = getattr(attack, "source_class", None), getattr(attack, "target_class", None)
+    if confusion is None or source is None or target is None or getattr(attack, "backdoor", False):
+        return None
+    row = confusion[source]
+    total = int(row.sum())
+    return int(row[target]) / total if total else None
+
+
 KnowledgeScope = Literal["partial", "full"]
+
+NEEDS = frozenset({"aggregate", "data", "images", "model", "training", "updates"})
+"""What an attack may ask for; see `Attack.needs`."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +94,23 @@ class Knowledge:
         return self.updates.deltas.std(dim=0, unbiased=False)
 
 
-@dataclass
-class LocalStep:
-    """One optimiser step of a malicious client's local training.
+@dataclass(frozen=True)
+class Scene:
+    """What is there after a round to measure an attack by.
 
     Attributes
     ----------
-    parameters : sequence of Tensor
-        The model's trainable parameters; their ``grad`` holds the step's gradients.
-    start : sequence of Tensor
-        The global model's parameters at the beginning of the round, same order.
-    last_update : sequence of Tensor or None
-        What the server added in the round before, same order; None in the first round.
+    model : nn.Module
+        The global model.
+    found : mapping of str to Any
+        The task's figures of it on the test set; ``confusion`` among them for classification.
+    triggered : tuple of Tensor or None
+        Triggered test examples of the classes that a backdoor does not aim at, and their labels.
     """
 
-    parameters: Sequence[Tensor]
-    start: Sequence[Tensor]
-    last_update: Sequence[Tensor] | None
+    model: nn.Module
+    found: Mapping[str, Any]
+    triggered: tuple[Tensor, Tensor] | None
 
 
 class Attack:
@@ -95,7 +122,14 @@ class Attack:
     Any of ``"updates"`` (crafts model updates), ``"data"`` (poisons examples), ``"training"``
     (changes local steps), ``"images"`` (examples must be images), ``"aggregate"`` (searches
     against a copy of the deployed rule) and ``"model"`` (reads the global model, in `prepare`).
+    A name that is none of `NEEDS` is an error when the class is defined.
     """
+
+    traits: ClassVar[Traits] = Traits()
+    """The world that it belongs to."""
+
+    tasks: ClassVar[frozenset[str] | None] = None
+    """Names of the tasks that the attack makes sense in; None for every task."""
 
     finite: ClassVar[bool] = True
     """Whether crafted updates are finite; False for attacks that send NaN or infinity."""
@@ -105,6 +139,18 @@ class Attack:
 
     target_class: int | None = None
     """Class that a backdoor aims at."""
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Refuse a misspelt need, of which nothing would come.
+
+        Raises
+        ------
+        ConfigurationError
+            If one of `needs` is none of `NEEDS`; names the nearest one.
+        """
+        super().__init_subclass__(**rest)
+        for need in sorted(set(cls.needs) - NEEDS):
+            raise ConfigurationError("needs", need, nearest(need, NEEDS) + ", ".join(sorted(NEEDS)))
 
     def prepare(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
         """Read the global model before the coalition's data are poisoned in a round.
@@ -150,6 +196,22 @@ class Attack:
     def trigger(self, x: Tensor) -> Tensor:
         """Return examples with the backdoor's trigger stamped on; never in place."""
         return x
+
+    def measure(self, scene: Scene) -> dict[str, float | None]:
+        """Return what the attack achieved on a round's model, by name.
+
+        ``attack_success_rate`` is a backdoor's share of triggered examples taken for the target
+        class; ``source_to_target`` a label flip's share of source examples taken for it. None
+        where the attack is neither.
+        """
+        success = None
+        if scene.triggered is not None and self.target_class is not None:
+            x, y = scene.triggered
+            success = attack_success_rate(scene.model, x, y, self.target_class)
+        return {
+            "attack_success_rate": success,
+            "source_to_target": source_to_target(self, scene.found.get("confusion")),
+        }
 
     def bind(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         """Learn the task before the first round; raise `ConfigurationError` if it cannot work."""

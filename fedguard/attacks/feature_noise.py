@@ -31,6 +31,7 @@ class FeatureNoise(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
 
     def __init__(self, *, std: float = 1.0, poison_fraction: float = 1.0) -> None:
         check_number("std", std, above=0.0)

@@ -27,7 +27,9 @@ class LabelFlip(Attack):
     Tolpegin et al., "Data Poisoning Attacks Against Federated Learning Systems", ESORICS 2020
     (targeted); Biggio, Nelson and Laskov, "Support Vector Machines Under Adversarial Label
     Noise", ACML 2011 (random). With an odd number of classes, static leaves the middle one as it
-    is.
+    is. An example may have one label or several, such as one for each position of a sequence: all
+    labels of a chosen example are flipped, in the targeted mode those of the source class; labels
+    below 0, which mark what is not to be learnt, stay.
 
     Parameters
     ----------
@@ -82,7 +84,7 @@ class LabelFlip(Attack):
             raise RuntimeError("label-flip does not know the classes yet: call bind first")
         candidates = torch.arange(len(y))
         if self.source_class is not None:
-            candidates = candidates[(y == self.source_class).cpu()]
+            candidates = candidates[_with(self.source_class, y).cpu()]
         chosen = drawn_share(candidates, self.poison_fraction, rng).to(y.device)
         flipped = y.clone()
         flipped[chosen] = self._flip(y[chosen], rng)
@@ -95,11 +97,19 @@ class LabelFlip(Attack):
         return send(coalition, coalition.trainable * self.scale)
 
     def _flip(self, y: Tensor, rng: torch.Generator) -> Tensor:
-        if self.target_class is not None:
-            return torch.full_like(y, self.target_class)
+        return torch.where(y < 0, y, self._other(y, rng))
+
+    def _other(self, y: Tensor, rng: torch.Generator) -> Tensor:
+        if self.source_class is not None and self.target_class is not None:
+            return y.masked_fill(y == self.source_class, self.target_class)
         if self.mode == "static":
             return self.num_classes - 1 - y
         if self.mode == "cyclic":
             return (y + 1) % self.num_classes
         step = torch.randint(1, max(self.num_classes, 2), y.shape, generator=rng)
         return (y + step.to(y.device, y.dtype)) % self.num_classes
+
+
+def _with(label: int, y: Tensor) -> Tensor:
+    """Return the (N,) mask of the examples that have this label, or one that is."""
+    return (y == label).unsqueeze(-1).flatten(1).any(dim=1)

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fedguard.attacks.badnets import BadNets
-from fedguard.attacks.base import Knowledge, LocalStep
+from fedguard.attacks.base import Knowledge
 from fedguard.attacks.toolkit.crafting import norm, send
 from fedguard.attacks.toolkit.projection import distance
 from fedguard.errors import check_number
+from fedguard.training.base import LocalStep
 from fedguard.updates import ClientUpdates
 
 

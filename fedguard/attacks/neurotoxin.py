@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.badnets import BadNets
-from fedguard.attacks.base import LocalStep
 from fedguard.attacks.toolkit.projection import project
 from fedguard.errors import check_number
+from fedguard.training.base import LocalStep
 
 
 class Neurotoxin(BadNets):
@@ -22,8 +22,9 @@ class Neurotoxin(BadNets):
     parameters together.
 
     Zhang et al., "Neurotoxin: Durable Backdoors in Federated Learning", ICML 2022. The magnitude
-    is ranked, not the signed value; coordinates that tie with the last one kept are kept. In the
-    first round there is no g, and nothing is masked.
+    is ranked, not the signed value; coordinates that tie with the last one kept are kept. Masked
+    coordinates stay at the global model's values, also where the client trains with weight decay.
+    In the first round there is no g, and nothing is masked.
 
     Parameters
     ----------
@@ -48,13 +49,15 @@ class Neurotoxin(BadNets):
 
     def local_step(self, step: LocalStep, update: Callable[[], None]) -> None:
         """Mask the gradients, then take the step; see `Attack.local_step`."""
-        if step.last_update is not None:
-            for parameter, mask in zip(
-                step.parameters, self._masks(step, step.last_update), strict=True
-            ):
+        if step.last_update is None:
+            update()
+        else:
+            masks = self._masks(step, step.last_update)
+            for parameter, mask in zip(step.parameters, masks, strict=True):
                 if parameter.grad is not None:
                     parameter.grad.mul_(mask)
-        update()
+            update()
+            _hold(step, masks)
         if self.epsilon is not None:
             project(step, self.epsilon)
 
@@ -63,6 +66,13 @@ class Neurotoxin(BadNets):
         if self._masked is None or self._masked[0] is not step:
             self._masked = (step, small_coordinates(last_update, self.keep))
         return self._masked[1]
+
+
+def _hold(step: LocalStep, masks: Sequence[Tensor]) -> None:
+    """Put what is masked back where the round began: weight decay moves it without a gradient."""
+    with torch.no_grad():
+        for here, start, mask in zip(step.parameters, step.start, masks, strict=True):
+            here.copy_(torch.where(mask > 0, here, start))
 
 
 def small_coordinates(update: Sequence[Tensor], keep: float) -> list[Tensor]:

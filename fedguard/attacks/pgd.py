@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from fedguard.attacks.badnets import BadNets
-from fedguard.attacks.base import LocalStep
 from fedguard.attacks.toolkit.projection import project
 from fedguard.errors import check_number
+from fedguard.training.base import LocalStep
 
 
 class Pgd(BadNets):

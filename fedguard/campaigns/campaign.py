@@ -24,8 +24,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedguard import registry
 from fedguard.config import SimulationConfig, assign, load_yaml, parse
+from fedguard.config.parts import PARTS
 from fedguard.errors import ConfigurationError, nearest
 
 FIELDS = ("name", "base", "grid", "exclude", "seeds")
@@ -244,7 +244,7 @@ def _exclude(entries: Any) -> list[dict[str, Any]]:
     for entry in entries:
         for field in entry:
             head, dot, _ = str(field).partition(".")
-            if head not in known or (dot and head not in registry.KINDS):
+            if head not in known or (dot and head not in PARTS):
                 raise ConfigurationError("exclude", field, f"{nearest(head, known)}a run's field")
     return [{str(field): value for field, value in entry.items()} for entry in entries]
 

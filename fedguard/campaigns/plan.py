@@ -36,6 +36,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
         For the first configuration whose parts do not fit; names the cell.
     """
     from fedguard.assembly import make as assembly
+    from fedguard.assembly.strategy import make_strategy
     from fedguard.attacks.toolkit.schedule import parse_schedule
     from fedguard.models.device import resolve_device
     from fedguard.models.flat import FlatModel
@@ -61,7 +62,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
                 cpu = resolve_device("cpu")
                 federations[key] = assembly.make_federation(config, dataset, attack, cpu)
             model = FlatModel(assembly.make_model(config, dataset))
-            assembly.make_strategy(config, dataset, federations[key], model)
+            make_strategy(config, dataset, federations[key], model)
         except ConfigurationError as error:
             raise in_cell(error, cell.label) from error
 

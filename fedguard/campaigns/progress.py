@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
-from rich.progress import Progress as Bar
-from rich.text import Text
 
-from fedguard.reporting.wording import duration, percent
+from fedguard.reporting.headline import Headline
+from fedguard.reporting.live import LiveLine
+from fedguard.reporting.wording import duration, time_left
 
 if TYPE_CHECKING:
     from fedguard.campaigns.campaign import Cell
@@ -44,8 +42,6 @@ class SweepProgress:
         Runs at a time.
     console : Console
         Where to write.
-    clock : callable, optional
-        Seconds that only grow.
     """
 
     def __init__(
@@ -55,28 +51,18 @@ class SweepProgress:
         to_do: Sequence[Cell],
         workers: int,
         console: Console,
-        *,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._pace, self._workers = total, pace, max(workers, 1)
         self._left = {cell.digest: cell for cell in to_do}
         self._failed = 0
-        self._console, self._clock = console, clock
-        self._started = clock()
-        columns = (SpinnerColumn(), BarColumn(bar_width=16), MofNCompleteColumn())
-        said = TextColumn("{task.fields[said]}", markup=False)
-        live = console.is_terminal
-        self._bar = Bar(*columns, said, console=console, transient=True) if live else None
+        self._line = LiveLine(total, console)
 
     def __enter__(self) -> SweepProgress:
         """Start the live line where there is a terminal."""
         done = self._total - len(self._left)
-        if self._bar is not None:
-            said = self._said()
-            self._task = self._bar.add_task("", total=self._total, completed=done, said=said)
-            self._bar.start()
-        elif self._left:
-            self._print(f"{done} of {self._total} runs are there, {len(self._left)} to do")
+        self._line.start(self._said(), done)
+        if self._left and not self._line.live:
+            self._line.say(f"{done} of {self._total} runs are there, {len(self._left)} to do")
         return self
 
     def __exit__(
@@ -86,8 +72,7 @@ class SweepProgress:
         trace: TracebackType | None,
     ) -> None:
         """Take the live line away; errors pass through."""
-        if self._bar is not None:
-            self._bar.stop()
+        self._line.stop()
 
     def ended(self, cell: Cell, result: CellResult) -> None:
         """Take note that a run has ended."""
@@ -98,20 +83,19 @@ class SweepProgress:
         outcome = (
             f"failed: {result.error}"
             if result.state == "failed"
-            else f"accuracy {percent(result.accuracy)} in {duration(result.seconds)}"
+            else f"{_headline(result)} in {duration(result.seconds)}"
         )
         done = self._total - len(self._left)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, said=self._said())
+        if self._line.live:
+            self._line.move(self._said(), done)
             if result.state == "failed":
-                self._bar.console.print(Text(f"{cell.directory} {outcome}"), soft_wrap=True)
+                self._line.say(f"{cell.directory} {outcome}")
         else:
-            self._print(f"run {done}/{self._total} · {cell.directory} · {outcome}{self._tail()}")
+            self._line.say(f"run {done}/{self._total} · {cell.directory} · {outcome}{self._tail()}")
 
     def waiting(self, count: int) -> None:
         """Say that only runs of another process are left."""
-        if self._bar is not None:
-            self._bar.update(self._task, said=f"waiting for {count} runs of another process")
+        self._line.move(f"waiting for {count} runs of another process")
 
     def _said(self) -> str:
         failed = f"{self._failed} failed" if self._failed else ""
@@ -125,8 +109,10 @@ class SweepProgress:
         seconds = self._pace.estimate(list(self._left.values())) if self._left else None
         if seconds is None:
             return ""
-        shared = seconds / min(self._workers, len(self._left))
-        return f"{max(round(shared), 1)} s left" if shared < 59 else f"{duration(shared)} left"
+        return time_left(seconds / min(self._workers, len(self._left)))
 
-    def _print(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+
+def _headline(result: CellResult) -> str:
+    """Return a finished run's headline; results that name none are accuracies."""
+    headline = Headline.of({"headline": getattr(result, "headline", None)})
+    return headline.labelled(result.accuracy)

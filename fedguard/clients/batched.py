@@ -35,6 +35,11 @@ class Program(ABC):
         Model, layout and settings.
     size : int
         Most clients of a group.
+
+    Attributes
+    ----------
+    settings : TrainingSettings
+        Hyper-parameters of the round; the trainer's own until they are set.
     """
 
     exact = False
@@ -42,16 +47,12 @@ class Program(ABC):
 
     def __init__(self, trainer: ClientTrainer, size: int) -> None:
         self.trainer = trainer
+        self.settings = trainer.settings
         self.layout = trainer.layout
         device = trainer.model.vector.device
         shape = (size, self.layout.num_trainable)
         self.vectors = torch.empty(shape, device=device)
         self.momenta = torch.empty(shape if self.settings.momentum else (0, 0), device=device)
-
-    @property
-    def settings(self) -> TrainingSettings:
-        """Hyper-parameters; those of the trainer now, which may change from round to round."""
-        return self.trainer.settings
 
     def train(self, group: Group, global_vector: Tensor, deltas: Tensor) -> list[float]:
         """Train a group, write its rows of `deltas`; return each client's loss."""
@@ -85,7 +86,8 @@ class Program(ABC):
 class BatchedExecutor(Executor):
     """Train groups of clients as one batched program each.
 
-    1. Malicious clients whose attack acts inside training run under `reuse`.
+    1. Malicious clients whose attack acts inside training run under `reuse`, and so do clients
+       whose message asks for another training than the first one's, or for no plain SGD.
     2. The others are sorted by shard size and cut into groups; poisoned data are just data.
     3. Every client takes the batches it takes under `reuse`; what is padded has weight 0.
 
@@ -123,14 +125,16 @@ class BatchedExecutor(Executor):
         trained = Trained(
             torch.empty(len(cohort.clients), dtype=torch.float64), [0.0] * len(cohort.clients)
         )
+        settings = trainer.settings_for(cohort.config(0), cohort.server_round)
         batched: list[int] = []
         alone: list[int] = []
-        for row, client in enumerate(cohort.clients):
-            special = trainer.step_attack(client, cohort.attacking) is not None
-            (alone if special else batched).append(row)
+        for row in range(len(cohort.clients)):
+            (batched if self._fits(cohort, row, settings) else alone).append(row)
         self.reuse.train_rows(cohort, alone, deltas, trained)
+        for program in self._crew.workers:
+            program.settings = settings
         exact = self._crew.workers[0].exact
-        groups = list(make_groups(trainer, cohort, batched, self.size, exact=exact))
+        groups = list(make_groups(trainer, cohort, batched, self.size, settings, exact=exact))
 
         def do(program: Program, group: Group) -> None:
             losses = program.train(group, cohort.global_vector, deltas)
@@ -140,6 +144,19 @@ class BatchedExecutor(Executor):
 
         self._crew.run(groups, do)
         return trained
+
+    def _fits(self, cohort: Cohort, row: int, settings: TrainingSettings) -> bool:
+        """Return whether a client trains as the program does: plain SGD with these settings."""
+        trainer = self.trainer
+        if trainer.step_attack(cohort.clients[row], cohort.attacking) is not None:
+            return False
+        if not cohort.configs:
+            return True
+        if settings.momentum and not trainer.settings.momentum:
+            return False  # a program has no room for momentum that nobody configured
+        config = cohort.config(row)
+        same = trainer.settings_for(config, cohort.server_round) == settings
+        return same and trainer.rule.plain(config)
 
     def close(self) -> None:
         """End the threads."""

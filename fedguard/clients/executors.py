@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from fedguard.clients.training import ClientTrainer
+from fedguard.clients.training import NOTHING, ClientTrainer
 
 Worker = TypeVar("Worker")
-Task = TypeVar("Task")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Cohort:
         Whether malicious clients attack in this round.
     last_update : Tensor, optional
         (D,) what the server added in the round before.
+    configs : tuple of mapping
+        What the server's message says to each client, in the same order; empty if nothing.
     """
 
     clients: tuple[int, ...]
@@ -41,6 +43,11 @@ class Cohort:
     global_vector: Tensor
     attacking: bool = False
     last_update: Tensor | None = None
+    configs: tuple[Mapping[str, Any], ...] = ()
+
+    def config(self, row: int) -> Mapping[str, Any]:
+        """Return what the server says to the client of a row."""
+        return self.configs[row] if self.configs else NOTHING
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class Crew(Generic[Worker]):
         self.workers = list(workers)
         self._pool: ThreadPoolExecutor | None = None
 
-    def run(self, tasks: Sequence[Task], do: Callable[[Worker, Task], None]) -> None:
+    def run(self, tasks: Sequence[Item], do: Callable[[Worker, Item], None]) -> None:
         """Do every task once; raise the first error."""
         queue = iter(list(tasks))
 
@@ -190,6 +197,7 @@ class ReuseExecutor(Executor):
                 deltas[row],
                 attacking=cohort.attacking,
                 last_update=cohort.last_update,
+                config=cohort.config(row),
             )
             trained.examples[row] = count
             trained.losses[row] = loss
@@ -209,9 +217,8 @@ class ReuseExecutor(Executor):
 
     def _load_poison(self, cohort: Cohort, rows: Sequence[int]) -> None:
         """Poison data before threads start: an attack need not be safe in threads."""
-        federation = self.trainer.federation
         for row in rows:
-            federation.source(cohort.clients[row], attacking=cohort.attacking)
+            self.trainer.data_of(cohort.clients[row], attacking=cohort.attacking)
 
     def close(self) -> None:
         """End the threads."""

@@ -58,7 +58,13 @@ class _Member:
 
 
 def make_groups(
-    trainer: ClientTrainer, cohort: Cohort, positions: Sequence[int], size: int, *, exact: bool
+    trainer: ClientTrainer,
+    cohort: Cohort,
+    positions: Sequence[int],
+    size: int,
+    settings: TrainingSettings,
+    *,
+    exact: bool,
 ) -> Iterator[Group]:
     """Divide clients into groups of at most `size`, sorted by the size of their shards.
 
@@ -74,6 +80,8 @@ def make_groups(
         Rows of the cohort to group.
     size : int
         Most clients in a group.
+    settings : TrainingSettings
+        Hyper-parameters of the round.
     exact : bool
         Only clients with equally many examples share a group, so that nothing is padded; for
         models whose layers look at the whole batch.
@@ -83,21 +91,21 @@ def make_groups(
     for _, together in groupby(members, key=lambda m: (m.rows is None, m.size if exact else 0)):
         alike = list(together)
         for start in range(0, len(alike), size):
-            yield _group(trainer, cohort, alike[start : start + size])
+            yield _group(trainer, cohort, alike[start : start + size], settings)
 
 
 def _member(trainer: ClientTrainer, cohort: Cohort, position: int) -> _Member:
     client = cohort.clients[position]
-    x, y, rows = trainer.federation.source(client, attacking=cohort.attacking)
+    x, y, rows = trainer.data_of(client, attacking=cohort.attacking)
     return _Member(position, client, x, y, rows, len(y) if rows is None else len(rows))
 
 
-def _group(trainer: ClientTrainer, cohort: Cohort, members: list[_Member]) -> Group:
+def _group(
+    trainer: ClientTrainer, cohort: Cohort, members: list[_Member], given: TrainingSettings
+) -> Group:
     # A batch beyond the largest shard would only be padding.
     largest = max(member.size for member in members)
-    settings = replace(
-        trainer.settings, batch_size=min(trainer.settings.batch_size, max(largest, 1))
-    )
+    settings = replace(given, batch_size=min(given.batch_size, max(largest, 1)))
     steps = [settings.local_epochs * math.ceil(m.size / settings.batch_size) for m in members]
     shape = (len(members), max(steps), settings.batch_size)
     rows = torch.zeros(shape, dtype=torch.long)

@@ -13,7 +13,7 @@ from torch import nn
 from fedguard.clients.batched import BatchedExecutor, group_size
 from fedguard.clients.dense import DenseProgram, chain_of
 from fedguard.clients.executors import Cohort, Executor, ReuseExecutor
-from fedguard.clients.training import ClientTrainer
+from fedguard.clients.training import NOTHING, ClientTrainer
 from fedguard.config import SimulationConfig, load_yaml
 
 NAMES = ("reuse", "vmap", "dense")
@@ -91,6 +91,12 @@ def _obstacle(name: str, trainer: ClientTrainer) -> str | None:
         return None
     if trainer.draws:
         return "the network draws random numbers, which a batch of clients would draw differently"
+    if not trainer.rule.plain(NOTHING):
+        return f"training {type(trainer.rule).__name__} is not plain SGD"
+    if trainer.federation.task.settles:
+        return "the task looks at a client's whole shard"
+    if name == "dense" and not trainer.federation.task.softmax:
+        return "the loss is not the cross-entropy of one class per row"
     if name == "dense":
         chain = chain_of(trainer.model.module)
         return None if chain else "the network is more than linear layers with ReLU"
@@ -149,6 +155,7 @@ def _seconds(executor: Executor, clients: tuple[int, ...]) -> float:
         found.append((time.perf_counter() - started) / steps)
     executor.close()
     trainer.model.load(vector)
+    trainer.memories.clear()
     return min(found)
 
 

@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from fedguard.attacks.base import Attack, LocalStep
+from fedguard.attacks.base import Attack
 from fedguard.clients.federation import Federation
 from fedguard.layout import ParameterLayout
 from fedguard.models.flat import FlatModel
 from fedguard.randomness import SERVER, generator, stream_seed
+from fedguard.training.base import Local, LocalStep, TrainingRule, TrainingSettings
+from fedguard.training.sgd import Sgd
 
+__all__ = ["ClientTrainer", "TrainingSettings"]
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Hyper-parameters of local SGD.
-
-    Attributes
-    ----------
-    lr : float
-        Learning rate, above 0.
-    momentum : float
-        0 to below 1.
-    weight_decay : float
-        L2 penalty, at least 0.
-    local_epochs : int
-        Passes over the shard per round, at least 1.
-    batch_size : int
-        Examples per step, at least 1; the last batch of an epoch may be smaller.
-    """
-
-    lr: float
-    momentum: float
-    weight_decay: float
-    local_epochs: int
-    batch_size: int
+NOTHING: Mapping[str, Any] = {}
+"""A server's message that says nothing about training."""
 
 
 class _Unscaled(nn.Module):
@@ -64,7 +45,7 @@ class ClientTrainer:
 
     1. load the global vector into the model;
     2. take the shard (poisoned where a malicious client attacks in this round);
-    3. run SGD over batches drawn from the stream (seed, t, k, "batches");
+    3. let the training rule run over batches drawn from the stream (seed, t, k, "batches");
     4. write model minus global into the client's row.
 
     Parameters
@@ -72,22 +53,43 @@ class ClientTrainer:
     module : nn.Module
         The model, on the device to train on.
     federation : Federation
-        Data and roles.
+        Data, task and roles.
     settings : TrainingSettings
-        Local SGD.
+        Hyper-parameters.
     seed : int
         Seed of the batch order.
+    rule : TrainingRule, optional
+        How a client trains; plain SGD if left out.
+    rounds : int
+        Rounds of the run, for rules with a schedule.
+
+    Attributes
+    ----------
+    memories : dict of int to (dict of str to Tensor)
+        What each client keeps from round to round, where the rule remembers.
+    left_out : dict of int to Tensor
+        Positions in a client's shard that take no part in its training, such as forgotten rows.
     """
 
     def __init__(
-        self, module: nn.Module, federation: Federation, settings: TrainingSettings, seed: int
+        self,
+        module: nn.Module,
+        federation: Federation,
+        settings: TrainingSettings,
+        seed: int,
+        rule: TrainingRule | None = None,
+        rounds: int = 1,
     ) -> None:
         self.model = FlatModel(module)
         self.federation = federation
         self.settings = settings
         self.seed = seed
+        self.rule = rule or Sgd()
+        self.rounds = rounds
+        self.memories: dict[int, dict[str, Tensor]] = {}
+        self.left_out: dict[int, Tensor] = {}
         self.draws = _draws_random_numbers(module, federation)
-        self._momentum = torch.zeros_like(self.model.vector)
+        self._velocity = torch.zeros_like(self.model.vector)
         self._prepared = 0
 
     @property
@@ -98,7 +100,30 @@ class ClientTrainer:
     def twin(self, settings: TrainingSettings | None = None) -> ClientTrainer:
         """Return a trainer with a model of its own and the same data; for another thread."""
         module = copy.deepcopy(self.model.module)
-        return ClientTrainer(module, self.federation, settings or self.settings, self.seed)
+        chosen = settings or self.settings
+        found = ClientTrainer(module, self.federation, chosen, self.seed, self.rule, self.rounds)
+        found.memories, found.left_out = self.memories, self.left_out
+        return found
+
+    def settings_for(self, config: Mapping[str, Any], server_round: int) -> TrainingSettings:
+        """Return the hyper-parameters of a client whose message says `config`."""
+        return self.rule.settings_for(self.settings, config, server_round, self.rounds)
+
+    def data_of(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return a client's training data as `Federation.indexed` does, rows left out aside."""
+        gone = self.left_out.get(client)
+        if gone is None or not len(gone):
+            return self.federation.indexed(client, attacking=attacking)
+        x, y = self.federation.shard(client, attacking=attacking)
+        kept = torch.ones(len(y), dtype=torch.bool)
+        kept[gone] = False
+        rows = kept.nonzero().flatten().to(y.device)
+        return x[rows], y[rows], None
+
+    def examples(self, client: int) -> tuple[Tensor, Tensor]:
+        """Return a client's own clean data, rows left out aside."""
+        x, y, rows = self.data_of(client, attacking=False)
+        return (x, y) if rows is None else (x[rows], y[rows])
 
     def train(
         self,
@@ -109,6 +134,7 @@ class ClientTrainer:
         *,
         attacking: bool = False,
         last_update: Tensor | None = None,
+        config: Mapping[str, Any] = NOTHING,
     ) -> tuple[int, float]:
         """Train one client and write its delta into `out`.
 
@@ -126,6 +152,8 @@ class ClientTrainer:
             Whether malicious clients attack in this round.
         last_update : Tensor, optional
             (D,) what the server added in the round before.
+        config : mapping
+            What the server's message says about training.
 
         Returns
         -------
@@ -133,14 +161,19 @@ class ClientTrainer:
             Number of examples and mean training loss over the last epoch.
         """
         self.prepare_for(attacking, server_round, global_vector)
-        x, y, own = self.federation.source(client, attacking=attacking)
+        x, y, own = self.data_of(client, attacking=attacking)
         rows = torch.arange(len(y), device=y.device) if own is None else own
         self.model.load(global_vector)
         self.model.module.train()
         attack = self.step_attack(client, attacking)
         step = self._local_step(global_vector, last_update) if attack is not None else None
+        local = self._local(client, server_round, global_vector, x, y, rows, config)
         with self._noise_of(client, server_round):
-            loss = self._epochs(x, y, rows, client, server_round, attack, step)
+            if self.federation.task.settles:
+                self.federation.task.settle(self.model.module, x[rows], y[rows])
+            loss = self._epochs(local, rows, attack, step)
+        if self.rule.remembers:
+            self.memories[client] = local.memory
         self.model.delta_from(global_vector, out)
         return len(rows), loss
 
@@ -159,11 +192,11 @@ class ClientTrainer:
         """Take one plain step from `start` (D,) on one batch and write the change into `out`."""
         self.model.load(start)
         self.model.module.train()
-        self._momentum.zero_()
+        self._velocity.zero_()
         self.model.gradient.zero_()
-        loss = functional.cross_entropy(self.model.module(x), y)
+        loss = self.federation.task.losses(self.model.module(x), y).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._update()
+        _descend(self.model.vector, self.model.gradient, self._velocity, self.settings)
         self.model.delta_from(start, out)
 
     def prepare_for(self, attacking: bool, server_round: int, global_vector: Tensor) -> None:
@@ -200,41 +233,74 @@ class ClientTrainer:
             last_update=None if last_update is None else self.model.views(last_update),
         )
 
-    def _epochs(
+    def _local(
         self,
-        x: Tensor,
-        y: Tensor,
-        own: Tensor,
         client: int,
         server_round: int,
-        attack: Attack | None,
-        step: LocalStep | None,
+        global_vector: Tensor,
+        x: Tensor,
+        y: Tensor,
+        rows: Tensor,
+        config: Mapping[str, Any],
+    ) -> Local:
+        return Local(
+            module=self.model.module,
+            vector=self.model.vector,
+            gradient=self.model.gradient,
+            start=global_vector[: self.layout.num_trainable],
+            settings=self.settings_for(config, server_round),
+            client=client,
+            server_round=server_round,
+            rounds=self.rounds,
+            seed=self.seed,
+            x=x,
+            y=y,
+            rows=rows,
+            velocity=self._velocity,
+            config=config,
+            memory=dict(self.memories.get(client, {})) if self.rule.remembers else {},
+        )
+
+    def _epochs(
+        self, local: Local, own: Tensor, attack: Attack | None, step: LocalStep | None
     ) -> float:
-        stream = generator(self.seed, server_round, client, "batches")
-        self._momentum.zero_()
-        total = torch.zeros((), device=x.device)
-        for _ in range(self.settings.local_epochs):
+        stream = generator(self.seed, local.server_round, local.client, "batches")
+        rule, task, module = self.rule, self.federation.task, local.module
+        self._velocity.zero_()
+        rule.begin(local)
+        settings = local.settings
+
+        def update() -> None:
+            _descend(local.vector, local.gradient, local.velocity, local.settings)
+
+        total = torch.zeros((), device=local.x.device)
+        for _ in range(settings.local_epochs):
             total.zero_()
-            order = own[torch.randperm(len(own), generator=stream).to(x.device)]
-            for rows in torch.split(order, self.settings.batch_size):
-                loss = functional.cross_entropy(self.model.module(x[rows]), y[rows])
-                self.model.gradient.zero_()
+            order = own[torch.randperm(len(own), generator=stream).to(local.x.device)]
+            for rows in torch.split(order, settings.batch_size):
+                local.rows = rows
+                losses = task.losses(module(local.x[rows]), local.y[rows])
+                loss = rule.loss(local, losses)
+                local.gradient.zero_()
                 loss.backward()  # type: ignore[no-untyped-call]
-                total += loss.detach() * len(rows)
+                total += losses.detach().sum()
                 if attack is None or step is None:
-                    self._update()
+                    rule.step(local, update)
                 else:
-                    attack.local_step(step, self._update)
+                    attack.local_step(step, lambda: rule.step(local, update))
+        rule.end(local)
         return float(total / len(own))
 
-    def _update(self) -> None:
-        """Take one SGD step from the flat gradient."""
-        gradient, vector = self.model.gradient, self.model.vector
-        if self.settings.weight_decay:
-            gradient.add_(vector, alpha=self.settings.weight_decay)
-        if self.settings.momentum:
-            gradient = self._momentum.mul_(self.settings.momentum).add_(gradient)
-        vector.add_(gradient, alpha=-self.settings.lr)
+
+def _descend(
+    vector: Tensor, gradient: Tensor, velocity: Tensor, settings: TrainingSettings
+) -> None:
+    """Take one SGD step from the flat gradient, in place."""
+    if settings.weight_decay:
+        gradient.add_(vector, alpha=settings.weight_decay)
+    if settings.momentum:
+        gradient = velocity.mul_(settings.momentum).add_(gradient)
+    vector.add_(gradient, alpha=-settings.lr)
 
 
 def _draws_random_numbers(module: nn.Module, federation: Federation) -> bool:
@@ -242,8 +308,9 @@ def _draws_random_numbers(module: nn.Module, federation: Federation) -> bool:
     device = next(module.parameters()).device
     twin = copy.deepcopy(module).train()
     cuda = [device] if device.type == "cuda" else []
+    sample = federation.task.sample(federation.dataset.input_shape, 2).to(device)
     with torch.random.fork_rng(devices=cuda), torch.no_grad():
         before = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda)
-        twin(torch.zeros(2, *federation.dataset.input_shape, device=device))
+        twin(sample)
         after = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda)
     return not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
-from torch.nn import functional
 
 from fedguard.clients.batched import Program
 from fedguard.clients.grouping import Group
@@ -34,6 +33,7 @@ class VmapProgram(Program):
     def __init__(self, trainer: ClientTrainer, size: int) -> None:
         super().__init__(trainer, size)
         self.module = trainer.model.module
+        self.task = trainer.federation.task
         self.exact = bool(trainer.model.buffers)
         self.names = self.layout.names[: self.layout.num_trainable_tensors]
         self.views = [
@@ -88,9 +88,7 @@ class VmapProgram(Program):
         leaves = [view[:active].detach().requires_grad_() for view in self.views]
         buffers = {name: stack[:active] for name, stack in self.buffers.items()}
         logits = self._forward(leaves, buffers, batch)
-        losses = functional.cross_entropy(
-            logits.flatten(0, 1), group.y[rows].flatten(), reduction="none"
-        )
+        losses = self.task.losses(logits.flatten(0, 1), group.y[rows].flatten(0, 1))
         per_client = (losses.view(rows.shape) * weights).sum(dim=1)
         gradients = torch.autograd.grad(per_client.sum(), leaves)
         self._update(list(gradients), active)
@@ -128,8 +126,15 @@ def _difference(trainer: ClientTrainer) -> float:
     device = trainer.model.vector.device
     stream = torch.Generator().manual_seed(0)
     shape = trainer.federation.dataset.input_shape
-    x = torch.randn(8, *shape, generator=stream).to(device)
-    y = (torch.arange(8) % trainer.federation.dataset.num_classes).to(device)
+    data = trainer.federation.dataset
+    if data.x_train.is_floating_point():
+        x = torch.randn(8, *shape, generator=stream).to(device)
+    else:
+        x = trainer.federation.normalise(data.x_train[torch.arange(8) % len(data.x_train)])
+    if trainer.federation.task.softmax:
+        y = (torch.arange(8) % data.num_classes).to(device)
+    else:
+        y = data.y_train[torch.arange(8) % len(data.y_train)].to(device)
     twin = trainer.twin(TrainingSettings(0.1, 0.0, 0.0, 1, 4))
     start = twin.model.whole_vector()
     expected, batched = (

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from fedguard import registry
+from fedguard.traits import traits_of
 
 Room = Literal["horizontal", "vertical"]
 
@@ -20,6 +21,12 @@ _TITLES = {
     "partition": "Splits",
     "dataset": "Data sets",
     "model": "Models",
+    "task": "Tasks",
+    "training": "Training rules",
+    "pre": "Pre-aggregations",
+    "repair": "Repairs",
+    "audit": "Audits",
+    "enrolment": "Enrolments",
 }
 
 _NEEDS = {
@@ -54,21 +61,28 @@ def paper(part: Callable[..., Any]) -> str:
 
 
 def needs(kind: str, part: Any) -> str:
-    """Return what a strategy or an attack asks for beyond the updates themselves."""
-    if kind == "attack" and hasattr(part, "needs"):
+    """Return what a part asks for, made from what it declares."""
+    if kind == "attack":
         return ", ".join(_NEEDS[need] for need in sorted(part.needs)) or "nothing"
-    known = registry.parameters(part)
-    wants = []
-    if "assumed_malicious" in known:
+    declared, wants = traits_of(part), []
+    if "assumed_malicious" in registry.parameters(part):
         wants.append("an assumed bound")
-    if getattr(part, "needs_server_tools", False):
-        wants.append("a model and server data")
+    if declared.server_model:
+        wants.append("a model")
+    if declared.server_data != "none":
+        wants.append(f"{declared.server_data} server data")
+    if declared.history:
+        wants.append("clients known from round to round")
+    if declared.client_side:
+        wants.append("clients with its other side")
+    if declared.smallest_cohort > 1:
+        wants.append(f"at least {declared.smallest_cohort} clients a round")
     return ", ".join(wants) or "nothing"
 
 
 def section(kind: str, room: Room = "horizontal") -> str:
     """Return the table of one kind of part."""
-    with_needs = kind in ("strategy", "attack") and room == "horizontal"
+    with_needs = kind in ("strategy", "attack", "repair", "audit") and room == "horizontal"
     header = ["name", "what it does", *(["needs"] if with_needs else []), "paper"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for name in registry.names(kind, room):

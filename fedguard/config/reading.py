@@ -10,12 +10,19 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fedguard import registry
 from fedguard.config import strict_yaml
 from fedguard.config.faults import Faults
-from fedguard.config.run import Part, SimulationConfig
+from fedguard.config.parts import OPTIONAL_PARTS, PARTS, Part
+from fedguard.config.run import SimulationConfig
 from fedguard.config.settling import settle, settle_file, settle_setting
 from fedguard.errors import ConfigurationError, nearest
+
+_EXAMPLES = {
+    "client_app": "package.module:app",
+    "repair": "such as repair=finetune",
+    "audit": "such as audit=unlearning",
+    "enrolment": "such as enrolment=roster",
+}
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
@@ -57,7 +64,7 @@ def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
         else:
             values[head] = value
         return
-    kinds = (*registry.KINDS, "client_app")
+    kinds = (*PARTS, *OPTIONAL_PARTS, "client_app")
     if head == "faults" and "." not in rest:
         current = values.get(head)
         if current is not None and not isinstance(current, dict):
@@ -68,8 +75,8 @@ def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
         offered = ", ".join([*(f"{kind}.ARGUMENT" for kind in kinds), "faults.FIELD"])
         raise ConfigurationError(dotted, value, offered)
     current = values.get(head)
-    if current is None and head == "client_app":
-        raise ConfigurationError(dotted, value, "client_app itself, package.module:app, first")
+    if current is None and head not in PARTS:
+        raise ConfigurationError(dotted, value, f"{head} itself first, {_EXAMPLES[head]}")
     if current is None:
         default: Part = SimulationConfig.model_fields[head].get_default(call_default_factory=True)
         current = {"name": default.name, **default.arguments}

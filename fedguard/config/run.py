@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -19,37 +18,23 @@ from pydantic import (
 
 from fedguard import registry
 from fedguard.config.faults import Faults
+from fedguard.config.filled_in import FILLED_IN, check_not_filled_in
+from fedguard.config.parts import (
+    OPTIONAL_PARTS,
+    PARTS,
+    ChainField,
+    Part,
+    PartField,
+    as_part,
+    part_field,
+)
+from fedguard.config.repair_times import RepairTimes
 from fedguard.config.requests import UnlearnRequest, check_requests
 from fedguard.errors import ConfigurationError
+from fedguard.traits import traits_of
 
-
-class Part(BaseModel):
-    """A registered part and its constructor arguments.
-
-    Written in YAML as a name, ``krum``, or as a mapping, ``{name: krum, assumed_malicious: 0.3}``.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Constructor arguments that were given."""
-        return dict(self.model_extra or {})
-
-
-def _as_part(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-PartField = Annotated[Part, BeforeValidator(_as_part)]
 PathField = Annotated[Path, PlainSerializer(str, return_type=str)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-def _part(name: str, **arguments: Any) -> Any:
-    return Field(default_factory=lambda: Part(name=name, **arguments))
 
 
 VERTICAL_DEFAULTS = {
@@ -73,21 +58,21 @@ class SimulationConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    strategy: PartField = _part("geminiguard")
+    strategy: PartField = part_field("geminiguard")
     """Aggregation rule or defence of the server."""
-    pre: Literal["nnm", "bucketing", "clipping", "arc"] | None = None
-    """Pre-aggregation in front of the strategy's rule."""
-    attack: PartField = _part("sign-flip", scale=4.0)
+    pre: ChainField = ()
+    """Pre-aggregation in front of the strategy's rule; several in order: ``nnm,clipping``."""
+    attack: PartField = part_field("sign-flip", scale=4.0)
     """What malicious clients do."""
     attack_knowledge: Literal["partial", "full"] = "partial"
     """What the attacker sees: its own clients' honest updates, or every honest update."""
     attack_rounds: Any = "all"
     """When it attacks: ``all``, ``{window: [5, 10]}``, ``{probability: 0.3}``, ``{single: 7}``."""
-    dataset: PartField = _part("digits")
+    dataset: PartField = part_field("digits")
     """Data set."""
     data_dir: PathField | None = None
     """Folder of the data set's files, where it needs any."""
-    model: PartField = _part("mlp")
+    model: PartField = part_field("mlp")
     """Network that is trained."""
     latent_layer: str | None = None
     """Submodule whose output is the latent representation; the model's own choice if left out."""
@@ -99,12 +84,14 @@ class SimulationConfig(BaseModel):
     """Share of the clients that lie; defences never see it."""
     assumed_malicious: float = Field(0.25, ge=0.0, lt=0.5)
     """Share that a defence assumes, where its rule needs a bound."""
-    partition: PartField = _part("dirichlet")
+    partition: PartField = part_field("dirichlet")
     """How the training data are divided among clients."""
     server_samples: int = Field(100, ge=0)
     """Auxiliary examples that the server holds; in no client's shard and not in the test set."""
     rounds: int = Field(20, ge=1, le=1_000_000)
     """Server rounds."""
+    training: PartField = part_field("sgd")
+    """How a client trains: optimiser, schedule, loss; what the server's messages say is obeyed."""
     local_epochs: int = Field(3, ge=1)
     """Passes of a client over its shard per round."""
     batch_size: int = Field(16, ge=1)
@@ -136,6 +123,14 @@ class SimulationConfig(BaseModel):
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     faults: Faults = Faults()
     """What breaks on the way from clients to server: ``{dropout: 0.3, corrupt: 0.1}``."""
+    repair: PartField | None = None
+    """What the server does to the model after aggregation, behind any strategy."""
+    repair_at: str = "end"
+    """When it is repaired: ``end``, ``every:R``, or ``alarm`` of the audit."""
+    audit: PartField | None = None
+    """What looks at the model and says what it found; changes nothing."""
+    enrolment: PartField | None = None
+    """Who admits clients' replies before the strategy sees them."""
     unlearn: tuple[UnlearnRequest, ...] = ()
     """What the federation is asked to forget: ``[{client: 3, round: 20}]``; with strategy soul."""
     seed: Seed = 0
@@ -143,24 +138,32 @@ class SimulationConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _vertical_defaults(cls, values: Any) -> Any:
-        """Fill in what a vertical strategy's run does where nothing is said: no attack, ..."""
-        if not isinstance(values, Mapping) or not values.get("strategy"):
+    def _own_defaults(cls, values: Any) -> Any:
+        """Fill in what a vertical strategy, or a data set's task, does where nothing is said."""
+        if not isinstance(values, Mapping):
             return values
-        part = _as_part(values["strategy"])
-        name = part.get("name") if isinstance(part, Mapping) else getattr(part, "name", None)
-        vertical = isinstance(name, str) and registry.is_vertical(name)
-        return {**VERTICAL_DEFAULTS, **values} if vertical else values
+        strategy, dataset = _name_in(values, "strategy"), _name_in(values, "dataset")
+        vertical = strategy is not None and registry.is_vertical(strategy)
+        own = registry.find("dataset", dataset) if dataset is not None else None
+        defaults = getattr(own, "defaults", {}) if not vertical else VERTICAL_DEFAULTS
+        return {**defaults, **values}
 
     @model_validator(mode="after")
     def _check_parts(self) -> SimulationConfig:
-        for kind in registry.KINDS:
-            part: Part = getattr(self, kind)
+        for kind, part in self.parts():
             registry.check_arguments(kind, registry.find(kind, part.name), part.arguments)
-        for name in _DECIDED_FOR_MODELS & set(self.model.arguments):
-            allowed = "nothing: the data set, the seed and latent_layer decide it"
-            raise ConfigurationError(f"model.{name}", self.model.arguments[name], allowed)
+            check_not_filled_in(kind, part.arguments)
+        RepairTimes(self.repair_at)
+        if self.repair_at == "alarm" and self.repair is not None and self.audit is None:
+            raise ConfigurationError("repair_at", "alarm", "end or every:R; alarm needs an audit")
         return self
+
+    def parts(self) -> list[tuple[str, Part]]:
+        """Return every part with its kind: those that are always there, then those that are set."""
+        always = [(kind, getattr(self, kind)) for kind in PARTS]
+        chosen = [(kind, getattr(self, kind)) for kind in OPTIONAL_PARTS]
+        chain = [("pre", part) for part in self.pre]
+        return [*always, *chain, *((kind, part) for kind, part in chosen if part is not None)]
 
     @model_validator(mode="after")
     def _check_engine(self) -> SimulationConfig:
@@ -172,7 +175,8 @@ class SimulationConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_unlearning(self) -> SimulationConfig:
-        if self.unlearn and not hasattr(registry.find("strategy", self.strategy.name), "due"):
+        strategy = registry.find("strategy", self.strategy.name)
+        if self.unlearn and not traits_of(strategy).requests:
             allowed = f"nothing with strategy {self.strategy.name}; soul unlearns"
             raise ConfigurationError("unlearn", f"{len(self.unlearn)} requests", allowed)
         check_requests(self.unlearn, self.clients, self.rounds)
@@ -181,16 +185,10 @@ class SimulationConfig(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """Return the configuration as plain values, parts' own defaults filled in."""
         plain = self.model_dump(mode="json")
-        for kind in registry.KINDS:
-            part: Part = getattr(self, kind)
-            known = registry.parameters(registry.find(kind, part.name))
-            defaults = {
-                name: parameter.default
-                for name, parameter in known.items()
-                if not parameter.required and _is_plain(parameter.default)
-            }
-            settable = {k: v for k, v in defaults.items() if k not in _SET_BY_SIMULATION}
-            plain[kind] = {"name": part.name, **_plain(settable), **_plain(part.arguments)}
+        for kind in (*PARTS, *OPTIONAL_PARTS):
+            part: Part | None = getattr(self, kind)
+            if part is not None:
+                plain[kind] = _with_defaults(kind, part)
         return plain
 
     def digest(self) -> str:
@@ -202,28 +200,23 @@ class SimulationConfig(BaseModel):
 PLACE = frozenset({"data_dir", "workers", "ray_address"})
 """Fields that say where a run happens, not what it does."""
 
-_DECIDED_FOR_MODELS = {"input_shape", "num_classes", "seed", "latent_layer"}
-"""Arguments of a network that cannot be given with it."""
 
-_SET_BY_SIMULATION = {
-    "arrayrecord_key",
-    "configrecord_key",
-    "evaluate_metrics_aggr_fn",
-    "fraction_evaluate",
-    "fraction_train",
-    "input_shape",
-    "latent_layer",
-    "min_available_nodes",
-    "min_evaluate_nodes",
-    "min_train_nodes",
-    "model",
-    "num_classes",
-    "seed",
-    "server_data",
-    "train_metrics_aggr_fn",
-    "weighted_by_key",
-}
-"""Constructor arguments that the simulation fills in from the configuration itself."""
+def _name_in(values: Mapping[str, Any], field: str) -> str | None:
+    """Return the name of a part in unchecked values, None where there is none."""
+    part = as_part(values.get(field))
+    name = part.get("name") if isinstance(part, Mapping) else getattr(part, "name", None)
+    return name if isinstance(name, str) else None
+
+
+def _with_defaults(kind: str, part: Part) -> dict[str, Any]:
+    """Return a part as plain values, its own defaults filled in."""
+    known = registry.parameters(registry.find(kind, part.name))
+    defaults = {
+        name: parameter.default
+        for name, parameter in known.items()
+        if not parameter.required and _is_plain(parameter.default) and name not in FILLED_IN
+    }
+    return {"name": part.name, **_plain(defaults), **_plain(part.arguments)}
 
 
 def _is_plain(value: Any) -> bool:

@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 
 from fedguard import registry
 from fedguard.config import SimulationConfig
+from fedguard.config.filled_in import FILLED_IN
+from fedguard.config.parts import OPTIONAL_PARTS, PARTS
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -25,10 +27,18 @@ def configuration_schema() -> dict[str, Any]:
     schema = SimulationConfig.model_json_schema()
     properties: dict[str, Any] = schema["properties"]
     definitions: dict[str, Any] = schema.setdefault("$defs", {})
-    for kind in registry.KINDS:
+    for kind in (*PARTS, *OPTIONAL_PARTS):
         definitions[kind] = _part_schema(kind)
+        if kind in OPTIONAL_PARTS:
+            definitions[kind]["anyOf"].append({"type": "null"})
         description = properties[kind].get("description", "")
         properties[kind] = {"$ref": f"#/$defs/{kind}", "description": description}
+    definitions["pre"] = {"anyOf": [*_part_schema("pre")["anyOf"], {"type": "null"}]}
+    several = {"type": "array", "items": {"$ref": "#/$defs/pre"}}
+    properties["pre"] = {
+        "anyOf": [{"$ref": "#/$defs/pre"}, several],
+        "description": properties["pre"].get("description", ""),
+    }
     return {"$schema": _DRAFT, **schema, "title": "fedguard configuration"}
 
 
@@ -47,12 +57,13 @@ def _part_schema(kind: str) -> dict[str, Any]:
         }
         for name in names
     ]
-    mapping = {
+    mapping: dict[str, Any] = {
         "type": "object",
         "properties": {"name": named},
         "required": ["name"],
-        "allOf": [choice for choice in choices if choice["then"]["properties"]],
     }
+    if told := [choice for choice in choices if choice["then"]["properties"]]:
+        mapping["allOf"] = told
     return {"anyOf": [*named["anyOf"], mapping]}
 
 
@@ -83,12 +94,9 @@ def _arguments(kind: str, name: str) -> dict[str, Any]:
     return {key: found[key] for key in sorted(found)}
 
 
-_FILLED_IN = {"seed", "model", "server_data", "latent_layer", "input_shape", "num_classes"}
-
-
 def _is_written(part: Callable[..., Any], argument: str) -> bool:
     """Return whether one of fedguard's own constructors names the argument."""
-    if argument in _FILLED_IN:
+    if argument in FILLED_IN:
         return False
     if not inspect.isclass(part):
         return True

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from fedguard import registry
 from fedguard.config import strict_yaml
-from fedguard.config.run import Part, SimulationConfig
+from fedguard.config.parts import Part
+from fedguard.config.run import SimulationConfig
 from fedguard.config.strict_yaml import Mark
 from fedguard.errors import ConfigurationError
 
@@ -122,6 +123,8 @@ def _settle_choices(field: str, choices: Any, base: Mapping[str, Any], marks: Ma
 
 
 def _settle(path: strict_yaml.Path, value: Any, annotation: Any, marks: Marks) -> Any:
+    if path == ("pre",):
+        return value  # a chain of parts, which reads names, parts and lists by itself
     kinds = _kinds(annotation)
     if Part in kinds:
         return _settle_part(path, value, marks, optional=type(None) in kinds)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.clientapp.typing import Mod
 from flwr.common import bytes_to_ndarray
 from flwr.common.secure_aggregation.crypto.shamir import combine_shares
 from flwr.common.secure_aggregation.crypto.symmetric_encryption import generate_shared_key
@@ -21,6 +22,7 @@ from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_
 
 from fedguard.encryption.grouping import client_view, group_updates
 from fedguard.encryption.protocol.weights import GroupMean, upscaled
+from fedguard.encryption.secagg_clients import SecAggClients, secagg_mods
 from fedguard.errors import RunError, check_number
 from fedguard.randomness import SERVER, numpy_generator
 from fedguard.strategies.base import RobustStrategy, weighted_mean
@@ -103,6 +105,14 @@ class SecAggPlus(RobustStrategy):
         self.quantization_range = quantization_range
         self._grid: Grid | None = None
         self._round = _Round()
+
+    def client_side(self, grid: Grid) -> Grid:
+        """Return a grid whose clients run Flower's mod, in this process, on what `grid` trains."""
+        return SecAggClients(grid)
+
+    def client_mods(self) -> list[Mod]:
+        """Return the mods that a ClientApp of this strategy needs."""
+        return secagg_mods()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.clientapp.typing import Mod
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
+from fedguard.encryption.errors import BackendUnavailableError
 from fedguard.encryption.grouping import client_view, draw_groups, group_updates, make_rule
+from fedguard.encryption.lattice.backend import make_backend
+from fedguard.encryption.local_clients import LocalClients
+from fedguard.encryption.mod import encryption_mod
 from fedguard.encryption.protocol.client import MINIMUM_PARTICIPANTS, Guards
 from fedguard.encryption.protocol.driver import Answers, Group, Lockstep, Trip
 from fedguard.encryption.protocol.endpoint import ClientOptions
@@ -115,6 +120,30 @@ class EncryptedStrategy(RobustStrategy):
     @abstractmethod
     def client_options(self) -> ClientOptions | None:
         """How clients must be set up; None where they need nothing of ours."""
+
+    def client_side(self, grid: Grid) -> Grid:
+        """Return a grid whose clients encrypt, in this process, what `grid` trains.
+
+        It goes around everything else, the coalition included: a client lies before it encrypts.
+
+        Raises
+        ------
+        ConfigurationError
+            If the clients' backend cannot be used here.
+        """
+        options = self.client_options
+        if options is None:
+            return grid
+        try:
+            make_backend(options.backend, options.source("backend"))
+        except BackendUnavailableError as error:
+            raise ConfigurationError("backend", options.backend, f"numpy here: {error}") from error
+        return LocalClients(grid, options)
+
+    def client_mods(self) -> list[Mod]:
+        """Return the mods that a ClientApp of this strategy needs."""
+        options = self.client_options
+        return [] if options is None else [encryption_mod(options)]
 
     @abstractmethod
     def make_group(self, cohort: tuple[int, ...], size: int) -> Group:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge, KnowledgeScope
 from fedguard.grids.base import WrappedGrid
+from fedguard.grids.history import History
 from fedguard.grids.messages import arrays_of, server_round_of
 from fedguard.layout import ParameterLayout
 from fedguard.randomness import SERVER, generator
@@ -45,6 +46,8 @@ class AdversarialGrid(WrappedGrid):
         Name of the strategy it faces.
     aggregate : callable, optional
         Copy of the deployed rule, for attacks that search against it.
+    history : History, optional
+        Models of the last rounds; one of its own if left out.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class AdversarialGrid(WrappedGrid):
         attacking: Callable[[int], bool] = lambda _: True,
         defence: str = "",
         aggregate: Callable[[ClientUpdates], Tensor] | None = None,
+        history: History | None = None,
     ) -> None:
         super().__init__(inner)
         self.attack = attack
@@ -67,7 +71,7 @@ class AdversarialGrid(WrappedGrid):
         self.attacking = attacking
         self.defence = defence
         self.aggregate = aggregate
-        self.previous_global: Tensor | None = None
+        self.history = history or History()
         self._calls = 0
 
     def send_and_receive(
@@ -96,7 +100,7 @@ class AdversarialGrid(WrappedGrid):
             else ParameterLayout.from_arrays(arrays)
         )
         global_vector = layout.vector_from_arrays(arrays)
-        previous, self.previous_global = self.previous_global, global_vector
+        self.history.note(server_round, global_vector)
         updates = ClientUpdates.from_replies(
             batch, global_vector, layout, server_round=server_round
         )
@@ -113,7 +117,7 @@ class AdversarialGrid(WrappedGrid):
             generator=generator(self.seed, server_round, SERVER, "attack"),
             defence=self.defence,
             aggregate=self.aggregate,
-            last_update=None if previous is None else global_vector - previous,
+            last_update=self.history.last_update(server_round, global_vector),
         )
         with torch.no_grad():
             crafted = self.attack.craft(coalition, knowledge)

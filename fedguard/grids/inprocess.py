@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from flwr.app import Error, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import Error, Message, MessageType, RecordDict
 from torch import Tensor
 
 from fedguard.clients.executors import Cohort, Executor, ReuseExecutor
 from fedguard.clients.training import ClientTrainer
 from fedguard.grids.base import LocalGrid
+from fedguard.grids.history import History
 from fedguard.grids.messages import (
     EXAMPLES_KEY,
     METRICS_KEY,
@@ -18,9 +19,10 @@ from fedguard.grids.messages import (
     arrays_of,
     model_reply_content,
     server_round_of,
+    told_metrics,
+    training_config,
 )
 from fedguard.layout import ParameterLayout
-from fedguard.metrics.classification import evaluate
 from fedguard.updates import StackedReplies
 
 _UNSUPPORTED = 1
@@ -43,6 +45,8 @@ class InProcessGrid(LocalGrid):
         Whether malicious clients attack in a given server round.
     executor : Executor, optional
         Trains the clients; one after another, on one reused model, if left out.
+    history : History, optional
+        Models of the last rounds; one of its own if left out.
     """
 
     def __init__(
@@ -50,12 +54,13 @@ class InProcessGrid(LocalGrid):
         trainer: ClientTrainer,
         attacking: Callable[[int], bool] = lambda _: True,
         executor: Executor | None = None,
+        history: History | None = None,
     ) -> None:
         super().__init__()
         self.trainer = trainer
         self.executor = executor or ReuseExecutor(trainer)
         self.attacking = attacking
-        self.previous_global: Tensor | None = None
+        self.history = history or History()
         self._calls = 0
 
     def get_node_ids(self) -> Iterable[int]:
@@ -88,14 +93,15 @@ class InProcessGrid(LocalGrid):
         self._calls += 1
         server_round = server_round_of(messages[0], self._calls)
         global_vector = self._global_vector(messages[0])
-        previous, self.previous_global = self.previous_global, global_vector
-        last_update = None if previous is None else global_vector - previous
+        self.history.note(server_round, global_vector)
+        configs = tuple(training_config(message) for message in messages)
         cohort = Cohort(
             clients=tuple(message.metadata.dst_node_id for message in messages),
             server_round=server_round,
             global_vector=global_vector,
             attacking=self.attacking(server_round),
-            last_update=last_update,
+            last_update=self.history.last_update(server_round, global_vector),
+            configs=configs if any(configs) else (),
         )
         deltas = torch.empty(len(messages), self.trainer.layout.size, device=global_vector.device)
         trained = self.executor.train(cohort, deltas)
@@ -110,12 +116,10 @@ class InProcessGrid(LocalGrid):
 
     def _evaluate(self, message: Message) -> Message:
         trainer = self.trainer
-        x, y = trainer.federation.examples(message.metadata.dst_node_id, attacking=False)
+        x, y = trainer.examples(message.metadata.dst_node_id)
         trainer.model.load(self._global_vector(message))
-        found = evaluate(trainer.model.module, x, y, trainer.federation.dataset.num_classes)
-        metrics = MetricRecord(
-            {EXAMPLES_KEY: len(y), "loss": found.loss, "accuracy": found.accuracy}
-        )
+        found = trainer.federation.task.evaluate(trainer.model.module, x, y)
+        metrics = told_metrics(found, len(y))
         return Message(RecordDict({METRICS_KEY: metrics}), reply_to=message)
 
 

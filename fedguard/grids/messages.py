@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
@@ -54,6 +55,12 @@ def model_reply_content(
     return RecordDict({ARRAYS_KEY: record, METRICS_KEY: MetricRecord(dict(metrics))})
 
 
+def told_metrics(found: Mapping[str, Any], examples: int) -> MetricRecord:
+    """Return a task's figures as a client reports them: the plain numbers, and its examples."""
+    plain = {name: value for name, value in found.items() if isinstance(value, int | float)}
+    return MetricRecord({EXAMPLES_KEY: examples, **plain})
+
+
 def server_round_of(message: Message, default: int) -> int:
     """Return the server round that a message names in any of its config records."""
     for record in message.content.config_records.values():
@@ -61,6 +68,15 @@ def server_round_of(message: Message, default: int) -> int:
         if isinstance(value, int):
             return value
     return default
+
+
+def training_config(message: Message) -> dict[str, Any]:
+    """Return what a message's ``config`` record says about training, the round's number aside.
+
+    Records under other names belong to protocols of their own.
+    """
+    record: Mapping[str, Any] = message.content.config_records.get(CONFIG_KEY, {})
+    return {key: value for key, value in record.items() if key != ROUND_KEY}
 
 
 def arrays_of(message: Message) -> ArrayRecord:

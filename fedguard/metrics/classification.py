@@ -78,9 +78,13 @@ def predictions(module: nn.Module, x: Tensor) -> Tensor:
     return torch.cat([module(part) for part in torch.split(x, _BATCH)])
 
 
-def evaluate(module: nn.Module, x: Tensor, y: Tensor, num_classes: int) -> Evaluation:
-    """Return accuracy, loss and recall per class of (N, ...) normalised examples."""
+def evaluate(module: nn.Module, x: Tensor, y: Tensor, num_classes: int | None = None) -> Evaluation:
+    """Return accuracy, loss and recall per class of (N, ...) normalised examples.
+
+    The number of classes is that of the logits where it is left out.
+    """
     logits = predictions(module, x)
+    num_classes = logits.shape[1] if num_classes is None else num_classes
     confusion = confusion_matrix(y, logits.argmax(dim=1), num_classes).cpu()
     hits = confusion.diagonal().to(torch.float64)
     return Evaluation(
@@ -102,14 +106,3 @@ def attack_success_rate(
     if bool((y == target_class).any()):
         raise ValueError("examples of the target class say nothing about a backdoor")
     return float((predictions(module, triggered).argmax(dim=1) == target_class).double().mean())
-
-
-def flip_success(found: Evaluation, attack: object) -> float | None:
-    """Return how often a targeted label flip's source class is taken for its target class.
-
-    None where the attack has no source class, or is a backdoor.
-    """
-    source, target = getattr(attack, "source_class", None), getattr(attack, "target_class", None)
-    if source is None or target is None or getattr(attack, "backdoor", False):
-        return None
-    return found.source_to_target(source, target)

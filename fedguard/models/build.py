@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fedguard import registry
 from fedguard.errors import ConfigurationError, nearest
-from fedguard.models.trial import Logits, TriedTask, latent_candidates, try_network
+from fedguard.models.trial import latent_candidates, try_network
 from fedguard.randomness import SERVER, stream_seed
 
 
@@ -22,7 +23,8 @@ def build(
     /,
     *,
     latent_layer: str | None = None,
-    task: TriedTask | None = None,
+    sample: Tensor | None = None,
+    fault: Callable[[Any], str | None] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Return a network whose initial weights depend on `seed` alone.
@@ -49,8 +51,11 @@ def build(
         Seed of the run.
     latent_layer : str, optional
         Name of the submodule whose output is the latent representation.
-    task : TriedTask, optional
-        What the network is for; classification if left out.
+    sample : Tensor, optional
+        (2, *input_shape) inputs to try the network on; float32 zeros if left out.
+    fault : callable, optional
+        Says what is wrong with the network's output on two examples, None if nothing is; an
+        output that is not (2, C) if left out.
     **options
         The network's own constructor arguments.
 
@@ -76,8 +81,9 @@ def build(
             model = _call(name, part, {**given, "num_classes": num_classes, **options})
         else:
             model = _create(name, {**given, **options})
-        x = try_network(name, model, tuple(input_shape), num_classes, task or Logits())
-        layer = _settle_latent_layer(model, x, latent_layer)
+        tried = torch.zeros(2, *input_shape) if sample is None else sample
+        try_network(name, model, tried, num_classes, fault)
+        layer = _settle_latent_layer(model, tried, latent_layer)
     setattr(model, "latent_layer", layer)  # noqa: B010 (an assignment here fails the type check)
     return model.train()
 

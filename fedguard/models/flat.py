@@ -27,7 +27,7 @@ class FlatModel:
         trainable = self.layout.num_trainable
         self.vector = torch.empty(trainable, device=device)
         self.gradient = torch.zeros(trainable, device=device)
-        self.parameters = [parameter for _, parameter in module.named_parameters()]
+        self.parameters = [value for value in module.parameters() if value.requires_grad]
         self.buffers = {name: module.state_dict()[name] for name in self._buffer_names()}
         named = dict(module.named_parameters())
         for index, name in enumerate(self.layout.names[: self.layout.num_trainable_tensors]):

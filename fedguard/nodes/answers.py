@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from torch import Tensor
 
 from fedguard.assembly.make import (
     attacks_in,
@@ -24,12 +26,16 @@ from fedguard.grids.messages import (
     arrays_of,
     model_reply_content,
     server_round_of,
+    told_metrics,
+    training_config,
 )
-from fedguard.metrics.classification import evaluate
 from fedguard.models.device import resolve_device
 from fedguard.unlearning.client import answer, instructed
 
 _PREVIOUS = "previous-global"
+
+MEMORY = "training-memory"
+"""Where a node keeps what the training rule remembers of its client."""
 
 # Arrays that arrive are read-only and are only read.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -52,6 +58,7 @@ def train_client(message: Message, context: Context, config_json: str, client: i
     config, trainer = workplace(config_json)
     device = trainer.federation.device
     global_vector = trainer.layout.vector_from_arrays(arrays_of(message)).to(device)
+    _recall(trainer, context, client)
     previous = context.state.array_records.get(_PREVIOUS)
     last_update = (
         None if previous is None else global_vector - trainer.layout.vector_from_arrays(previous)
@@ -68,7 +75,9 @@ def train_client(message: Message, context: Context, config_json: str, client: i
             delta,
             attacking=attacks_in(config, server_round),
             last_update=last_update,
+            config=training_config(message),
         )
+    _keep(trainer, context, client)
     content = model_reply_content(
         trainer.layout,
         (global_vector + delta).cpu(),
@@ -86,9 +95,32 @@ def forget_client(message: Message, config_json: str, client: int) -> Message:
 def evaluate_client(message: Message, config_json: str, client: int) -> Message:
     """Evaluate the model in a message on one client's own data."""
     _, trainer = workplace(config_json)
-    x, y = trainer.federation.examples(client, attacking=False)
+    x, y = trainer.examples(client)
     global_vector = trainer.layout.vector_from_arrays(arrays_of(message))
     trainer.model.load(global_vector.to(trainer.federation.device))
-    found = evaluate(trainer.model.module, x, y, trainer.federation.dataset.num_classes)
-    metrics = MetricRecord({EXAMPLES_KEY: len(y), "loss": found.loss, "accuracy": found.accuracy})
+    found = trainer.federation.task.evaluate(trainer.model.module, x, y)
+    metrics = told_metrics(found, len(y))
     return Message(RecordDict({METRICS_KEY: metrics}), reply_to=message)
+
+
+def _recall(trainer: ClientTrainer, context: Context, client: int) -> None:
+    """Give the trainer what the node kept for its client; processes are shared by clients."""
+    record = context.state.array_records.get(MEMORY)
+    trainer.memories.pop(client, None)
+    if record is not None and trainer.rule.remembers:
+        device = trainer.federation.device
+        trainer.memories[client] = {
+            name: torch.from_numpy(array.numpy().copy()).to(device)
+            for name, array in record.items()
+        }
+
+
+def _keep(trainer: ClientTrainer, context: Context, client: int) -> None:
+    """Let the node keep what the training rule remembers of its client."""
+    if client in trainer.memories:
+        context.state[MEMORY] = memory_record(trainer.memories[client])
+
+
+def memory_record(memory: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return a client's memory as an array record."""
+    return ArrayRecord({name: Array(value.cpu().numpy()) for name, value in memory.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,15 +39,31 @@ class _Workplace:
         global_vector: np.ndarray,
         last_update: np.ndarray | None,
         attacking: bool,
-    ) -> tuple[np.ndarray, np.ndarray, list[float]]:
-        """Return the (len(clients), D) deltas, the example counts and the losses."""
+        configs: tuple[Mapping[str, Any], ...],
+        memories: dict[int, dict[str, np.ndarray]],
+    ) -> tuple[np.ndarray, np.ndarray, list[float], dict[int, dict[str, np.ndarray]]]:
+        """Return the (len(clients), D) deltas, example counts, losses, and clients' memories."""
+        trainer = self.executor.trainer
+        trainer.memories = {
+            client: {name: torch.tensor(v, device=self.device) for name, v in memory.items()}
+            for client, memory in memories.items()
+        }
         last = None if last_update is None else torch.tensor(last_update, device=self.device)
         cohort = Cohort(
-            clients, server_round, torch.tensor(global_vector, device=self.device), attacking, last
+            clients,
+            server_round,
+            torch.tensor(global_vector, device=self.device),
+            attacking,
+            last,
+            configs,
         )
         deltas = torch.empty(len(clients), len(global_vector), device=self.device)
         trained = self.executor.train(cohort, deltas)
-        return deltas.cpu().numpy(), trained.examples.numpy(), trained.losses
+        kept = {
+            client: {name: value.cpu().numpy() for name, value in memory.items()}
+            for client, memory in trainer.memories.items()
+        }
+        return deltas.cpu().numpy(), trained.examples.numpy(), trained.losses, kept
 
 
 class RayExecutor(Executor):
@@ -112,6 +129,8 @@ class RayExecutor(Executor):
                     vector,
                     last,
                     cohort.attacking,
+                    tuple(cohort.configs[row] for row in rows) if cohort.configs else (),
+                    self._memories(cohort.clients[row] for row in rows),
                 )
                 for worker, rows in waiting.items()
             }
@@ -132,7 +151,7 @@ class RayExecutor(Executor):
         import ray
 
         try:
-            block, examples, losses = ray.get(answer)
+            block, examples, losses, kept = ray.get(answer)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
             return False
         index = torch.tensor(rows)
@@ -140,7 +159,18 @@ class RayExecutor(Executor):
         trained.examples[index] = torch.tensor(examples)
         for row, loss in zip(rows, losses, strict=True):
             trained.losses[row] = loss
+        for client, memory in kept.items():
+            self.trainer.memories[client] = {n: torch.tensor(v) for n, v in memory.items()}
         return True
+
+    def _memories(self, clients: Iterable[int]) -> dict[int, dict[str, np.ndarray]]:
+        """Return what clients keep between rounds; it travels, so that a lost worker loses none."""
+        known = self.trainer.memories
+        return {
+            client: {name: value.cpu().numpy() for name, value in known[client].items()}
+            for client in clients
+            if client in known
+        }
 
     def close(self) -> None:
         """End the workers, and Ray if it was started here."""

@@ -17,7 +17,12 @@ from fedguard.records.writer import write_atomically
 
 VERSION = 2
 _MANIFEST = "manifest.json"
-_PREFIXES = {"strategy_state": "strategy.", "grid_state": "grid.", "rule_state": "rule."}
+_PREFIXES = {
+    "strategy_state": "strategy.",
+    "grid_state": "grid.",
+    "rule_state": "rule.",
+    "client_state": "client.",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Checkpoint:
         What is in flight on a faulty network.
     rule_state : dict of str to Tensor
         What an attacker's copy of the strategy keeps between rounds.
+    client_state : dict of str to Tensor
+        What clients' training rules keep, as ``CLIENT/NAME``.
     """
 
     server_round: int
@@ -49,6 +56,7 @@ class Checkpoint:
     seconds: float = 0.0
     grid_state: dict[str, Tensor] = field(default_factory=dict)
     rule_state: dict[str, Tensor] = field(default_factory=dict)
+    client_state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CheckpointStore:

@@ -17,6 +17,12 @@ from typing import Any
 MAX_REASON = 300
 """Characters of a client's reason that are kept."""
 
+ACCEPTED, REJECTED, FAILED, SET_ASIDE = "accepted", "rejected", "failed", "set aside"
+MALFORMED = "malformed"
+"""Outcome in older records, which did not tell a failed client from a reply that was set aside."""
+OUTCOMES = (ACCEPTED, REJECTED, FAILED, SET_ASIDE)
+"""What a record may say became of a client's round."""
+
 
 def number(value: object) -> float | None:
     """Return a finite real number as float, or None for anything else."""
@@ -59,8 +65,9 @@ class ClientRecord:
         The truth about the client.
     accepted : bool or None
         What the defence decided; None where it did not say, as a plain Flower strategy.
-    malformed : bool
-        Whether no usable update arrived: the record has neither examples nor scores.
+    outcome : str or None
+        One of `OUTCOMES`, or `MALFORMED`: an older record with neither examples nor scores. None
+        where no verdict was told.
     weight : float or None
         Share of the client in the round's aggregate.
     num_examples : float or None
@@ -68,14 +75,14 @@ class ClientRecord:
     scores : dict of str to float
         What the defence measured; only finite values.
     reason : str
-        Why it was rejected, or an empty string.
+        Why it was rejected, failed or set aside, or an empty string.
     """
 
     round: int
     client: str
     malicious: bool
     accepted: bool | None
-    malformed: bool
+    outcome: str | None
     weight: float | None
     num_examples: float | None
     scores: dict[str, float]
@@ -92,6 +99,13 @@ class ClientRecord:
         accepted = line.get("accepted")
         if not isinstance(accepted, bool):
             accepted = None if weight is None else weight > 0.0
+        outcome = line.get("outcome")
+        if outcome in OUTCOMES:
+            accepted = outcome == ACCEPTED
+        else:
+            empty = accepted is False and examples is None and not measured
+            told = {True: ACCEPTED, False: REJECTED, None: None}[accepted]
+            outcome = MALFORMED if empty else told
         scores = {name: value for name, value in measured.items() if value is not None}
         reason = line.get("reason")
         return cls(
@@ -99,12 +113,17 @@ class ClientRecord:
             client=str(client),
             malicious=bool(line.get("malicious", False)),
             accepted=accepted,
-            malformed=accepted is False and examples is None and not measured,
+            outcome=outcome,
             weight=weight,
             num_examples=examples,
             scores=scores,
             reason="" if reason is None else str(reason)[:MAX_REASON],
         )
+
+    @property
+    def malformed(self) -> bool:
+        """Whether no usable update arrived."""
+        return self.outcome in (FAILED, SET_ASIDE, MALFORMED)
 
 
 @dataclass(frozen=True)
@@ -125,6 +144,8 @@ class Run:
         ``clients.jsonl``, likewise.
     problems : list of str
         What could not be read.
+    repairs, audits : list of dict
+        ``repairs.jsonl`` and ``audits.jsonl``; empty for a run without any.
     """
 
     path: Path
@@ -134,6 +155,8 @@ class Run:
     rounds: list[dict[str, Any]] = field(default_factory=list)
     clients: list[ClientRecord] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    repairs: list[dict[str, Any]] = field(default_factory=list)
+    audits: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def malicious(self) -> frozenset[str]:
@@ -160,6 +183,11 @@ class Run:
         names = [str(name) for name in sequence(self.summary.get("class_names"))]
         count = max(len(names), len(sequence(self.final.get("per_class_recall"))))
         return names + [str(label) for label in range(len(names), count)]
+
+    @cached_property
+    def counts_replies(self) -> bool:
+        """Whether failed clients and replies set aside are counted apart; older runs did not."""
+        return any(whole(line.get("asked")) is not None for line in self.rounds)
 
     def series(self, name: str) -> list[float | None]:
         """Return one figure over the rounds; None where it is missing."""
@@ -227,6 +255,19 @@ def _clients(path: Path, problems: list[str]) -> list[ClientRecord]:
     return sorted(newest.values(), key=lambda record: (record.round, *_natural(record.client)))
 
 
+def _events(path: Path, kind: str, problems: list[str]) -> list[dict[str, Any]]:
+    """Return the lines of a file that only some runs have, by round and what did it."""
+    if not path.exists():
+        return []
+    newest: dict[tuple[int, str], dict[str, Any]] = {}
+    for line in _lines(path, problems):
+        server_round = whole(line.get("round"))
+        if server_round is not None:
+            name = str(line.get(kind) or "unnamed")
+            newest[server_round, name] = {**line, "round": server_round, kind: name}
+    return [newest[key] for key in sorted(newest)]
+
+
 def read_run(run_dir: Path, *, clients: bool = True) -> Run:
     """Read a run directory; what is missing or damaged is left out and named in `problems`.
 
@@ -246,4 +287,6 @@ def read_run(run_dir: Path, *, clients: bool = True) -> Run:
         rounds=_rounds(run_dir / "rounds.jsonl", problems),
         clients=_clients(run_dir / "clients.jsonl", problems) if clients else [],
         problems=problems,
+        repairs=_events(run_dir / "repairs.jsonl", "repair", problems),
+        audits=_events(run_dir / "audits.jsonl", "audit", problems),
     )

@@ -20,6 +20,14 @@ SUMMARY = "summary.json"
 CONFIG = "config.yaml"
 THREAT_MODEL = "threat_model.json"
 MODEL = "model.safetensors"
+REPAIRS = "repairs.jsonl"
+AUDITS = "audits.jsonl"
+
+BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, AUDITS)
+"""Files with lines of one round each."""
+
+WRITTEN_BY_ROUNDS = (*BY_ROUND, SUMMARY)
+"""What a run that begins anew takes away first."""
 
 
 def jsonable(value: Any) -> Any:
@@ -106,7 +114,7 @@ class Recorder:
 
     def truncate_after(self, last_round: int) -> None:
         """Drop records of rounds after `last_round`, and a line that a crash cut short."""
-        for name in (ROUNDS, CLIENTS):
+        for name in BY_ROUND:
             path = self.directory / name
             if path.exists():
                 kept = [r for r in read_jsonl(path) if r["round"] <= last_round]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from fedguard.records.reader import ClientRecord, Run
+from fedguard.records.reader import FAILED, MALFORMED, REJECTED, SET_ASIDE, ClientRecord, Run
 from fedguard.reporting.figures import (
     axis,
     group_marks,
     label_ticks,
     mark,
+    plain,
     round_ticks,
     rows_height,
     styled,
@@ -42,19 +42,22 @@ STATUSES = (
     Status("■", "malicious, rejected", "var(--caught-cell)"),
     Status("?", "malformed or no reply", "var(--malformed)"),
     Status("○", "took part, no verdict told", "var(--untold)"),
+    Status("–", "failed: no reply or an error", "var(--failed)"),
+    Status("!", "set aside: a malformed reply", "var(--set-aside)"),
 )
 """The statuses in the order of their codes."""
 
-NOT_ASKED, MALFORMED, UNTOLD = 0, 5, 6
+NOT_ASKED = 0
+MALICIOUS_CODES = (3, 4)
+SELDOM: dict[str | None, int] = {MALFORMED: 5, None: 6, FAILED: 7, SET_ASIDE: 8}
+"""Outcomes that many runs never have, with their codes."""
 
 
 def status_of(record: ClientRecord, malicious: bool) -> int:
     """Return the code of a record: its place in `STATUSES`."""
-    if record.malformed:
-        return MALFORMED
-    if record.accepted is None:
-        return UNTOLD
-    return 1 + 2 * malicious + (not record.accepted)
+    if record.outcome in SELDOM:
+        return SELDOM[record.outcome]
+    return 1 + 2 * malicious + (record.outcome == REJECTED)
 
 
 def status_matrix(run: Run) -> tuple[np.ndarray, list[int]]:
@@ -70,14 +73,14 @@ def status_matrix(run: Run) -> tuple[np.ndarray, list[int]]:
 
 
 def _reasons(run: Run, rounds: list[int]) -> dict[str, str]:
-    """Return the reasons of rejected cells, keyed by their place in the flattened map."""
+    """Return the reasons that cells have, keyed by their place in the flattened map."""
     columns = {server_round: column for column, server_round in enumerate(rounds)}
     rows = {client: row for row, client in enumerate(run.client_ids)}
     told: dict[str, str] = {}
     for record in run.clients:
         if record.reason and len(told) < MAX_REASONS:
             place = rows[record.client] * len(rounds) + columns[record.round]
-            told[str(place)] = html.escape(record.reason[:MAX_REASON_LENGTH], quote=False)
+            told[str(place)] = plain(record.reason, MAX_REASON_LENGTH)
     return told
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from fedguard.config import PLACE
-from fedguard.errors import ConfigurationError
 from fedguard.metrics.significance import (
     Agreement,
     PairedTest,
@@ -24,7 +22,11 @@ from fedguard.metrics.significance import (
     paired_tests,
     pareto_front,
 )
-from fedguard.records.reader import Run, mapping, number, read_run, sequence
+from fedguard.records.reader import mapping, sequence
+from fedguard.reporting.comparison_runs import RATES, Entry
+from fedguard.reporting.comparison_runs import Missing as Missing
+from fedguard.reporting.comparison_runs import find_runs as find_runs
+from fedguard.reporting.headline import Headline
 
 WORLD = ("dataset", "rounds")
 """Fields in which runs must agree to be compared at all."""
@@ -32,122 +34,6 @@ DEFENCE = ("strategy", "pre", "assumed_malicious")
 """Fields that make up a defence; all others but the seed make up what it faces."""
 IRRELEVANT = ("seed", "engine", "device", *PLACE)
 """Fields in which runs of one group may differ."""
-METRICS = (
-    "accuracy",
-    "attack_success_rate",
-    "true_positive_rate",
-    "false_positive_rate",
-    "seconds_per_round",
-)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A finished run.
-
-    Attributes
-    ----------
-    run : Run
-        Its files; clients are read when they are needed.
-    config : mapping
-        Its resolved configuration.
-    """
-
-    run: Run
-    config: Mapping[str, Any]
-
-    @property
-    def seed(self) -> Any:
-        """Seed of the run."""
-        return self.config.get("seed", self.run.summary.get("seed"))
-
-    @cached_property
-    def metrics(self) -> dict[str, float | None]:
-        """The figures that are compared: of the last round, or means over rounds."""
-        found = mapping(self.run.summary.get("detection"))
-        sources: dict[str, Any] = {**self.run.final, **found}
-        sources["seconds_per_round"] = self.run.summary.get("seconds_per_round")
-        return {name: number(sources.get(name)) for name in METRICS}
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A run that cannot be compared, and why."""
-
-    directory: str
-    why: str
-
-
-# --- finding runs ----------------------------------------------------------------------------
-
-
-def find_runs(paths: Iterable[Path]) -> tuple[list[Entry], list[Missing]]:
-    """Return the finished runs in run directories and campaign folders, and the others.
-
-    Raises
-    ------
-    ConfigurationError
-        If a path holds no run, or no run is finished.
-    """
-    entries: dict[Path, Entry] = {}
-    missing: dict[Path, Missing] = {}
-    for path in paths:
-        for directory, planned in _run_directories(path):
-            found = _entry(directory, planned)
-            if isinstance(found, Entry):
-                entries[directory.resolve()] = found
-            else:
-                missing[directory.resolve()] = found
-    if not entries:
-        reasons = "; ".join(f"{one.directory}: {one.why}" for one in list(missing.values())[:3])
-        raise ConfigurationError("RUNS", reasons or "nothing", "at least one finished run")
-    return list(entries.values()), list(missing.values())
-
-
-def _run_directories(path: Path) -> list[tuple[Path, bool]]:
-    """Return the run directories at a path, and whether a campaign only planned them."""
-    if (path / "config.yaml").is_file() or (path / "summary.json").is_file():
-        return [(path, False)]
-    planned = {path / name for name in _planned(path)}
-    found = {
-        file.parent for name in ("config.yaml", "error.json") for file in path.glob(f"*/{name}")
-    }
-    if not planned and not found:
-        raise ConfigurationError("RUNS", str(path), "a run directory or a campaign's folder")
-    return [(directory, directory not in found) for directory in sorted(planned | found)]
-
-
-def _planned(path: Path) -> list[str]:
-    try:
-        record = json.loads((path / "campaign.json").read_text(encoding="utf-8"))
-        return [Path(str(run["directory"])).name for run in record["runs"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _entry(directory: Path, planned: bool) -> Entry | Missing:
-    run = read_run(directory, clients=False)
-    if run.summary and run.final and number(run.final.get("accuracy")) is not None:
-        config = _config(run)
-        if not config:
-            return Missing(directory.name, "its config.yaml cannot be read")
-        return Entry(run, config)
-    if planned:
-        return Missing(directory.name, "not started")
-    try:
-        error = json.loads((directory / "error.json").read_text(encoding="utf-8"))
-        return Missing(directory.name, f"failed: {error['error']}")
-    except (OSError, ValueError, KeyError, TypeError):
-        last = run.rounds[-1]["round"] if run.rounds else 0
-        return Missing(directory.name, f"unfinished: {last} rounds recorded")
-
-
-def _config(run: Run) -> dict[str, Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        return mapping(yaml.load(run.config, Loader=loader))
-    except (yaml.YAMLError, RecursionError):
-        return {}
 
 
 # --- names -----------------------------------------------------------------------------------
@@ -206,7 +92,7 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over seeds: count, mean, standard deviation (None of one), lowest, highest."""
+    """A figure over seeds: count, mean, standard deviation (None of one or of inf), low, high."""
 
     n: int
     mean: float
@@ -220,7 +106,8 @@ class Spread:
         known = [value for value in values if value is not None]
         if not known:
             return None
-        std = statistics.stdev(known) if len(known) > 1 else None
+        several = len(known) > 1 and all(map(math.isfinite, known))
+        std = statistics.stdev(known) if several else None
         return cls(len(known), statistics.fmean(known), std, min(known), max(known))
 
 
@@ -241,6 +128,11 @@ class Group:
         found = self.spread(metric)
         return None if found is None else found.mean
 
+    @property
+    def headline(self) -> Headline:
+        """What its runs are led by."""
+        return self.entries[0].headline
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -255,12 +147,12 @@ class Standing:
     complete : bool
         Whether it faced every scenario of the comparison; otherwise its worst case is no rival
         to the others'.
-    accuracy : float
-        Mean over scenarios of the means over seeds.
-    worst_accuracy, worst_scenario : float, str
-        Lowest mean over seeds, and where.
+    mean : float
+        The headline's mean over scenarios of the means over seeds.
+    worst, worst_scenario : float, str
+        Worst mean over seeds, and where.
     worst_run : float
-        Lowest accuracy of a single run.
+        Worst headline of a single run.
     worst_success : float or None
         Highest mean attack success; None without a backdoor.
     caught, wronged : float or None
@@ -277,8 +169,8 @@ class Standing:
     defence: str
     scenarios: int
     complete: bool
-    accuracy: float
-    worst_accuracy: float
+    mean: float
+    worst: float
     worst_scenario: str
     worst_run: float
     worst_success: float | None
@@ -288,9 +180,19 @@ class Standing:
     mean_rank: float | None
     front: bool | None
 
+    @property
+    def accuracy(self) -> float:
+        """The mean, by its name where the headline is accuracy."""
+        return self.mean
+
+    @property
+    def worst_accuracy(self) -> float:
+        """The worst case, by its name where the headline is accuracy."""
+        return self.worst
+
 
 class Comparison:
-    """Runs of one data set and one number of rounds.
+    """Runs of one data set, one number of rounds and one headline.
 
     Parameters
     ----------
@@ -314,7 +216,21 @@ class Comparison:
         """The world that the runs share."""
         config = self.entries[0].config
         dataset = mapping(config.get("dataset")).get("name", config.get("dataset"))
-        return f"{dataset}, {config.get('rounds')} rounds"
+        title = f"{dataset}, {config.get('rounds')} rounds"
+        lead = self.headline
+        if lead.name == "accuracy":
+            return title
+        return f"{title}, {lead.words} ({'higher' if lead.higher_is_better else 'lower'} is better)"
+
+    @property
+    def headline(self) -> Headline:
+        """What the runs are led by."""
+        return self.entries[0].headline
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the figures that are compared, the headline first."""
+        return (self.headline.name, *RATES)
 
     @cached_property
     def defences(self) -> list[str]:
@@ -348,13 +264,13 @@ class Comparison:
         keys = [(defence, scenario) for scenario in self.scenarios]
         return [self.groups[key] for key in keys if key in self.groups]
 
-    def accuracies(self, defence: str) -> dict[tuple[str, Any], float]:
-        """Return a defence's final accuracy by (scenario, seed)."""
+    def reached(self, defence: str) -> dict[tuple[str, Any], float]:
+        """Return a defence's final headline by (scenario, seed)."""
         return {
             (group.scenario, entry.seed): value
             for group in self.of_defence(defence)
             for entry in group.entries
-            if (value := entry.metrics["accuracy"]) is not None
+            if (value := entry.metrics[self.headline.name]) is not None
         }
 
     @cached_property
@@ -366,24 +282,24 @@ class Comparison:
     def tests(self) -> list[tuple[str, str, PairedTest]]:
         """Paired tests of every two defences over the (scenario, seed) pairs they share."""
         couples = list(itertools.combinations(self.defences, 2))
-        by_defence = {defence: self.accuracies(defence) for defence in self.defences}
+        by_defence = {defence: self.reached(defence) for defence in self.defences}
         differences = []
         for first, second in couples:
             one, two = by_defence[first], by_defence[second]
-            differences.append([one[key] - two[key] for key in one if key in two])
+            differences.append([_difference(one[key], two[key]) for key in one if key in two])
         results = paired_tests(differences) if couples else []
         return [(a, b, test) for (a, b), test in zip(couples, results, strict=True)]
 
     @cached_property
     def ranking(self) -> Agreement:
         """Agreement of the (scenario, seed) blocks on the ranking of complete defences."""
-        by_defence = [self.accuracies(defence) for defence in self.complete]
+        by_defence = [self.reached(defence) for defence in self.complete]
         blocks = [
             key
             for key in (by_defence[0] if by_defence else {})
             if all(key in values for values in by_defence)
         ]
-        rows = [[values[key] for values in by_defence] for key in blocks]
+        rows = [[self.headline.gain(values[key]) for values in by_defence] for key in blocks]
         return agreement(np.array(rows).reshape(len(blocks), len(by_defence)))
 
     @cached_property
@@ -398,12 +314,13 @@ class Comparison:
             )
             for s in bare
         ]
-        return sorted(full, key=lambda s: (not s.complete, -s.worst_accuracy))
+        return sorted(full, key=lambda s: (not s.complete, -self.headline.gain(s.worst)))
 
     def _standing(self, defence: str) -> Standing:
-        groups = self.of_defence(defence)
-        means = {group.scenario: group.mean("accuracy") or 0.0 for group in groups}
-        worst = min(means, key=lambda scenario: means[scenario])
+        groups, lead = self.of_defence(defence), self.headline
+        known = {group.scenario: group.mean(lead.name) for group in groups}
+        means = {name: lead.worst_possible if m is None else m for name, m in known.items()}
+        worst = min(means, key=lambda scenario: lead.gain(means[scenario]))
 
         def mean(metric: str) -> float | None:
             found = Spread.of(group.mean(metric) for group in groups)
@@ -414,10 +331,10 @@ class Comparison:
             defence=defence,
             scenarios=len(groups),
             complete=defence in self.complete,
-            accuracy=statistics.fmean(means.values()),
-            worst_accuracy=means[worst],
+            mean=statistics.fmean(means.values()),
+            worst=means[worst],
             worst_scenario=worst,
-            worst_run=min(self.accuracies(defence).values(), default=0.0),
+            worst_run=lead.worst(self.reached(defence).values() or [lead.worst_possible]),
             worst_success=None if success is None else success.high,
             caught=mean("true_positive_rate"),
             wronged=mean("false_positive_rate"),
@@ -428,7 +345,7 @@ class Comparison:
 
     def _front(self, standings: Sequence[Standing]) -> list[bool]:
         rows = [
-            [-s.worst_accuracy, s.worst_success or 0.0, s.seconds or 0.0]
+            [-self.headline.gain(s.worst), s.worst_success or 0.0, s.seconds or 0.0]
             for s in standings
             if s.complete
         ]
@@ -454,16 +371,22 @@ class Comparison:
         )
 
 
+def _difference(first: float, second: float) -> float:
+    """Return first minus second; two runs that are equally lost do not differ."""
+    return 0.0 if first == second else first - second
+
+
 def _scenario_order(field: str) -> tuple[int, str]:
     first = ("attack", "malicious", "partition", "attack_knowledge")
     return (first.index(field) if field in first else len(first), field)
 
 
 def compare(entries: Sequence[Entry]) -> list[Comparison]:
-    """Return one comparison for each data set and number of rounds, the largest first."""
-    worlds: dict[str, list[Entry]] = defaultdict(list)
+    """Return one comparison for each data set, number of rounds and headline, the largest first."""
+    worlds: dict[tuple[str, Headline], list[Entry]] = defaultdict(list)
     for entry in entries:
-        worlds[_frozen([entry.config.get(field) for field in WORLD])].append(entry)
+        world = _frozen([entry.config.get(field) for field in WORLD])
+        worlds[world, entry.headline].append(entry)
     found = [Comparison(members) for members in worlds.values()]
     return sorted(found, key=lambda comparison: -len(comparison.entries))
 

@@ -1,17 +1,25 @@
-"""The figures of a comparison: heat maps, curves with bands, detection, the Pareto front."""
+"""The figures of a comparison over the rounds, with bands over the seeds, and the Pareto front."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fedguard.reporting.comparison import Comparison, Group, Standing, class_count
-from fedguard.reporting.figures import axis, plain, round_ticks, styled
+from fedguard.reporting.figures import (
+    axis,
+    number_axis,
+    plain,
+    round_ticks,
+    share_axis,
+    styled,
+)
+from fedguard.reporting.headline import Headline
 from fedguard.reporting.wording import percent
 
 COLOURS = tuple("abcdefgh")
@@ -19,8 +27,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "diamond", "square", "x", "triangle-up", "cross", "star", "pentagon")
 MAX_LINES = 16
 """Most defences in one figure of curves: the best by worst case."""
-MAX_MAPS = 12
-"""Most heat maps of fraction by heterogeneity, one per defence."""
+SHARES = ("attack_success_rate", "true_positive_rate", "false_positive_rate")
+"""Figures that are shares of 1 whatever the headline."""
 MARKERS = 8
 """Markers along a line, at most; they tell lines apart without colour."""
 
@@ -49,163 +57,6 @@ def style(place: int) -> Style:
     )
 
 
-# --- heat maps -------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table of accuracies: rows by columns, with what each cell is made of."""
-
-    rows: list[str]
-    columns: list[str]
-    values: np.ndarray
-    notes: list[list[str]]
-
-
-def defence_grid(comparison: Comparison) -> Grid:
-    """Return accuracy by defence and scenario, with the worst case in the first column."""
-    standings = comparison.standings
-    columns = ["worst case", *comparison.scenarios]
-    values = np.full((len(standings), len(columns)), np.nan)
-    notes = [[""] * len(columns) for _ in standings]
-    for row, standing in enumerate(standings):
-        values[row, 0] = standing.worst_accuracy
-        notes[row][0] = f"under {standing.worst_scenario}"
-        for column, scenario in enumerate(comparison.scenarios, start=1):
-            group = comparison.groups.get((standing.defence, scenario))
-            if group is not None:
-                values[row, column] = _or_nan(group.mean("accuracy"))
-                notes[row][column] = seeds_note(group)
-    return Grid([s.defence for s in standings], columns, values, notes)
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def seeds_note(group: Group) -> str:
-    """Return a group's seeds and their range in words."""
-    spread = group.spread("accuracy")
-    if spread is None:
-        return "no accuracy recorded"
-    if spread.n == 1:
-        return "one seed"
-    return f"{spread.n} seeds, {percent(spread.low)} to {percent(spread.high)}"
-
-
-def heterogeneity_field(comparison: Comparison) -> str | None:
-    """Return the varying field that says how unlike the clients' data are, or None."""
-    fields = ("partition.alpha", "partition.q", "partition.labels_per_client", "partition")
-    return next((field for field in fields if comparison.varying(field)), None)
-
-
-def has_fraction_grid(comparison: Comparison) -> bool:
-    """Return whether both attacker fraction and heterogeneity vary."""
-    return bool(comparison.varying("malicious")) and heterogeneity_field(comparison) is not None
-
-
-def fraction_grid(comparison: Comparison, defence: str) -> Grid:
-    """Return a defence's worst accuracy by attacker fraction and heterogeneity.
-
-    A cell is the lowest mean over seeds among all attacks and other settings in it.
-    """
-    field = heterogeneity_field(comparison) or "partition"
-    fractions = comparison.varying("malicious")
-    columns = comparison.varying(field)
-    values = np.full((len(fractions), len(columns)), np.nan)
-    notes = [[""] * len(columns) for _ in fractions]
-    for group in comparison.of_defence(defence):
-        first = group.entries[0]
-        row = fractions.index(comparison.value("malicious", first))
-        column = columns.index(comparison.value(field, first))
-        accuracy = group.mean("accuracy")
-        if accuracy is not None and not values[row, column] <= accuracy:
-            values[row, column] = accuracy
-            notes[row][column] = f"under {group.scenario}; {seeds_note(group)}"
-    name = field.rpartition(".")[2]
-    return Grid(
-        [f"{100 * float(value):g} %" for value in fractions],
-        [f"{name} {value}" for value in columns],
-        values,
-        notes,
-    )
-
-
-def heat_map(grid: Grid, *, rule: int = 0, compact: bool = False) -> go.Figure:
-    """Return a heat map with every cell's number printed.
-
-    Parameters
-    ----------
-    grid : Grid
-        What to draw.
-    rule : int
-        Columns in front of a dividing line; 0 draws none.
-    compact : bool
-        Smaller cells.
-    """
-    text = [["" if np.isnan(v) else f"{100 * v:.0f}" for v in row] for row in grid.values]
-    hover = [
-        [
-            f"{plain(row)}, {plain(column)}: {percent(value)}<br>{plain(note)}"
-            for column, value, note in zip(grid.columns, values, notes, strict=True)
-        ]
-        for row, values, notes in zip(grid.rows, grid.values, grid.notes, strict=True)
-    ]
-    cells = go.Heatmap(
-        z=[[None if np.isnan(v) else round(float(v), 4) for v in row] for row in grid.values],
-        x=list(range(len(grid.columns))),
-        y=list(range(len(grid.rows))),
-        text=text,
-        texttemplate="%{text}",
-        hovertext=hover,
-        hovertemplate="%{hovertext}<extra></extra>",
-        hoverongaps=False,
-        zmin=0,
-        zmax=1,
-        colorscale=[[0, "var(--scale-low)"], [0.5, "var(--scale-mid)"], [1, "var(--scale-high)"]],
-        showscale=False,
-        xgap=2,
-        ygap=2,
-    )
-    tall = 34 if compact else 40
-    longest = max((len(column) for column in grid.columns), default=0)
-    slanted = len(grid.columns) * max(longest, 4) > 44
-    base = min(6 * min(longest, 40), 190) if slanted else 24
-    line = {"color": "var(--ink)", "width": 1.5, "dash": "dot"}
-    at = {"xref": "x", "yref": "paper", "x0": rule - 0.5, "x1": rule - 0.5, "y0": 0, "y1": 1}
-    return styled(
-        go.Figure(cells),
-        min(max(tall * len(grid.rows), 80), 900) + base + 36,
-        showlegend=False,
-        margin={"l": 46, "r": 12, "t": 14, "b": base},
-        xaxis=axis(showgrid=False, **_ticks(grid.columns, -40 if slanted else 0)),
-        yaxis=axis(showgrid=False, autorange="reversed", **_ticks(grid.rows, 0)),
-        shapes=[{"type": "line", "line": line, **at}] if rule else [],
-    )
-
-
-def _ticks(labels: Sequence[str], angle: int) -> dict[str, Any]:
-    folded = [_folded(plain(label)) for label in labels]
-    return {
-        "tickmode": "array",
-        "tickvals": list(range(len(labels))),
-        "ticktext": folded,
-        "tickangle": angle,
-        "fixedrange": True,
-    }
-
-
-def _folded(text: str, width: int = 16) -> str:
-    """Return a label on several lines, folded at spaces."""
-    lines = [""]
-    for word in text.split(" "):
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append(word)
-        else:
-            lines[-1] = f"{lines[-1]} {word}".strip()
-    return "<br>".join(lines)
-
-
 # --- curves ----------------------------------------------------------------------------------
 
 
@@ -232,7 +83,7 @@ def course(group: Group, metric: str) -> Course | None:
         return None
     rounds = sorted(values)
     columns: list[list[float | None]] = [
-        [round(float(pick(values[r])), 5) if values[r] else None for r in rounds]
+        [float(f"{pick(values[r]):.6g}") if values[r] else None for r in rounds]
         for pick in (np.mean, min, max)
     ]
     return Course(rounds, *columns)
@@ -257,7 +108,7 @@ def _band(found: Course, look: Style) -> go.Scatter:
     )
 
 
-def _line(found: Course, look: Style, name: str, legend: bool) -> go.Scatter:
+def _line(found: Course, look: Style, name: str, legend: bool, share: bool) -> go.Scatter:
     step = -(-len(found.rounds) // MARKERS)
     sizes = [7 if place % step == 0 else 0 for place in range(len(found.rounds))]
     return go.Scatter(
@@ -269,7 +120,7 @@ def _line(found: Course, look: Style, name: str, legend: bool) -> go.Scatter:
         marker={"color": look.colour, "symbol": look.symbol, "size": sizes, "line": {"width": 0}},
         legendgroup=look.key,
         showlegend=legend,
-        hovertemplate="%{y:.1%}",
+        hovertemplate="%{y:.1%}" if share else "%{y:.4g}",
     )
 
 
@@ -306,7 +157,8 @@ def curves_figure(
             look = style(place)
             if group is not None and len(group.entries) > 1:
                 traces.append((row, _band(found, look)))
-            traces.append((row, _line(found, look, defence, legend)))
+            share = metric in SHARES or comparison.headline.is_share
+            traces.append((row, _line(found, look, defence, legend, share)))
             legend = False
     if not traces:
         return None
@@ -315,6 +167,10 @@ def curves_figure(
         drawing.add_trace(trace, row=row, col=1)
     _arrange(drawing, comparison, panels, sorted(rounds))
     return drawing
+
+
+def _axis_name(row: int) -> str:
+    return "y" if row == 1 else f"y{row}"
 
 
 def _arrange(
@@ -331,7 +187,12 @@ def _arrange(
     )
     drawing.update_xaxes(**axis(**round_ticks(rounds)))
     drawing.update_xaxes(title={"text": "round", "standoff": 8}, row=len(panels), col=1)
-    drawing.update_yaxes(**axis(range=[-0.02, 1.04], tickformat=".0%", dtick=0.25, fixedrange=True))
+    for row, (metric, _) in enumerate(panels, start=1):
+        drawn = (y for t in drawing.data if t.yaxis == _axis_name(row) for y in t.y)
+        share = metric in SHARES or comparison.headline.is_share
+        drawing.update_yaxes(
+            **share_axis(dtick=0.25) if share else number_axis(drawn), row=row, col=1
+        )
     if len(panels) > 1:
         for row, (_, title) in enumerate(panels, start=1):
             drawing.update_yaxes(title={"text": title, "standoff": 8}, row=row, col=1)
@@ -345,18 +206,25 @@ def _arrange(
 
 
 def pareto_figure(comparison: Comparison) -> go.Figure | None:
-    """Return worst accuracy against seconds per round; filled markers are on the front."""
+    """Return the worst case against seconds per round; filled markers are on the front."""
+    lead = comparison.headline
     places = {defence: place for place, defence in enumerate(comparison.defences)}
-    shown = [s for s in comparison.standings if s.complete and s.seconds]
+    finite = [s for s in comparison.standings if math.isfinite(s.worst)]
+    shown = [s for s in finite if s.complete and s.seconds]
     if not shown:
         return None
-    dots = [_dot(standing, style(places[standing.defence])) for standing in shown]
+    dots = [_dot(standing, style(places[standing.defence]), lead) for standing in shown]
+    name = f"worst-case {plain(lead.words)}"
+    vertical = share_axis(range=[-0.02, 1.08], dtick=None) if lead.is_share else axis()
+    vertical["title"] = {"text": name, "standoff": 8}
+    if not lead.higher_is_better:
+        vertical |= {"autorange": "reversed", "range": None}
     drawing = styled(
         go.Figure(dots),
         340,
         showlegend=False,
         xaxis=axis("seconds per round", type="log", nticks=6),
-        yaxis=axis("worst-case accuracy", range=[-0.02, 1.08], tickformat=".0%", fixedrange=True),
+        yaxis=vertical,
     )
     seconds = [standing.seconds or 1.0 for standing in shown]
     ends = np.log10([min(seconds), max(seconds)])
@@ -364,7 +232,7 @@ def pareto_figure(comparison: Comparison) -> go.Figure | None:
     return drawing.update_xaxes(range=[float(ends[0]) - pad, float(ends[1]) + pad])
 
 
-def _dot(standing: Standing, look: Style) -> go.Scatter:
+def _dot(standing: Standing, look: Style, lead: Headline) -> go.Scatter:
     symbol = look.symbol if standing.front else f"{look.symbol}-open"
     success = (
         ""
@@ -374,7 +242,7 @@ def _dot(standing: Standing, look: Style) -> go.Scatter:
     front = "on the front" if standing.front else "beaten by another"
     return go.Scatter(
         x=[standing.seconds],
-        y=[standing.worst_accuracy],
+        y=[standing.worst],
         mode="markers+text",
         text=[plain(standing.defence)],
         textposition="top center",
@@ -386,6 +254,6 @@ def _dot(standing: Standing, look: Style) -> go.Scatter:
             "symbol": symbol,
             "line": {"width": 2, "color": look.colour},
         },
-        hovertemplate=f"%{{text}}: %{{y:.1%}}, %{{x:.3g}} s a round{success}"
+        hovertemplate=f"%{{text}}: {lead.text(standing.worst)}, %{{x:.3g}} s a round{success}"
         f"<br>{front}<extra></extra>",
     )

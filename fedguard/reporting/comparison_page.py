@@ -9,19 +9,21 @@ from pathlib import Path
 from fedguard.records.reader import read_run
 from fedguard.records.writer import write_atomically
 from fedguard.reporting import comparison_figures as figures
+from fedguard.reporting import comparison_maps as maps
 from fedguard.reporting.client_map import client_map_figure
-from fedguard.reporting.comparison import Comparison, Missing, Spread
+from fedguard.reporting.comparison import Comparison, Group, Missing, Spread
+from fedguard.reporting.headline import Headline
 from fedguard.reporting.page import (
     chooser,
     figure_card,
+    guarded,
     map_key,
     render_page,
     sections,
-    short,
     tile,
 )
 from fedguard.reporting.tables import table
-from fedguard.reporting.wording import MISSING, duration, figure, percent
+from fedguard.reporting.wording import MISSING, bounded, duration, figure, percent
 
 MAX_SIDE_BY_SIDE = 4
 """Most scenarios whose curves stand side by side; more are chosen from a menu."""
@@ -30,7 +32,6 @@ MAX_MAP_CELLS = 200_000
 """Most cells of all client maps together: clients times rounds."""
 MAX_SCENARIOS_DRAWN = 60
 
-CURVES = (("accuracy", "accuracy"),)
 SUCCESS = (("attack_success_rate", "attack success"),)
 DETECTION = (
     ("true_positive_rate", "malicious rejected"),
@@ -46,7 +47,7 @@ def write_page(path: Path, comparisons: Sequence[Comparison], missing: Sequence[
     path : Path
         The HTML file.
     comparisons : sequence of Comparison
-        One for each data set and number of rounds.
+        One for each data set, number of rounds and headline.
     missing : sequence of Missing
         Runs that could not be compared; listed at the end.
     """
@@ -54,24 +55,16 @@ def write_page(path: Path, comparisons: Sequence[Comparison], missing: Sequence[
     for place, comparison in enumerate(comparisons, start=1):
         own = len(comparisons) > 1
         prefix = f"{comparison.title}: " if own else ""
-        for name, title, build in SECTIONS:
+        for name, template, build in SECTIONS:
+            title = template.format(headline=comparison.headline.words)
             heading = prefix + title if own else title[:1].upper() + title[1:]
-            parts.append((f"{name}-{place}", heading, _guarded(build, comparison, place)))
+            parts.append((f"{name}-{place}", heading, guarded(build, comparison, place)))
     parts.append(("missing", "Runs that are not in it", _missing(missing)))
     runs = sum(len(comparison.entries) for comparison in comparisons)
     title = f"Comparison of {runs} runs"
     body = _header(comparisons, missing, title) + sections(parts)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, render_page(title, title, body).encode())
-
-
-def _guarded(build: Callable[[Comparison, int], str], comparison: Comparison, place: int) -> str:
-    """Return a part of the page; foreign data that breaks it costs that part alone."""
-    try:
-        return build(comparison, place)
-    except Exception as error:  # damaged files of one run must not cost the page
-        reason = escape(f"{type(error).__name__}: {error}"[:300])
-        return f'<p class="empty">This part could not be drawn. {reason}</p>'
 
 
 def _header(comparisons: Sequence[Comparison], missing: Sequence[Missing], title: str) -> str:
@@ -82,7 +75,7 @@ def _header(comparisons: Sequence[Comparison], missing: Sequence[Missing], title
     if best.complete and rivals > 1:
         sentence = (
             f"{best.defence} has the best worst case of {rivals} defences: "
-            f"{percent(best.worst_accuracy)} under {best.worst_scenario}"
+            f"{first.headline.text(best.worst)} under {best.worst_scenario}"
         )
     counts = [
         ("runs", str(sum(len(c.entries) for c in comparisons)), _not_in_it(missing)),
@@ -105,14 +98,14 @@ def _not_in_it(missing: Sequence[Missing]) -> str:
 
 
 def _worst(comparison: Comparison, place: int) -> str:
-    standings = comparison.standings
+    standings, lead = comparison.standings, comparison.headline
     rows = [
         [
             s.defence + ("" if s.complete else f" ({s.scenarios} of {len(comparison.scenarios)})"),
-            percent(s.worst_accuracy),
+            lead.text(s.worst),
             s.worst_scenario,
-            percent(s.worst_run),
-            percent(s.accuracy),
+            lead.text(s.worst_run),
+            lead.text(s.mean),
             percent(s.worst_success),
             percent(s.caught),
             percent(s.wronged),
@@ -124,11 +117,11 @@ def _worst(comparison: Comparison, place: int) -> str:
     ]
     head = ["defence", "worst case", "under", "worst run", "mean", "attack success, worst"]
     head += ["malicious rejected", "honest rejected", "mean rank", "time a round", "front"]
-    drawing = figures.heat_map(figures.defence_grid(comparison), rule=1)
+    drawing = maps.heat_map(maps.defence_grid(comparison), rule=1)
     wide = figure_card(
         drawing,
-        "Accuracy of each defence in each scenario, in percent",
-        "Mean over seeds after the last round; in front of the line, the lowest of the row.",
+        f"{lead.title} of each defence in each scenario{_in_percent(lead)}",
+        f"Mean over seeds after the last round; in front of the line, the {_end(lead)} of the row.",
     )
     return (
         '<div class="stack">'
@@ -141,14 +134,16 @@ def _worst(comparison: Comparison, place: int) -> str:
 
 def _fraction_maps(comparison: Comparison, place: int) -> str:
     """Return worst accuracy by attacker fraction and heterogeneity, where both vary."""
-    if not figures.has_fraction_grid(comparison):
+    if not maps.has_fraction_grid(comparison):
         return ""
-    shown = [standing.defence for standing in comparison.standings][: figures.MAX_MAPS]
+    lead = comparison.headline
+    unit = " in percent" if lead.is_share else ""
+    shown = [standing.defence for standing in comparison.standings][: maps.MAX_MAPS]
     cards = "".join(
         figure_card(
-            figures.heat_map(figures.fraction_grid(comparison, defence), compact=True),
-            short(defence),
-            "Worst accuracy in percent: lowest mean over seeds among the attacks.",
+            maps.heat_map(maps.fraction_grid(comparison, defence), compact=True),
+            bounded(defence, 60),
+            f"Worst {lead.words}{unit}: {_end(lead)} mean over seeds among the attacks.",
         )
         for defence in shown
     )
@@ -161,9 +156,11 @@ def _fraction_maps(comparison: Comparison, place: int) -> str:
 
 
 def _curves(comparison: Comparison, place: int) -> str:
-    accuracy = _by_scenario(comparison, CURVES, "Accuracy", f"curves-menu-{place}")
+    lead = comparison.headline
+    curves = ((lead.name, lead.words),)
+    course = _by_scenario(comparison, curves, lead.title, f"curves-menu-{place}")
     success = _by_scenario(comparison, SUCCESS, "Attack success", f"success-menu-{place}")
-    return f'<div class="stack"><div>{accuracy}</div><div>{success}</div></div>'
+    return f'<div class="stack"><div>{course}</div><div>{success}</div></div>'
 
 
 def _detection(comparison: Comparison, place: int) -> str:
@@ -184,7 +181,7 @@ def _by_scenario(
     for scenario in comparison.scenarios[:MAX_SCENARIOS_DRAWN]:
         drawing = figures.curves_figure(comparison, scenario, panels)
         if drawing is not None:
-            card = figure_card(drawing, f"{title} under {short(scenario)}", caption.strip())
+            card = figure_card(drawing, f"{title} under {bounded(scenario, 60)}", caption.strip())
             cards.append((scenario, card))
     if not cards:
         return ""
@@ -194,7 +191,7 @@ def _by_scenario(
 
 
 def _tests(comparison: Comparison, place: int) -> str:
-    tests = comparison.tests
+    tests, lead = comparison.tests, comparison.headline
     if not tests:
         return ""
     rows = [
@@ -203,21 +200,22 @@ def _tests(comparison: Comparison, place: int) -> str:
             test.verdict,
             second,
             test.n,
-            MISSING if test.n == 0 else f"{100 * test.mean_difference:+.1f}",
+            MISSING if test.n == 0 else lead.difference(test.mean_difference),
             f"{test.p:.3g}",
             f"{test.corrected:.3g}",
         ]
         for first, second, test in tests
     ]
-    head = ["defence", "accuracy is", "than / as", "pairs", "points", "p", "p, corrected"]
+    unit = "points" if lead.is_share else "difference"
+    head = ["defence", f"{lead.words} is", "than / as", "pairs", unit, "p", "p, corrected"]
     fewest = min(test.smallest for _, _, test in tests)
-    lead = (
+    words = (
         "Pairs share scenario and seed. Wilcoxon's signed-rank test, two-sided, Holm's correction "
         f"over {len(tests)} comparison{'' if len(tests) == 1 else 's'}, level 5 %. The smallest "
         f"corrected p that so many pairs can give is {fewest:.2g}. Pairs under the same attack "
         "resemble each other, so the test is optimistic about attacks that were not tried."
     )
-    return f'<p class="lead">{lead}</p>{table(head, rows, words=(0, 1, 2))}{_ranks(comparison)}'
+    return f'<p class="lead">{words}</p>{table(head, rows, words=(0, 1, 2))}{_ranks(comparison)}'
 
 
 def _ranks(comparison: Comparison) -> str:
@@ -239,10 +237,10 @@ def _ranks(comparison: Comparison) -> str:
 def _front(comparison: Comparison, place: int) -> str:
     return figure_card(
         figures.pareto_figure(comparison),
-        "Worst-case accuracy and cost",
-        "Filled: no other defence is at least as good in worst accuracy, worst attack success and "
-        "seconds per round, and better in one. Up and left is better. Times of runs that shared a "
-        "machine are rough.",
+        f"Worst-case {comparison.headline.words} and cost",
+        f"Filled: no other defence is at least as good in worst {comparison.headline.words}, worst "
+        "attack success and seconds per round, and better in one. Up and left is better. Times of "
+        "runs that shared a machine are rough.",
     )
 
 
@@ -250,7 +248,8 @@ def _maps(comparison: Comparison, place: int) -> str:
     """Return client maps to choose from: the first seed of each defence and scenario."""
     options: list[tuple[str, str]] = []
     cells = 0
-    ordered = sorted(comparison.groups.values(), key=lambda g: g.mean("accuracy") or 0.0)
+    lead = comparison.headline
+    ordered = sorted(comparison.groups.values(), key=lambda g: lead.gain(_mean(g)))
     for group in ordered:
         entry = group.entries[0]
         run = read_run(entry.run.path)
@@ -266,17 +265,33 @@ def _maps(comparison: Comparison, place: int) -> str:
                 "One row per client; one column per round. Point at a cell for the reason.",
                 key=map_key(run),
             )
-            options.append((f"{percent(group.mean('accuracy'))} · {name}", card))
-    return chooser("Run, lowest accuracy first:", options, f"map-{place}") if options else ""
+            options.append((f"{lead.text(_mean(group))} · {name}", card))
+    label = f"Run, {_end(lead)} {lead.words} first:"
+    return chooser(label, options, f"map-{place}") if options else ""
+
+
+def _mean(group: Group) -> float:
+    found = group.mean(group.headline.name)
+    return group.headline.worst_possible if found is None else found
+
+
+def _end(lead: Headline) -> str:
+    """Return which end of the headline is the bad one."""
+    return "lowest" if lead.higher_is_better else "highest"
+
+
+def _in_percent(lead: Headline) -> str:
+    return ", in percent" if lead.is_share else ""
 
 
 def _numbers(comparison: Comparison, place: int) -> str:
+    lead = comparison.headline
     rows = [
         [
             group.defence,
             group.scenario,
             len(group.entries),
-            spread_text(group.spread("accuracy")),
+            spread_text(group.spread(lead.name), lead),
             spread_text(group.spread("attack_success_rate")),
             spread_text(group.spread("true_positive_rate")),
             spread_text(group.spread("false_positive_rate")),
@@ -284,18 +299,20 @@ def _numbers(comparison: Comparison, place: int) -> str:
         ]
         for group in comparison.groups.values()
     ]
-    head = ["defence", "scenario", "seeds", "accuracy", "attack success", "malicious rejected"]
+    head = ["defence", "scenario", "seeds", lead.words, "attack success", "malicious rejected"]
     head += ["honest rejected", "seconds a round"]
-    lead = '<p class="lead">Mean ± standard deviation over seeds, in percent.</p>'
-    return lead + table(head, rows, words=(0, 1))
+    unit = "in percent" if lead.is_share else "rates in percent"
+    words = f'<p class="lead">Mean ± standard deviation over seeds, {unit}.</p>'
+    return words + table(head, rows, words=(0, 1))
 
 
-def spread_text(spread: Spread | None) -> str:
-    """Return ``mean ± standard deviation`` in percent."""
+def spread_text(spread: Spread | None, headline: Headline | None = None) -> str:
+    """Return ``mean ± standard deviation``; of shares, as all but a headline are, in percent."""
     if spread is None:
         return MISSING
-    mean = f"{100 * spread.mean:.1f}"
-    return mean if spread.std is None else f"{mean} ± {100 * spread.std:.1f}"
+    lead = Headline() if headline is None else headline
+    mean = lead.cell(spread.mean)
+    return mean if spread.std is None else f"{mean} ± {lead.cell(spread.std)}"
 
 
 def _missing(missing: Sequence[Missing]) -> str:
@@ -309,7 +326,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Comparison, int], str]], ...] = (
     ("curves", "round by round", _curves),
     ("detection", "detection", _detection),
     ("tests", "what the differences are worth", _tests),
-    ("front", "accuracy against cost", _front),
+    ("front", "{headline} against cost", _front),
     ("clients", "client by client", _maps),
     ("numbers", "all numbers", _numbers),
 )

@@ -14,7 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedguard.reporting.comparison import METRICS, Comparison, Missing
+from fedguard.reporting.comparison import Comparison, Missing, Standing
 from fedguard.reporting.wording import MISSING
 
 MAX_ROWS = 20
@@ -32,7 +32,7 @@ def render(comparisons: Sequence[Comparison], missing: Sequence[Missing]) -> Ren
 
 
 def _standings(comparison: Comparison) -> Table:
-    count = len(comparison.entries)
+    count, lead = len(comparison.entries), comparison.headline
     title = f"{comparison.title}: {count} runs, {len(comparison.scenarios)} scenarios, "
     title += f"{len(comparison.seeds)} seeds"
     found = Table(
@@ -47,16 +47,16 @@ def _standings(comparison: Comparison) -> Table:
         name = standing.defence + ("" if standing.complete else " (incomplete)")
         found.add_row(
             Text(f"{'*' if standing.front else ' '} {name}"),
-            _share(standing.worst_accuracy),
+            lead.cell(standing.worst),
             Text(standing.worst_scenario),
-            _share(standing.accuracy),
+            lead.cell(standing.mean),
             _share(standing.worst_success),
             _share(standing.caught),
             _share(standing.wronged),
             MISSING if standing.mean_rank is None else f"{standing.mean_rank:.1f}",
             MISSING if standing.seconds is None else f"{standing.seconds:.2f}",
         )
-    found.caption = "* no other defence beats it in accuracy, attack success and time together"
+    found.caption = f"* no other defence beats it in {lead.words}, attack success and time together"
     found.caption_justify = "left"
     return found
 
@@ -66,14 +66,15 @@ def _share(value: float | None) -> str:
 
 
 def _tests(comparison: Comparison) -> list[RenderableType]:
-    tests = comparison.tests
+    tests, lead = comparison.tests, comparison.headline
     lines: list[RenderableType] = []
     for first, second, test in sorted(tests, key=lambda found: found[2].corrected)[:MAX_TESTS]:
         if not test.enough:
             words = f"{first} / {second}: {test.n} pairs, {test.verdict}"
         else:
             words = (
-                f"{first} / {second}: {100 * test.mean_difference:+.1f} points, {test.n} pairs, "
+                f"{first} / {second}: {lead.difference(test.mean_difference)} {lead.steps}, "
+                f"{test.n} pairs, "
                 f"p {test.corrected:.2g}: {test.verdict}"
             )
         lines.append(Text(words))
@@ -103,7 +104,7 @@ def group_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "scenario": group.scenario,
             "seeds": len(group.entries),
         }
-        for metric in METRICS:
+        for metric in comparison.metrics:
             spread = group.spread(metric)
             for name in ("mean", "std", "low", "high"):
                 row[f"{metric}_{name}"] = None if spread is None else getattr(spread, name)
@@ -112,10 +113,14 @@ def group_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
-    """Return one line per defence and scenario; a field is empty where nothing was measured."""
+    """Return one line per defence and scenario; a field is empty where nothing was measured.
+
+    Runs of another headline have columns of their own.
+    """
     rows = [row for comparison in comparisons for row in group_rows(comparison)]
+    fields = list(dict.fromkeys(field for row in rows for field in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -143,10 +148,17 @@ def _plain(comparison: Comparison) -> dict[str, Any]:
             for entry in comparison.entries
         ],
         "groups": group_rows(comparison),
-        "standings": [asdict(standing) for standing in comparison.standings],
+        "standings": [_plain_standing(comparison, standing) for standing in comparison.standings],
         "tests": [
             {"first": first, "second": second, **asdict(test), "verdict": test.verdict}
             for first, second, test in comparison.tests
         ],
         "ranking": {"defences": comparison.complete, **asdict(comparison.ranking)},
     }
+
+
+def _plain_standing(comparison: Comparison, standing: Standing) -> dict[str, Any]:
+    """Return a standing with its mean and worst case under the headline's own name."""
+    name = comparison.headline.name
+    names = {"mean": name, "worst": f"worst_{name}"}
+    return {names.get(field, field): value for field, value in asdict(standing).items()}

@@ -7,13 +7,16 @@ in the colours of the theme. Texts from a run are escaped, since plotly reads a 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from fedguard.records.reader import Run, number, sequence
+from fedguard.reporting.headline import Headline
+from fedguard.reporting.wording import bounded
 
 MAX_LABEL = 40
 MARKERS_UP_TO = 40
@@ -27,11 +30,9 @@ MAX_SCORE = 1e150
 _TRANSPARENT = "rgba(0,0,0,0)"
 
 
-def plain(text: object) -> str:
-    """Return a text that plotly shows as it is: escaped and of bounded length."""
-    words = " ".join(str(text).split())
-    short = words if len(words) <= MAX_LABEL else words[: MAX_LABEL - 1] + "…"
-    return html.escape(short, quote=False)
+def plain(text: object, limit: int = MAX_LABEL) -> str:
+    """Return a text that plotly shows as it is: escaped, on one line, of bounded length."""
+    return html.escape(bounded(text, limit), quote=False)
 
 
 def axis(title: str = "", **more: Any) -> dict[str, Any]:
@@ -67,41 +68,86 @@ def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     return figure.update_layout({**base, **layout})
 
 
-def _line(name: str, rounds: list[int], values: Sequence[float | None], **style: Any) -> go.Scatter:
-    mode = "lines+markers" if len(rounds) <= MARKERS_UP_TO else "lines"
-    colour, symbol = style["colour"], style.get("symbol", "circle")
+@dataclass(frozen=True)
+class Line:
+    """A figure of ``rounds.jsonl`` that is drawn over the rounds: field, name and looks."""
+
+    key: str
+    name: str
+    colour: str
+    dash: str = "solid"
+    symbol: str = "circle"
+
+
+SUCCESS = Line("attack_success_rate", "attack success", "var(--attack)", "dash", "diamond")
+
+
+def trace(
+    line: Line, rounds: Sequence[int], values: Sequence[float | None], template: str
+) -> go.Scatter:
+    """Return values over the rounds as a trace; few of them are marked one by one."""
     return go.Scatter(
-        x=rounds,
-        y=values,
-        name=name,
-        mode=mode,
-        line={"color": colour, "width": 2.5, "dash": style.get("dash", "solid")},
-        marker={"color": colour, "symbol": symbol, "size": 7},
+        x=list(rounds),
+        y=list(values),
+        name=line.name,
+        mode="lines+markers" if len(rounds) <= MARKERS_UP_TO else "lines",
+        line={"color": line.colour, "width": 2.5, "dash": line.dash},
+        marker={"color": line.colour, "symbol": line.symbol, "size": 7},
         connectgaps=False,
+        hovertemplate=template,
     )
 
 
-def _rates(run: Run, lines: Sequence[tuple[str, str, dict[str, Any]]]) -> go.Figure | None:
-    """Return lines of shares over the rounds, or None where none has a value."""
-    rounds = [line["round"] for line in run.rounds]
-    drawn = [(name, run.series(key), style) for key, name, style in lines]
-    traces = [
-        _line(name, rounds, values, **style)
-        for name, values, style in drawn
-        if any(value is not None for value in values)
-    ]
-    for trace in traces:
-        trace.hovertemplate = "%{y:.1%}"
+def over_rounds(
+    traces: Sequence[go.Scatter], rounds: Sequence[int], vertical: dict[str, Any]
+) -> go.Figure | None:
+    """Return traces in one figure over the rounds, None without any."""
     if not traces:
         return None
     return styled(
-        go.Figure(traces),
+        go.Figure(list(traces)),
         320,
         hovermode="x unified",
         showlegend=True,
         xaxis=axis("round", **round_ticks(rounds)),
-        yaxis=axis(range=[-0.02, 1.04], tickformat=".0%", dtick=0.2, fixedrange=True),
+        yaxis=vertical,
     )
+
+
+def courses(run: Run, lines: Sequence[Line], headline: Headline | None = None) -> go.Figure | None:
+    """Return figures of the rounds as lines, None where none has a value.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    lines : sequence of Line
+        What to draw; lines without a value are left out.
+    headline : Headline, optional
+        Gives the unit; shares if left out.
+    """
+    rounds = [line["round"] for line in run.rounds]
+    drawn = [(line, run.series(line.key)) for line in lines]
+    known = [(line, values) for line, values in drawn if any(v is not None for v in values)]
+    share = headline is None or headline.is_share
+    template = "%{y:.1%}" if share else "%{y:.4g}"
+    vertical = share_axis() if share else number_axis(v for _, values in known for v in values)
+    traces = [trace(line, rounds, values, template) for line, values in known]
+    return over_rounds(traces, rounds, vertical)
+
+
+def share_axis(**more: Any) -> dict[str, Any]:
+    """Return an axis from 0 to 100 percent."""
+    base = {"range": [-0.02, 1.04], "tickformat": ".0%", "dtick": 0.2, "fixedrange": True}
+    return axis(**{**base, **more})
+
+
+def number_axis(values: Iterable[float | None]) -> dict[str, Any]:
+    """Return an axis from 0, or a logarithmic one where values span a factor above 100."""
+    known = [value for value in values if value is not None]
+    if known and min(known) > 0 and max(known) / min(known) > 100:
+        return axis(type="log", dtick=1, exponentformat="power")
+    return axis(rangemode="tozero")
 
 
 def round_ticks(rounds: Sequence[int]) -> dict[str, Any]:
@@ -114,21 +160,13 @@ def round_ticks(rounds: Sequence[int]) -> dict[str, Any]:
     return {"range": [first - pad, last + pad], "tick0": 0, **({"dtick": step} if step else {})}
 
 
-def accuracy_figure(run: Run) -> go.Figure | None:
-    """Return accuracy and attack success by round."""
-    figure = _rates(
-        run,
-        [
-            ("accuracy", "accuracy", {"colour": "var(--accuracy)"}),
-            (
-                "attack_success_rate",
-                "attack success",
-                {"colour": "var(--attack)", "dash": "dash", "symbol": "diamond"},
-            ),
-        ],
-    )
+def headline_figure(run: Run) -> go.Figure | None:
+    """Return the headline by round, with attack success where both are shares."""
+    headline = Headline.of(run.summary)
+    lead = Line(headline.name, plain(headline.words), "var(--accuracy)")
+    figure = courses(run, [lead, SUCCESS] if headline.is_share else [lead], headline)
     classes = len(run.class_names)
-    if figure is not None and classes > 1:
+    if figure is not None and headline.name == "accuracy" and classes > 1:
         figure.add_hline(
             y=1 / classes,
             line={"color": "var(--muted)", "width": 1, "dash": "dot"},
@@ -140,38 +178,20 @@ def accuracy_figure(run: Run) -> go.Figure | None:
 
 def detection_figure(run: Run) -> go.Figure | None:
     """Return the shares of malicious and of honest updates rejected, by round."""
-    return _rates(
-        run,
-        [
-            ("true_positive_rate", "malicious", {"colour": "var(--caught)"}),
-            (
-                "false_positive_rate",
-                "honest",
-                {"colour": "var(--wronged-line)", "dash": "dash", "symbol": "x"},
-            ),
-        ],
-    )
+    caught = Line("true_positive_rate", "malicious", "var(--caught)")
+    wronged = Line("false_positive_rate", "honest", "var(--wronged-line)", "dash", "x")
+    return courses(run, [caught, wronged])
 
 
 def loss_figure(run: Run) -> go.Figure | None:
-    """Return the test loss by round, on a logarithmic axis where it spans a factor of 100."""
-    rounds, values = [line["round"] for line in run.rounds], run.series("loss")
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    logarithmic = min(known) > 0 and max(known) / min(known) > 100
-    trace = _line("loss", rounds, values, colour="var(--accuracy)")
-    trace.hovertemplate = "round %{x}: %{y:.4g}<extra></extra>"
-    vertical = axis(type="log", dtick=1, exponentformat="power") if logarithmic else axis()
-    if not logarithmic:
-        vertical["rangemode"] = "tozero"
-    return styled(
-        go.Figure(trace),
-        320,
-        showlegend=False,
-        xaxis=axis("round", **round_ticks(rounds)),
-        yaxis=vertical,
-    )
+    """Return the loss on test rows and, where it was recorded, on training rows by round."""
+    test = Line("loss", "test", "var(--accuracy)")
+    train = Line("train_loss", "training", "var(--caught)", "dash", "square")
+    figure = courses(run, [test, train], Headline("loss", higher_is_better=False, unit="plain"))
+    if figure is not None and len(figure.data) == 1:
+        figure.update_layout(showlegend=False, hovermode="closest")
+        figure.update_traces(hovertemplate="round %{x}: %{y:.4g}<extra></extra>")
+    return figure
 
 
 def recall_figure(run: Run) -> go.Figure | None:

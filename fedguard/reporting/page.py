@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from fedguard.records.reader import Run
-from fedguard.reporting.client_map import NOT_ASKED, STATUSES, UNTOLD
+from fedguard.reporting.client_map import MALICIOUS_CODES, NOT_ASKED, SELDOM, STATUSES
+from fedguard.reporting.wording import bounded
 
 _HERE = Path(__file__).parent
 
@@ -57,10 +59,13 @@ def sections(parts: Sequence[tuple[str, str, str]]) -> str:
     return f"<nav>{links}</nav><main>{body}</main>"
 
 
-def short(value: object, limit: int = 60) -> str:
-    """Return a text of bounded length."""
-    text = str(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def guarded(build: Callable[..., str], *given: Any) -> str:
+    """Return a part of a page; foreign data that breaks it costs that part alone."""
+    try:
+        return build(*given)
+    except Exception as error:  # a page about finished runs must not undo them
+        reason = escape(bounded(f"{type(error).__name__}: {error}", 300))
+        return f'<p class="empty">This part could not be drawn. {reason}</p>'
 
 
 def tile(label: str, value: str, note: str = "", kind: str = "") -> str:
@@ -114,9 +119,9 @@ def chooser(label: str, options: Sequence[tuple[str, str]], name: str) -> str:
 
 def map_key(run: Run) -> str:
     """Return what each sign on a client map means; signs that the run cannot show are left out."""
-    absent = set() if run.malicious else {3, 4}
-    if all(record.accepted is not None for record in run.clients):
-        absent.add(UNTOLD)
+    absent = set() if run.malicious else set(MALICIOUS_CODES)
+    seen = {record.outcome for record in run.clients}
+    absent |= {code for outcome, code in SELDOM.items() if outcome not in seen}
     signs = [
         f'<li><span class="swatch s{code}" aria-hidden="true">{status.symbol}</span>'
         f"{escape(status.words)}</li>"

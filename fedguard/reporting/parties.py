@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 
 from fedguard.records.reader import Run
-from fedguard.reporting.figures import MARKERS_UP_TO, axis, mark, round_ticks, styled
+from fedguard.reporting.figures import MARKERS_UP_TO, axis, mark, over_rounds
 
 CURVES: Mapping[str, tuple[str, str]] = {
     "tokens": ("Tokens", "What each party was paid; together exactly the round's budget."),
@@ -37,15 +37,7 @@ def party_figure(run: Run, name: str) -> go.Figure | None:
         return None
     drawn = [party for party in run.client_ids if party in points][:MOST]
     traces = [_curve(party, party in run.malicious, *points[party]) for party in drawn]
-    last = [record.round for record in run.clients]
-    return styled(
-        go.Figure(traces),
-        320,
-        hovermode="x unified",
-        showlegend=True,
-        xaxis=axis("round", **round_ticks(last)),
-        yaxis=axis(),
-    )
+    return over_rounds(traces, [record.round for record in run.clients], axis())
 
 
 def _curve(party: str, malicious: bool, rounds: list[int], values: list[float]) -> go.Scatter:

@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
-from rich.text import Text
 
 from fedguard.records.reader import number, whole
-from fedguard.reporting.wording import duration, percent
+from fedguard.reporting.headline import Headline
+from fedguard.reporting.live import LiveLine
+from fedguard.reporting.replies import Replies, first_failure
+from fedguard.reporting.wording import percent, time_left
 
 QUIET_SECONDS = 10.0
 """Without a terminal: a line at least this often, as rounds end, and one per tenth of the run."""
@@ -23,7 +23,8 @@ class Progress:
     """Shows how far a run is, round by round.
 
     A terminal gets one live line with a bar; anything else gets plain lines: one per tenth of the
-    run, one whenever ten seconds have passed since the last, and the last round's.
+    run, one whenever ten seconds have passed since the last, and the last round's. The first round
+    in which clients failed is told at once, with the reason.
 
     Parameters
     ----------
@@ -31,6 +32,8 @@ class Progress:
         Number of the last round, at least 0.
     enabled : bool
         False shows nothing at all.
+    headline : Headline, optional
+        What the lines lead with; accuracy if left out.
     console : Console, optional
         Where to write; standard error if left out.
     clock : callable, optional
@@ -42,14 +45,17 @@ class Progress:
         total_rounds: int,
         enabled: bool = True,
         *,
+        headline: Headline | None = None,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total_rounds = max(int(total_rounds), 0)
-        self._console = (Console(stderr=True) if console is None else console) if enabled else None
+        self._enabled = enabled
+        self._headline = Headline() if headline is None else headline
+        shown = Console(stderr=True) if enabled and console is None else console
+        self._line = LiveLine(self.total_rounds, shown if enabled else None)
         self._clock = clock
-        self._bar: Bar | None = None
-        self._task = TaskID(0)
+        self._failures_told = False
         self._started = clock()
         self._first: int | None = None
         self._printed_tenth = 0
@@ -58,12 +64,7 @@ class Progress:
     def __enter__(self) -> Progress:
         """Start the live line where there is a terminal."""
         self._started = self._printed_at = self._clock()
-        if self._console is not None and self._console.is_terminal:
-            columns = (SpinnerColumn(), BarColumn(bar_width=16), MofNCompleteColumn())
-            said = TextColumn("{task.fields[said]}", markup=False)
-            self._bar = Bar(*columns, said, console=self._console, transient=True)
-            self._task = self._bar.add_task("", total=self.total_rounds, said="starting")
-            self._bar.start()
+        self._line.start("starting")
         return self
 
     def __exit__(
@@ -73,9 +74,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         """Take the live line away; errors pass through."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._line.stop()
 
     def update(self, round_record: Mapping[str, Any]) -> None:
         """Take note that a round has ended.
@@ -86,30 +85,44 @@ class Progress:
             The round's line of ``rounds.jsonl``; round 0 is the initial model.
         """
         done = whole(round_record.get("round")) or 0
-        if self._console is None:
+        if not self._enabled:
             return
         if self._first is None:
             # After a resumed run's first round only the rounds from here on tell the pace.
             self._first = max(done - 1, 0) if done else 0
-        words = " · ".join([*_figures(round_record), *self._left(done)])
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done, said=words)
+        replies = Replies.of(round_record)
+        if replies is not None and replies.unusable and not self._failures_told:
+            self._failures_told = True
+            self.note(first_failure(done, replies))
+        words = [*self._figures(round_record, replies), *self._left(done)]
+        if self._line.live:
+            self._line.move(" · ".join(words), done)
         elif self._due(done):
-            self._console.print(Text(f"round {done}/{self.total_rounds} · {words}"), soft_wrap=True)
+            self._line.say(" · ".join([f"round {done}/{self.total_rounds}", *words]))
 
     def note(self, text: str) -> None:
         """Show a line of text that stays, above the live line where there is one."""
-        if self._console is not None:
-            console = self._console if self._bar is None else self._bar.console
-            console.print(Text(text), soft_wrap=True)
+        self._line.say(text)
+
+    def _figures(self, record: Mapping[str, Any], replies: Replies | None) -> list[str]:
+        """Return a round's figures as short texts; those it lacks are left out."""
+        parts = []
+        if self._headline.of_run(record) is not None:
+            parts.append(self._headline.labelled(record[self._headline.name]))
+        if number(record.get("attack_success_rate")) is not None:
+            parts.append(f"attack {percent(record['attack_success_rate'])}")
+        rejected, accepted = whole(record.get("rejected")), whole(record.get("accepted"))
+        if rejected is not None and accepted is not None:
+            asked = accepted + rejected if replies is None else replies.asked
+            parts += [f"rejected {rejected}/{asked}"] if asked else []
+        return [*parts, replies.troubles] if replies is not None and replies.troubles else parts
 
     def _left(self, done: int) -> list[str]:
         covered = done - (self._first or 0)
         remaining = self.total_rounds - done
         if covered <= 0 or remaining <= 0:
             return []
-        seconds = (self._clock() - self._started) / covered * remaining
-        return [f"{max(round(seconds), 1)} s left" if seconds < 59 else f"{duration(seconds)} left"]
+        return [time_left((self._clock() - self._started) / covered * remaining)]
 
     def _due(self, done: int) -> bool:
         """Return whether a plain line is due, and remember that it was printed."""
@@ -120,16 +133,3 @@ class Progress:
             return False
         self._printed_tenth, self._printed_at = tenth, now
         return True
-
-
-def _figures(record: Mapping[str, Any]) -> list[str]:
-    """Return a round's figures as short texts; those it lacks are left out."""
-    parts = []
-    if number(record.get("accuracy")) is not None:
-        parts.append(f"accuracy {percent(record['accuracy'])}")
-    if number(record.get("attack_success_rate")) is not None:
-        parts.append(f"attack {percent(record['attack_success_rate'])}")
-    accepted, rejected = whole(record.get("accepted")), whole(record.get("rejected"))
-    if accepted is not None and rejected is not None and accepted + rejected:
-        parts.append(f"rejected {rejected}/{accepted + rejected}")
-    return parts

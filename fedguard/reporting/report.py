@@ -18,17 +18,21 @@ from fedguard.records.reader import Run, mapping, number, read_run, sequence
 from fedguard.records.writer import write_atomically
 from fedguard.reporting import figures, tables
 from fedguard.reporting.client_map import client_map_figure
-from fedguard.reporting.page import figure_card, map_key, render_page, sections, short, tile
+from fedguard.reporting.events import audits_section, repairs_section
+from fedguard.reporting.headline import Headline, sentence
+from fedguard.reporting.page import figure_card, guarded, map_key, render_page, sections, tile
 from fedguard.reporting.parties import CURVES, party_figure
+from fedguard.reporting.replies import replies_tables
 from fedguard.reporting.unlearning import unlearning_section
 from fedguard.reporting.wording import (
     attacked,
+    bounded,
     duration,
     figure,
-    headline,
     percent,
     setting,
     size,
+    spoken,
 )
 
 
@@ -58,6 +62,8 @@ def _body(run: Run) -> str:
     parts: list[tuple[str, str, Callable[[Run], str]]] = [
         ("course", "Round by round", _course),
         ("unlearning", "What was forgotten", unlearning_section),
+        ("repairs", "Repairs", repairs_section),
+        ("audits", "Audits", audits_section),
         ("clients", "Client by client", _clients),
         ("parties", "Incentives and privacy of the parties", _parties),
         ("scores", "What the defence measured", _scores),
@@ -66,17 +72,8 @@ def _body(run: Run) -> str:
         ("configuration", "Configuration", _configuration),
         ("provenance", "Provenance", _provenance),
     ]
-    drawn = [(name, title, _guarded(build, run)) for name, title, build in parts]
-    return _guarded(_header, run) + sections(drawn)
-
-
-def _guarded(build: Callable[[Run], str], run: Run) -> str:
-    """Return a part of the page; foreign data that breaks it costs that part alone."""
-    try:
-        return build(run)
-    except Exception as error:  # a page about a finished run must not undo the run
-        reason = escape(f"{type(error).__name__}: {error}"[:300])
-        return f'<p class="empty">This part could not be drawn. {reason}</p>'
+    drawn = [(name, title, guarded(build, run)) for name, title, build in parts]
+    return guarded(_header, run) + sections(drawn)
 
 
 # --- header ----------------------------------------------------------------------------------
@@ -85,12 +82,12 @@ def _guarded(build: Callable[[Run], str], run: Run) -> str:
 def _sentence(run: Run) -> str:
     if not run.summary and not run.rounds:
         return "This run left no results yet."
-    return headline({**run.summary, "final": run.final, "class_names": run.class_names})
+    return sentence({**run.summary, "final": run.final, "class_names": run.class_names})
 
 
 def _header(run: Run) -> str:
-    sentence = escape(_sentence(run))
-    strong = re.sub(r"\d[\d.]* %", r'<b class="share">\g<0></b>', sentence)
+    words = escape(_sentence(run))
+    strong = re.sub(r"\d[\d.]* %", r'<b class="share">\g<0></b>', words)
     whole_names = re.sub(r"\b\w{1,12}-\w{1,12}\b", r'<span class="name">\g<0></span>', strong)
     return (
         f'<header><p class="kicker">fedguard run report</p><h1>{whole_names}</h1>{_facts(run)}'
@@ -99,10 +96,11 @@ def _header(run: Run) -> str:
 
 
 def _facts(run: Run) -> str:
-    names = ["dataset", "partition", "model", "rounds", "seed", "engine"]
+    names = ["dataset", "partition", "model", "training", "rounds", "seed", "engine"]
+    names += ["enrolment", "repair"]
     known = [(name, run.summary.get(name)) for name in names]
     facts = "".join(
-        f"<li><span>{name}</span> {escape(short(value))}</li>"
+        f"<li><span>{name}</span> {escape(bounded(value, 60))}</li>"
         for name, value in known
         if value is not None
     )
@@ -110,19 +108,19 @@ def _facts(run: Run) -> str:
 
 
 def _tiles(run: Run) -> list[str]:
-    final, best = run.final, mapping(run.summary.get("best"))
+    lead, final, best = Headline.of(run.summary), run.final, mapping(run.summary.get("best"))
     detection = mapping(run.summary.get("detection"))
     last = run.rounds[-1]["round"] if run.rounds else None
     tiles = [
         tile(
-            "final accuracy",
-            percent(final.get("accuracy")),
+            f"final {lead.words}",
+            lead.text(final.get(lead.name)),
             "" if last is None else f"after round {last}",
             "accuracy",
         ),
         tile(
-            "best accuracy",
-            percent(best.get("accuracy")),
+            f"best {lead.words}",
+            lead.text(best.get(lead.name)),
             f"in round {figure(best.get('round'))}" if best.get("round") is not None else "",
         ),
     ]
@@ -150,17 +148,31 @@ def _tiles(run: Run) -> list[str]:
 # --- figures ---------------------------------------------------------------------------------
 
 
+ATTACKED = "of attacked inputs that got the attacker's answer"
+
+
+def _meaning(lead: Headline) -> str:
+    if lead.name == "accuracy":
+        return "Share of test examples classified correctly"
+    return f"On the test examples; {'higher' if lead.higher_is_better else 'lower'} is better"
+
+
 def _course(run: Run) -> str:
     if not run.rounds:
         return '<p class="empty">No round was recorded.</p>'
+    lead = Headline.of(run.summary)
     aimed = any(value is not None for value in run.series("attack_success_rate"))
-    accuracy = figure_card(
-        figures.accuracy_figure(run),
-        "Accuracy and attack success" if aimed else "Accuracy",
-        "Share of test examples classified correctly"
-        + (", and of attacked inputs that got the attacker's answer." if aimed else "."),
-        "No accuracy was recorded.",
+    beside = aimed and lead.is_share
+    course = figure_card(
+        figures.headline_figure(run),
+        f"{lead.title} and attack success" if beside else lead.title,
+        _meaning(lead) + (f", and {ATTACKED}." if beside else "."),
+        f"No {lead.words} was recorded.",
     )
+    success = ""
+    if aimed and not beside:
+        drawing = figures.courses(run, [figures.SUCCESS])
+        success = figure_card(drawing, "Attack success", f"Share {ATTACKED}.")
     detection = figure_card(
         figures.detection_figure(run),
         "Updates rejected",
@@ -171,7 +183,7 @@ def _course(run: Run) -> str:
         figures.loss_figure(run), "Loss", "Mean loss of the global model on the test examples."
     )
     return (
-        f'<div class="grid three">{accuracy}{detection}{loss}</div>'
+        f'<div class="grid three">{course}{success}{detection}{loss}</div>'
         f"<details><summary>All rounds as a table</summary>{tables.rounds_table(run)}</details>"
     )
 
@@ -189,7 +201,8 @@ def _clients(run: Run) -> str:
         key=map_key(run),
     )
     rows = tables.clients_table(run)
-    return f"{chart}<details><summary>All clients as a table</summary>{rows}</details>"
+    replies = replies_tables(run)
+    return f"{chart}{replies}<details><summary>All clients as a table</summary>{rows}</details>"
 
 
 def _parties(run: Run) -> str:
@@ -210,7 +223,9 @@ def _scores(run: Run) -> str:
     shown = list(pools.items())[: figures.MAX_SCORES]
     charts = "".join(
         figure_card(
-            figures.score_figure(honest, malicious), short(name), _separation(honest, malicious)
+            figures.score_figure(honest, malicious),
+            bounded(name, 60),
+            _separation(honest, malicious),
         )
         for name, (honest, malicious) in shown
     )
@@ -254,7 +269,7 @@ def _classes(run: Run) -> str:
 
 def _threat(run: Run) -> str:
     cards = "".join(
-        f'<div class="card"><h3>{escape(tables.spoken(name))}</h3>{tables.value_html(value)}</div>'
+        tables.card(spoken(name), tables.value_html(value))
         for name, value in run.threat_model.items()
     )
     return f'<div class="grid three">{cards}</div>' if cards else ""
@@ -273,22 +288,16 @@ def _configuration(run: Run) -> str:
 def _provenance(run: Run) -> str:
     notes = [str(note) for note in sequence(run.summary.get("notes"))] + run.problems
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    remarks = f'<div class="card"><h3>Notes</h3><ul>{listed}</ul></div>' if listed else ""
+    remarks = tables.card("Notes", f"<ul>{listed}</ul>") if listed else ""
     versions = mapping(run.summary.get("versions"))
-    built = (
-        f'<div class="card"><h3>Versions</h3>{tables.definitions(versions)}</div>'
-        if versions
-        else ""
-    )
+    built = tables.card("Versions", tables.definitions(versions)) if versions else ""
     traces = {
         "run directory": str(run.path.resolve()),
         "final model (SHA-256)": run.summary.get("model_sha256"),
     }
     origin = {name: value for name, value in traces.items() if value}
-    return (
-        f'<div class="grid three">{remarks}{built}'
-        f'<div class="card"><h3>Files</h3>{tables.definitions(origin)}</div></div>'
-    )
+    files = tables.card("Files", tables.definitions(origin))
+    return f'<div class="grid three">{remarks}{built}{files}</div>'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

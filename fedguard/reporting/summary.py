@@ -13,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedguard.records.reader import mapping, number, sequence, whole
-from fedguard.reporting.wording import attacked, duration, percent, setting, size
+from fedguard.reporting.headline import Headline
+from fedguard.reporting.replies import Replies
+from fedguard.reporting.wording import attacked, bounded, duration, percent, setting, size
 
 MAX_NOTES = 3
 """Most notes shown; the report has them all."""
@@ -32,38 +34,42 @@ def render_summary(summary: Mapping[str, Any]) -> RenderableType:
     grid.add_column(overflow="ellipsis", no_wrap=True)
     for label, value in [*_run_rows(summary), *_result_rows(summary), *_cost_rows(summary)]:
         grid.add_row(label, value)
-    title = Text(_cut(setting(summary), 60), style="bold")
+    title = Text(bounded(setting(summary), 60), style="bold")
     parts: list[RenderableType] = [grid, *_notes(summary)]
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, padding=(0, 1))
 
 
-def _cut(text: object, limit: int) -> str:
-    words = " ".join(str(text).split())
-    return words if len(words) <= limit else words[: limit - 1] + "…"
-
-
 def _run_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
     split = " · ".join(str(summary[name]) for name in ("dataset", "partition") if summary.get(name))
-    training = [str(summary["model"])] if summary.get("model") else []
+    training = [str(summary[name]) for name in ("model", "training") if summary.get(name)]
     if (rounds := whole(summary.get("rounds"))) is not None:
         training.append(f"{rounds} round{'' if rounds == 1 else 's'}")
     training += [f"{name} {summary[name]}" for name in ("seed", "engine") if name in summary]
     executor = [str(summary[n]) for n in ("executor", "executor_reason") if summary.get(n)]
-    rows = [("data", split), ("training", " · ".join(training)), ("executor", ": ".join(executor))]
-    return [(label, Text(_cut(text, 200))) for label, text in rows if text]
+    repair = [str(summary[name]) for name in ("repair", "repair_at") if summary.get(name)]
+    rows = [
+        ("data", split),
+        ("training", " · ".join(training)),
+        ("executor", ": ".join(executor)),
+        ("enrolment", str(summary.get("enrolment") or "")),
+        ("repair", ", ".join(repair)),
+        ("audits", ", ".join(mapping(summary.get("audits")))),
+    ]
+    return [(label, Text(bounded(text, 200))) for label, text in rows if text]
 
 
 def _result_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
     final, best = mapping(summary.get("final")), mapping(summary.get("best"))
-    accuracy = Text(percent(final.get("accuracy")), style="bold green")
-    if number(best.get("accuracy")) is not None and whole(best.get("round")) is not None:
-        text = f"   best {percent(best['accuracy'])} in round {whole(best['round'])}"
-        accuracy.append(text, style="dim")
-    rows = [("accuracy", accuracy)]
+    lead = Headline.of(summary)
+    reached = Text(lead.text(final.get(lead.name)), style="bold green")
+    if lead.of_run(best) is not None and whole(best.get("round")) is not None:
+        text = f"   best {lead.text(best[lead.name])} in round {whole(best['round'])}"
+        reached.append(text, style="dim")
+    rows = [(lead.words, reached)]
     if number(final.get("attack_success_rate")) is not None:
         success = Text(percent(final["attack_success_rate"]), style="bold red")
         rows.append(("attack success", success))
-    return rows + _detection_rows(summary)
+    return rows + _detection_rows(summary) + _reply_rows(summary)
 
 
 def _detection_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
@@ -74,6 +80,22 @@ def _detection_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
         caught = Text(percent(detection.get("true_positive_rate")) + " of their updates")
         rows.append(("attackers rejected", caught))
     return [*rows, ("honest rejected", wronged)]
+
+
+def _reply_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
+    """Return who answered, failed, was set aside and rejected; an older run told no such counts."""
+    found = Replies.of(mapping(summary.get("replies")))
+    if found is None:
+        return []
+    answers = f"{found.answered:,} of {found.asked:,} asked · {found.failed:,} failed"
+    usable = f"{found.rejected:,} of {found.accepted + found.rejected:,} usable"
+    rows = [
+        ("answered", Text(f"{answers} · {found.set_aside:,} set aside")),
+        ("rejected", Text(f"{usable} replies, by the defence")),
+    ]
+    if found.unusable and found.reason:
+        rows.append(("commonest reason", Text(found.reason, style="yellow")))
+    return rows
 
 
 def _cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
@@ -91,48 +113,59 @@ def _cost_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
 
 def _tail(path: Path, limit: int = 53) -> str:
     """Return a path that fits; a long one keeps its end, which tells runs apart."""
-    text = " ".join(str(path).split())
+    text = bounded(path, 4096)
     return text if len(text) <= limit else "…" + text[1 - limit :]
 
 
 def _notes(summary: Mapping[str, Any]) -> list[Text]:
     notes = sequence(summary.get("notes"))
-    lines = [Text(f"note: {_cut(note, 68)}", style="yellow") for note in notes[:MAX_NOTES]]
+    lines = [Text(f"note: {bounded(note, 68)}", style="yellow") for note in notes[:MAX_NOTES]]
     if len(notes) > MAX_NOTES:
         more = f"and {len(notes) - MAX_NOTES} more notes in the report"
         lines.append(Text(more, style="yellow"))
     return lines
 
 
-def render_comparison(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return runs side by side as a table, one line each, in the order given.
+def render_comparison(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return runs side by side, one line each, in the order given; one table per headline.
 
     Parameters
     ----------
     rows : sequence of mapping
-        Summaries as in ``summary.json``, or flat mappings with ``strategy``, ``accuracy``,
-        ``attack_success_rate``, ``true_positive_rate`` and ``false_positive_rate`` (shares of 1).
-        The line with the highest accuracy is set in bold.
+        Summaries as in ``summary.json``, or flat mappings with ``strategy``, the headline (such
+        as ``accuracy``), ``attack_success_rate``, ``true_positive_rate`` and
+        ``false_positive_rate`` (shares of 1). The line with the best headline is set in bold.
     """
-    lines = [_comparison_line(row) for row in rows]
-    known = [accuracy for accuracy in (number(line["accuracy"]) for line in lines) if accuracy]
+    by_headline: dict[Headline, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_headline.setdefault(Headline.of(row), []).append(row)
+    tables = [_comparison(lead, members) for lead, members in by_headline.items()]
+    return Group(*tables) if tables else _comparison(Headline(), [])
+
+
+_RATES = ("attack_success_rate", "true_positive_rate", "false_positive_rate")
+
+
+def _comparison(lead: Headline, rows: Sequence[Mapping[str, Any]]) -> Table:
+    lines = [(str(row.get("strategy") or "unnamed"), _sources(row)) for row in rows]
+    reached = [_found(lead.name, sources) for _, sources in lines]
+    known = [value for value in reached if value is not None]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("strategy")
-    for name in ("accuracy", "attack success", "attackers rejected", "honest rejected"):
+    for name in (lead.words, "attack success", "attackers rejected", "honest rejected"):
         table.add_column(name, justify="right", no_wrap=True)
-    for line in lines:
-        best = bool(known) and line["accuracy"] == max(known)
-        rates = [percent(value) for name, value in line.items() if name != "strategy"]
-        cells = [Text(_cut(line["strategy"], 40)), *(Text(rate) for rate in rates)]
-        table.add_row(*cells, style="bold" if best else "")
+    for (strategy, sources), value in zip(lines, reached, strict=True):
+        best = bool(known) and value == lead.best(known)
+        rates = [percent(_found(name, sources)) for name in _RATES]
+        cells = [bounded(strategy, 40), lead.text(value), *rates]
+        table.add_row(*map(Text, cells), style="bold" if best else "")
     return table
 
 
-def _comparison_line(row: Mapping[str, Any]) -> dict[str, Any]:
-    sources = (row, mapping(row.get("detection")), mapping(row.get("final")))
-    names = ("accuracy", "attack_success_rate", "true_positive_rate", "false_positive_rate")
-    line: dict[str, Any] = {"strategy": str(row.get("strategy") or "unnamed")}
-    for name in names:
-        values = [source.get(name) for source in sources]
-        line[name] = next((value for value in values if number(value) is not None), None)
-    return line
+def _sources(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [row, mapping(row.get("detection")), mapping(row.get("final"))]
+
+
+def _found(name: str, sources: Sequence[Mapping[str, Any]]) -> float | None:
+    values = [number(source.get(name)) for source in sources]
+    return next((value for value in values if value is not None), None)

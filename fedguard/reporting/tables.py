@@ -7,8 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fedguard.records.reader import ClientRecord, Run, number
-from fedguard.reporting.wording import MISSING, duration, figure, percent
+from fedguard.records.reader import (
+    FAILED,
+    MALFORMED,
+    MAX_REASON,
+    REJECTED,
+    SET_ASIDE,
+    ClientRecord,
+    Run,
+    number,
+)
+from fedguard.reporting.headline import Headline
+from fedguard.reporting.wording import MISSING, bounded, duration, figure, percent, spoken
 
 MAX_DEPTH = 4
 """How deep nested values are laid out; deeper ones are shown as text."""
@@ -36,6 +46,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], words: Sequence
     )
 
 
+def card(title: str, content: str) -> str:
+    """Return HTML in a box under a title, which is plain text."""
+    return f'<div class="card"><h3>{escape(title)}</h3>{content}</div>'
+
+
 def definitions(values: Mapping[str, Any], depth: int = 0) -> str:
     """Return a mapping as a definition list; nested mappings become nested lists."""
     rows = "".join(
@@ -43,11 +58,6 @@ def definitions(values: Mapping[str, Any], depth: int = 0) -> str:
         for name, value in values.items()
     )
     return f"<dl>{rows}</dl>"
-
-
-def spoken(name: str) -> str:
-    """Return a field's name in words."""
-    return name.replace("_", " ")
 
 
 def value_html(value: object, depth: int = 0) -> str:
@@ -73,17 +83,33 @@ def _list(values: Sequence[object], depth: int) -> str:
     return "<ul>" + "".join(f"<li>{part}</li>" for part in parts) + "</ul>"
 
 
+COUNTS = ("asked", "answered", "failed", "set_aside", "rejected", "accepted")
+"""What a round counts of its clients; older runs count `OLD_COUNTS`."""
+OLD_COUNTS = ("accepted", "rejected", "malformed")
+
+SELDOM_FIGURES = ("accuracy", "train_loss")
+"""Figures of a round that get a column only where the run has them."""
+
+
 def rounds_table(run: Run) -> str:
-    """Return every round's figures."""
-    head = ["round", "accuracy", "attack success", "loss", "accepted", "rejected", "malformed"]
+    """Return every round's figures, the headline first."""
+    lead = Headline.of(run.summary)
+    own = [
+        name
+        for name in SELDOM_FIGURES
+        if name != lead.name and any(value is not None for value in run.series(name))
+    ]
+    counts = COUNTS if run.counts_replies else OLD_COUNTS
+    head = ["round", lead.words, "attack success", "loss", *map(spoken, own), *map(spoken, counts)]
     head += ["malicious rejected", "honest rejected", "time"]
     rows = [
         [
             line["round"],
-            percent(line.get("accuracy")),
+            lead.text(line.get(lead.name)),
             percent(line.get("attack_success_rate")),
             figure(line.get("loss")),
-            *(figure(line.get(name)) for name in ("accepted", "rejected", "malformed")),
+            *(_seldom(name, line) for name in own),
+            *(figure(line.get(name)) for name in counts),
             percent(line.get("true_positive_rate")),
             percent(line.get("false_positive_rate")),
             duration(line.get("seconds")),
@@ -93,23 +119,28 @@ def rounds_table(run: Run) -> str:
     return table(head, rows)
 
 
+def _seldom(name: str, line: Mapping[str, Any]) -> str:
+    return percent(line.get(name)) if name == "accuracy" else figure(line.get(name))
+
+
 def clients_table(run: Run) -> str:
-    """Return one line per client: its role, how often it was rejected and the last reason."""
+    """Return one line per client: its role, what became of its rounds and the last reason."""
     records: dict[str, list[ClientRecord]] = defaultdict(list)
     for record in run.clients:
         records[record.client].append(record)
-    head = ["client", "role", "asked", "rejected", "malformed", "mean weight", "samples claimed"]
+    kinds = [REJECTED, *((FAILED, SET_ASIDE) if run.counts_replies else (MALFORMED,))]
+    head = ["client", "role", "asked", *kinds, "mean weight", "samples claimed", "latest reason"]
     rows = [
-        _client_row(client, client in run.malicious, records[client]) for client in run.client_ids
+        _client_row(client, client in run.malicious, records[client], kinds)
+        for client in run.client_ids
     ]
-    return table([*head, "latest reason"], rows, words=(1, 7))
+    return table(head, rows, words=(1, len(head) - 1))
 
 
-def _client_row(client: str, malicious: bool, records: list[ClientRecord]) -> list[object]:
-    tally = Counter(
-        "malformed" if r.malformed else "rejected" if r.accepted is False else "accepted"
-        for r in records
-    )
+def _client_row(
+    client: str, malicious: bool, records: list[ClientRecord], kinds: Sequence[str]
+) -> list[object]:
+    tally = Counter(record.outcome for record in records)
     weights = [record.weight for record in records if record.weight is not None]
     claims = [record.num_examples for record in records if record.num_examples is not None]
     reasons = [record.reason for record in records if record.reason]
@@ -117,9 +148,8 @@ def _client_row(client: str, malicious: bool, records: list[ClientRecord]) -> li
         client,
         "◆ malicious" if malicious else "honest",
         len(records),
-        tally["rejected"],
-        tally["malformed"],
+        *(tally[kind] for kind in kinds),
         figure(sum(weights) / len(weights)) if weights else MISSING,
         figure(claims[-1]) if claims else MISSING,
-        reasons[-1] if reasons else "",
+        bounded(reasons[-1], MAX_REASON) if reasons else "",
     ]

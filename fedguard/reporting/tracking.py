@@ -23,18 +23,6 @@ from fedguard.records.writer import write_atomically
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 """Name of a tracker and the module that it needs."""
 
-METRICS = (
-    "accuracy",
-    "loss",
-    "attack_success_rate",
-    "accepted",
-    "rejected",
-    "true_positive_rate",
-    "false_positive_rate",
-    "seconds",
-)
-"""What is tracked of every round."""
-
 
 class Tracker(Protocol):
     """Where a run's course is sent."""
@@ -97,8 +85,8 @@ class Tracking:
         return self
 
     def on_round(self, record: Mapping[str, Any]) -> None:
-        """Send a round's line of ``rounds.jsonl``."""
-        values = {name: number(record.get(name)) for name in METRICS}
+        """Send the numbers of a round's line of ``rounds.jsonl``, whatever the task's headline."""
+        values = {name: number(value) for name, value in record.items() if name != "round"}
         known = {name: value for name, value in values.items() if value is not None}
         for tracker in self._trackers:
             tracker.log(int(record["round"]), known)

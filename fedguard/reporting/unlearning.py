@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from fedguard.records.reader import Run, mapping, number, sequence
 from fedguard.reporting import tables
-from fedguard.reporting.figures import MARKERS_UP_TO, axis, round_ticks, styled
+from fedguard.reporting.figures import Line, axis, courses, share_axis, styled
 from fedguard.reporting.page import figure_card
 from fedguard.reporting.wording import figure, percent
 
@@ -87,38 +87,15 @@ def phases_figure(phases: Mapping[str, Mapping[str, Any]]) -> go.Figure | None:
         barmode="group",
         showlegend=True,
         xaxis=axis(),
-        yaxis=axis(range=[0, 1.12], tickformat=".0%", dtick=0.2, fixedrange=True),
+        yaxis=share_axis(range=[0, 1.12]),
     )
 
 
 def course_figure(run: Run) -> go.Figure | None:
     """Return accuracy on what is forgotten and on the rest over the rounds, None without any."""
-    rounds = [line["round"] for line in run.rounds]
-    traces = []
-    for key in ("forget_accuracy", "retain_accuracy", "attack_success_rate"):
-        values = run.series(key)
-        name, colour = _MEASURES.get(key, ("backdoor success", "var(--attack)"))
-        if any(value is not None for value in values):
-            traces.append(
-                go.Scatter(
-                    x=rounds,
-                    y=values,
-                    name=name,
-                    mode="lines+markers" if len(rounds) <= MARKERS_UP_TO else "lines",
-                    line={"color": colour, "width": 2.5},
-                    hovertemplate="%{y:.1%}",
-                )
-            )
-    if not traces:
-        return None
-    return styled(
-        go.Figure(traces),
-        320,
-        hovermode="x unified",
-        showlegend=True,
-        xaxis=axis("round", **round_ticks(rounds)),
-        yaxis=axis(range=[-0.02, 1.04], tickformat=".0%", dtick=0.2, fixedrange=True),
-    )
+    measures = {**_MEASURES, "attack_success_rate": _MEASURES["backdoor_success"]}
+    keys = ("forget_accuracy", "retain_accuracy", "attack_success_rate")
+    return courses(run, [Line(key, *measures[key]) for key in keys])
 
 
 def _words(found: Mapping[str, Any]) -> str:
@@ -158,10 +135,10 @@ def _membership(phases: Mapping[str, Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     head = ["", "AUC", "TPR at 1 % FPR", "forget accuracy", "worst client"]
-    return (
-        '<div class="card"><h3>Membership inference on what is forgotten</h3>'
-        '<p class="caption">0.5 is guessing: nothing tells the forgotten rows from unseen ones.</p>'
-        f"{tables.table(head, rows, words=[0])}</div>"
+    caption = "0.5 is guessing: nothing tells the forgotten rows from unseen ones."
+    return tables.card(
+        "Membership inference on what is forgotten",
+        f'<p class="caption">{caption}</p>{tables.table(head, rows, words=[0])}',
     )
 
 
@@ -186,7 +163,4 @@ def _cost_card(found: Mapping[str, Any]) -> str:
         lines["epochs for a fresh model"] = "> 10" if fresh is None else str(fresh)
     if not lines:
         return ""
-    return (
-        '<div class="card"><h3>Cost, as a share of repeating the rounds before</h3>'
-        f"{tables.definitions(lines)}</div>"
-    )
+    return tables.card("Cost, as a share of repeating the rounds before", tables.definitions(lines))

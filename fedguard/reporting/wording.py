@@ -1,17 +1,14 @@
-"""Numbers as people read them, and a run in one sentence; for the terminal and for the report."""
+"""Numbers and texts as people read them; for the terminal and for the report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from fedguard.records.reader import mapping, number, sequence, whole
+from fedguard.records.reader import number, whole
 
 MISSING = "–"
 """What stands where a figure is missing."""
-
-FELL = 0.05
-"""Accuracy below the best round's by more than this is called a fall."""
 
 
 def percent(value: object) -> str:
@@ -47,6 +44,32 @@ def size(value: object) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
+def time_left(seconds: float) -> str:
+    """Return how long something goes on, in whole seconds and never 0: ``12 s left``."""
+    return f"{max(round(seconds), 1)} s left" if seconds < 59 else f"{duration(seconds)} left"
+
+
+def bounded(value: object, limit: int) -> str:
+    """Return a text on one line, of bounded length.
+
+    What cannot be printed is shown as ``�``: a text from a client must not steer a terminal, nor
+    turn the direction of the words around it.
+    """
+    line = " ".join(str(value).split())
+    seen = "".join(letter if letter.isprintable() else "�" for letter in line)
+    return seen if len(seen) <= limit else seen[: limit - 1] + "…"
+
+
+def spoken(name: str) -> str:
+    """Return a field's name in words."""
+    return name.replace("_", " ")
+
+
+def counted(count: int, what: str = "client") -> str:
+    """Return a count with its noun: ``1 client``, ``20 clients``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def attacked(summary: Mapping[str, Any]) -> bool:
     """Return whether the run had an attack and someone to carry it out."""
     attack = summary.get("attack")
@@ -58,64 +81,8 @@ def setting(summary: Mapping[str, Any]) -> str:
     strategy = str(summary.get("strategy") or "an unnamed strategy")
     clients, malicious = whole(summary.get("clients")), whole(summary.get("malicious"))
     if not attacked(summary):
-        return strategy if clients is None else f"{strategy} with {clients} {_clients(clients)}"
+        return strategy if clients is None else f"{strategy} with {counted(clients)}"
     text = f"{strategy} under {summary['attack']}"
     if clients is None or malicious is None:
         return text
-    return f"{text} by {malicious} of {clients} {_clients(clients)}"
-
-
-def _clients(count: int) -> str:
-    return "client" if count == 1 else "clients"
-
-
-def headline(summary: Mapping[str, Any]) -> str:
-    """Return the run's result as one sentence of plain words."""
-    strategy = str(summary.get("strategy") or "An unnamed strategy")
-    parts = [f"{strategy} {_outcome(summary)}{_circumstance(summary)}", *_defence(summary)]
-    return "; ".join(parts) + "."
-
-
-def _outcome(summary: Mapping[str, Any]) -> str:
-    final, best = mapping(summary.get("final")), mapping(summary.get("best"))
-    accuracy, top = number(final.get("accuracy")), number(best.get("accuracy"))
-    if accuracy is None:
-        return "ran without a recorded accuracy"
-    classes = len(sequence(summary.get("class_names")))
-    if classes > 1 and accuracy < 1.5 / classes:
-        ending = f", about what guessing among {classes} classes gives,"
-        return f"ended at {percent(accuracy)} accuracy{ending}"
-    if top is not None and accuracy < top - FELL:
-        when = whole(best.get("round"))
-        ending = "" if when is None else f" in round {when}"
-        return f"fell to {percent(accuracy)} accuracy (its best was {percent(top)}{ending})"
-    return f"{'kept' if attacked(summary) else 'reached'} {percent(accuracy)} accuracy"
-
-
-def _circumstance(summary: Mapping[str, Any]) -> str:
-    clients, malicious = whole(summary.get("clients")), whole(summary.get("malicious"))
-    if attacked(summary):
-        crowd = (
-            f" by {malicious} of {clients} {_clients(clients)}"
-            if clients is not None and malicious is not None
-            else ""
-        )
-        return f" under {summary['attack']}{crowd}"
-    return "" if clients is None else f" with {clients} honest {_clients(clients)}"
-
-
-def _defence(summary: Mapping[str, Any]) -> list[str]:
-    detection = mapping(summary.get("detection"))
-    caught = number(detection.get("true_positive_rate"))
-    wronged = number(detection.get("false_positive_rate"))
-    success = number(mapping(summary.get("final")).get("attack_success_rate"))
-    parts = []
-    if attacked(summary) and caught is not None:
-        honest = "" if wronged is None else f" and {percent(wronged)} of honest ones"
-        parts.append(f"it rejected {percent(caught)} of their updates{honest}")
-    elif wronged:
-        parts.append(f"it rejected {percent(wronged)} of their updates")
-    if success is not None:
-        turn = "but " if success >= 0.5 else ""
-        parts.append(f"{turn}the attack succeeded on {percent(success)} of the inputs it aims at")
-    return parts
+    return f"{text} by {malicious} of {counted(clients)}"

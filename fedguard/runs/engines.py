@@ -1,15 +1,37 @@
-"""The grid of a run whose clients train under this process's control."""
+"""Engines: where the clients of a run are, and the grid that reaches them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from flwr.serverapp import Grid
+
 from fedguard.clients.executors import Executor
 from fedguard.clients.planner import Plan, make_executor
 from fedguard.clients.training import ClientTrainer
 from fedguard.config import SimulationConfig
+from fedguard.grids.foreign_app import ClientAppGrid, find_client_app
+from fedguard.grids.history import History
 from fedguard.grids.inprocess import InProcessGrid
+from fedguard.runs.world import Record, World
+
+
+def serve(world: World, grid: Grid | None, record: Record) -> None:
+    """Run a world's rounds on the grid that is given, or on the configured engine's."""
+    config = world.config
+    if grid is not None:
+        world.serve(grid, record)
+    elif config.engine == "flower":
+        from fedguard.nodes.in_flower import run_in_flower
+
+        run_in_flower(config, lambda found: world.serve(found, record))
+    elif config.client_app is not None:
+        own = config.client_app
+        app = find_client_app(own.name)
+        world.serve(ClientAppGrid(app, config.clients, own.arguments), record)
+    else:
+        world.serve_here(record)
 
 
 @contextmanager
@@ -18,6 +40,7 @@ def local_grid(
     trainer: ClientTrainer,
     chosen: Plan,
     attacking: Callable[[int], bool],
+    history: History,
 ) -> Iterator[InProcessGrid]:
     """Give the grid of the engines ``inprocess`` and ``ray``; end its workers afterwards."""
     executor: Executor
@@ -28,6 +51,6 @@ def local_grid(
     else:
         executor = make_executor(chosen, trainer)
     try:
-        yield InProcessGrid(trainer, attacking, executor)
+        yield InProcessGrid(trainer, attacking, executor, history)
     finally:
         executor.close()

@@ -1,72 +1,63 @@
-"""`Execution`: the rounds of one simulation, recorded and checkpointed as they end."""
+"""`Execution`: the rounds of one run, recorded and checkpointed as they end."""
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import Grid
 from safetensors.torch import save
-from torch import Tensor
 
 from fedguard.assembly.capacity import check_disk
-from fedguard.assembly.make import attacks_in, create_strategy
-from fedguard.encryption.client_side import with_client_side
 from fedguard.errors import RunError
-from fedguard.grids.adversarial import AdversarialGrid
-from fedguard.grids.faulty import FaultyGrid
-from fedguard.grids.foreign_app import ClientAppGrid, find_client_app
-from fedguard.grids.inprocess import InProcessGrid
-from fedguard.metrics.classification import attack_success_rate, evaluate, flip_success
 from fedguard.records import writer as files
-from fedguard.records.checkpoints import Checkpoint, CheckpointStore
-from fedguard.records.writer import Recorder, write_atomically
-from fedguard.runs.engines import local_grid
-from fedguard.runs.observed import ObservedStrategy, Outcome
-from fedguard.runs.records import client_records, decision, summarise, threat_model
-from fedguard.strategies.base import RobustStrategy
-from fedguard.unlearning.audit import make_verifier
-from fedguard.unlearning.grid import UnlearningClients
-from fedguard.unlearning.strategy import SoUL
-
-if TYPE_CHECKING:
-    from fedguard.runs.simulation import Simulation
-
-RoundListener = Callable[[dict[str, Any]], None]
+from fedguard.records.checkpoints import CheckpointStore
+from fedguard.records.provenance import model_sha256, versions
+from fedguard.records.writer import Recorder, read_jsonl, write_atomically
+from fedguard.runs import engines
+from fedguard.runs.tally import check_usable
+from fedguard.runs.world import RoundListener, World
 
 
 class Execution:
-    """One execution of a simulation, from its first or its next round to its summary."""
+    """One execution of a world's rounds, from the first or the next one to the summary.
+
+    1. Open the run directory; take the newest checkpoint where the run is resumed.
+    2. Write the configuration and the threat model.
+    3. Let the engine serve the rounds; after each, append its records and save a checkpoint.
+    4. Write the model and the summary.
+
+    Parameters
+    ----------
+    world : World
+        What the run consists of.
+    out : Path
+        Run directory.
+    resume : bool
+        Go on from the newest checkpoint in `out`, if there is one.
+    on_round : callable
+        Called with each round's record.
+    grid : Grid, optional
+        Where clients run, in place of the configured engine; its node ids are client ids.
+    """
 
     def __init__(
         self,
-        simulation: Simulation,
+        world: World,
         out: Path,
         resume: bool,
         on_round: RoundListener,
         grid: Grid | None,
     ) -> None:
-        self.simulation = simulation
-        self.grid = grid
-        self.config = simulation.config
+        self.world, self.config = world, world.config
+        self.out, self.on_round, self.grid = out, on_round, grid
         self.recorder = Recorder(out)
-        self.out = out
-        self.on_round = on_round
         self.store = CheckpointStore(out / "checkpoint", self.config.digest())
         self.checkpoint = self.store.newest() if resume else None
-        self.outcome: Outcome | None = None
-        self.verifier = make_verifier(simulation, out, self.rounds_done)
-        self.faulty: FaultyGrid | None = None
-        self.rule_copy: RobustStrategy | None = None
-        self._remembering: list[InProcessGrid | AdversarialGrid] = []
-        self.layout = simulation.server_model.layout
-        self.vector = self._first_vector()
-        self.previous = self.checkpoint.previous_model if self.checkpoint else self.vector
         self.seconds_before = self.checkpoint.seconds if self.checkpoint else 0.0
         self.started = self.round_started = time.monotonic()
 
@@ -75,26 +66,23 @@ class Execution:
         """Rounds that an earlier execution finished."""
         return self.checkpoint.server_round if self.checkpoint else 0
 
-    def _first_vector(self) -> Tensor:
-        if self.checkpoint is not None:
-            return self.checkpoint.model
-        state = self.simulation.server_model.module.state_dict()
-        return self.layout.flatten({name: value.cpu() for name, value in state.items()})
-
     def execute(self) -> dict[str, Any]:
         """Run what is left of the rounds; see `Simulation.run`."""
-        check_disk(self.out, self.layout.size)
+        check_disk(self.out, self.world.size)
         try:
             self._prepare_files()
+            self.world.open(self.out, self.checkpoint)
+            self.recorder.write_json(files.THREAT_MODEL, self.world.threat_model())
             if self.rounds_done < self.config.rounds:
-                self._start()
+                self.round_started = time.monotonic()
+                engines.serve(self.world, self.grid, self._record)
             self._write_model()
-            if self.verifier is not None:
-                self.verifier.finish()
+            self.world.finish()
             summary = self._summary()
             self.recorder.write_json(files.SUMMARY, summary)
         except OSError as error:
             raise self._unwritable(error) from error
+        check_usable(summary)
         return summary
 
     def _unwritable(self, error: OSError) -> RunError:
@@ -107,192 +95,70 @@ class Execution:
         )
 
     def _prepare_files(self) -> None:
-        strategy = self.simulation.strategy
         if self.checkpoint is None:
-            for name in (files.ROUNDS, files.CLIENTS, files.SUMMARY):
+            for name in files.WRITTEN_BY_ROUNDS:
                 (self.out / name).unlink(missing_ok=True)
             shutil.rmtree(self.store.directory, ignore_errors=True)
         else:
             self.recorder.truncate_after(self.rounds_done)
-            if isinstance(strategy, RobustStrategy):
-                strategy.load_state(self.checkpoint.strategy_state)
-        if isinstance(strategy, SoUL):
-            strategy.open_store(self.out / "updates", self.rounds_done)
         self.recorder.write_config(self.config.resolved())
-        self.recorder.write_json(files.THREAT_MODEL, threat_model(self.simulation))
 
-    def _start(self) -> None:
-        if self.grid is not None:
-            self._serve(self.grid)
-            return
-        if self.config.engine == "flower":
-            from fedguard.nodes.in_flower import run_in_flower
-
-            run_in_flower(self.config, self._serve)
-            return
-        if self.config.client_app is not None:
-            own = self.config.client_app
-            app = find_client_app(own.name)
-            self._serve(ClientAppGrid(app, self.config.clients, own.arguments))
-            return
-        trainer, chosen = self.simulation.trainer, self.simulation.plan
-        assert chosen is not None
-        with local_grid(self.config, trainer, chosen, self._attacking) as grid:
-            self._remembering.append(grid)
-            self._serve(UnlearningClients(grid, trainer) if self.verifier else grid)
-
-    def _attacking(self, server_round: int) -> bool:
-        return attacks_in(self.config, server_round)
-
-    def _serve(self, grid: Grid) -> None:
-        """Run the strategy's own loop on a grid, with the coalition around it."""
-        config, simulation = self.config, self.simulation
-        adversary = AdversarialGrid(
-            grid,
-            simulation.attack,
-            simulation.federation.malicious,
-            config.seed,
-            scope=config.attack_knowledge,
-            attacking=self._attacking,
-            defence=config.strategy.name,
-            aggregate=self._copy_of_rule(),
-        )
-        observed = ObservedStrategy(
-            simulation.strategy,
-            seed=config.seed,
-            rounds_done=self.rounds_done,
-            on_train=self._on_train,
-            survive=config.faults.active,
-        )
-        self._remembering.append(adversary)
-        if self.checkpoint is not None:
-            self._remind()
-        self.round_started = time.monotonic()
-        observed.start(
-            grid=with_client_side(simulation.strategy, self._with_faults(adversary)),
-            initial_arrays=self.layout.to_arrays(self.vector),
-            num_rounds=config.rounds - self.rounds_done,
-            timeout=config.round_timeout,
-            evaluate_fn=self._evaluate,
-        )
-
-    def _with_faults(self, grid: Grid) -> Grid:
-        """Return the grid behind a network that fails as configured."""
-        if not self.config.faults.active:
-            return grid
-        self.faulty = FaultyGrid(grid, self.config.faults, self.config.seed)
-        if self.checkpoint is not None:
-            self.faulty.load_state(self.checkpoint.grid_state)
-        return self.faulty
-
-    def _remind(self) -> None:
-        """Tell the grids which model the last round started from.
-
-        A grid that no client of a round answered, or that did not attack in it, has not seen it.
-        """
-        for grid in self._remembering:
-            on_device = isinstance(grid, InProcessGrid)
-            device = self.simulation.device if on_device else self.previous.device
-            grid.previous_global = self.previous.to(device)
-
-    def _copy_of_rule(self) -> Callable[[Any], Tensor] | None:
-        """Return the deployed rule as a function, on a copy with its own state."""
-        if not isinstance(self.simulation.strategy, RobustStrategy):
-            return None
-        copy = create_strategy(self.config)
-        assert isinstance(copy, RobustStrategy)
-        copy.pre = self.simulation.strategy.pre
-        copy.layout, copy.tools = self.simulation.strategy.layout, self.simulation.strategy.tools
-        if self.checkpoint is not None:
-            copy.load_state(self.checkpoint.rule_state)
-        self.rule_copy = copy
-        return lambda updates: copy.decide(updates).delta
-
-    def _on_train(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-
-    def _evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        """Evaluate, record and checkpoint; Flower calls it after every round."""
-        if server_round == 0 and self.checkpoint is not None:
-            return None
-        current = server_round + self.rounds_done
-        self.previous, self.vector = self.vector, self.layout.vector_from_arrays(arrays)
-        record = {"round": current, **self._metrics(current), **self._decision(current)}
-        if self.faulty is not None:
-            record["faults"] = self.faulty.counts
-        if self.verifier is not None:
-            record.update(self.verifier.observe(current, self.vector))
-        if current:
-            self._remind()
+    def _record(
+        self, current: int, figures: Mapping[str, Any], clients: list[dict[str, Any]]
+    ) -> None:
+        """Write down a round, checkpoint it and tell who listens."""
         now = time.monotonic()
-        record["seconds"] = round(now - self.round_started, 4)
+        record = {"round": current, **figures, "seconds": round(now - self.round_started, 4)}
         self.round_started = now
-        self.recorder.append(files.CLIENTS, self._client_records(current))
+        self.recorder.append(files.CLIENTS, clients)
         self.recorder.append(files.ROUNDS, [record])
         if current:
-            self._save_checkpoint(current, now)
+            found = self.world.state(current, self.seconds_before + now - self.started)
+            if found is not None:
+                self.store.save(found)
         self.on_round(record)
-        return MetricRecord({"accuracy": record["accuracy"]})
-
-    def _save_checkpoint(self, current: int, now: float) -> None:
-        strategy = self.simulation.strategy
-        state = strategy.state() if isinstance(strategy, RobustStrategy) else {}
-        seconds = self.seconds_before + now - self.started
-        self.store.save(
-            Checkpoint(
-                current,
-                self.vector,
-                self.previous,
-                state,
-                seconds,
-                grid_state=self.faulty.state() if self.faulty else {},
-                rule_state=self.rule_copy.state() if self.rule_copy else {},
-            )
-        )
-
-    def _metrics(self, current: int) -> dict[str, Any]:
-        simulation = self.simulation
-        model = simulation.server_model
-        model.load(self.vector.to(simulation.device))
-        found = evaluate(
-            model.module, simulation.test_x, simulation.test_y, simulation.dataset.num_classes
-        )
-        success = None
-        if "model" in simulation.attack.needs and current and self._attacking(current):
-            simulation.trainer.prepare(current, self.previous.to(simulation.device))
-            simulation.triggered = simulation.make_triggered()
-        if simulation.triggered is not None and simulation.attack.target_class is not None:
-            x, y = simulation.triggered
-            success = attack_success_rate(model.module, x, y, simulation.attack.target_class)
-        return {
-            "accuracy": found.accuracy,
-            "loss": found.loss,
-            "attack_success_rate": success,
-            "per_class_recall": list(found.per_class_recall),
-            "macro_f1": found.macro_f1,
-            "source_to_target": flip_success(found, simulation.attack),
-        }
-
-    def _decision(self, current: int) -> dict[str, Any]:
-        outcome = self.outcome if current else None
-        return decision(outcome, self.simulation.federation.malicious)
-
-    def _client_records(self, current: int) -> list[dict[str, Any]]:
-        if current == 0 or self.outcome is None:
-            return []
-        records = client_records(self.outcome, self.simulation.federation.malicious)
-        if self.faulty is not None:
-            for record in records:
-                # The truth about the network, which the server does not know.
-                record["fault"] = self.faulty.truth.get(record["client"])
-        return records
 
     def _write_model(self) -> None:
-        arrays = self.layout.to_arrays(self.vector)
-        tensors = {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
-        write_atomically(self.out / files.MODEL, save(tensors))
+        tensors = self.world.tensors()
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        write_atomically(self.out / files.MODEL, save(plain))
 
     def _summary(self) -> dict[str, Any]:
-        return summarise(
-            self.simulation, self.out, self.seconds_before + time.monotonic() - self.started
-        )
+        """Return the summary of a finished run from its records."""
+        config, task = self.config, self.world.task
+        rounds = read_jsonl(self.out / files.ROUNDS)
+        trained = [record for record in rounds if record["round"] > 0]
+        better = max if task.higher_is_better else min
+        told = [r for r in trained if isinstance(r.get(task.headline), int | float)] or trained
+        best = better(told, key=lambda record: record[task.headline] or 0.0)
+        own = self.world.summary(trained, self.out / files.CLIENTS)
+        seconds = self.seconds_before + time.monotonic() - self.started
+        return {
+            "strategy": config.strategy.name,
+            "dataset": config.dataset.name,
+            "clients": config.clients,
+            "rounds": config.rounds,
+            "seed": config.seed,
+            "engine": "inprocess" if config.engine == "auto" else config.engine,
+            "headline": task.told,
+            "final": trained[-1],
+            "best": {"round": best["round"], task.headline: best[task.headline]},
+            "detection": {
+                name: _mean(record.get(name) for record in trained)
+                for name in ("true_positive_rate", "false_positive_rate")
+            },
+            "seconds": round(seconds, 3),
+            "seconds_per_round": round(sum(r["seconds"] for r in trained) / len(trained), 4),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "model_sha256": model_sha256(self.out),
+            "config_digest": config.digest(),
+            "class_names": list(self.world.dataset.class_names),
+            "versions": versions(),
+            "out": str(self.out),
+            **own,
+        }
+
+
+def _mean(values: Any) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from fedguard import registry
-from fedguard.assembly.capacity import check_memory
-from fedguard.assembly.make import (
-    check_client_app,
-    load_dataset,
-    make_attack,
-    make_federation,
-    make_model,
-    make_strategy,
-    make_trainer,
-)
-from fedguard.attacks.toolkit.schedule import parse_schedule
-from fedguard.clients.planner import Plan, settle
 from fedguard.config import SimulationConfig
-from fedguard.models.device import resolve_device
-from fedguard.models.flat import FlatModel
-from fedguard.runs.execution import Execution, RoundListener
+from fedguard.data.dataset import Dataset
+from fedguard.runs.execution import Execution
+from fedguard.runs.world import RoundListener
+from fedguard.traits import traits_of
+
+WORLDS = {
+    "horizontal": ("fedguard.runs.horizontal", "HorizontalWorld"),
+    "vertical": ("fedguard.vertical.world", "VerticalWorld"),
+}
+"""The world of each kind of strategy; imported when one is run."""
+
+
+def _of_world(name: str, what: str) -> Any:
+    """Return a read-only attribute that stands for one of the world's."""
+    return property(lambda simulation: getattr(simulation.world, name), doc=what)
 
 
 class Simulation:
     """One run, from a checked configuration to a run directory.
 
-    Making it loads the data, divides them, builds model, attack and strategy, and so finds every
-    error of the configuration before the first round.
+    Making it makes the world that the strategy belongs to, and so finds every error of the
+    configuration before the first round.
 
     Parameters
     ----------
@@ -42,42 +42,36 @@ class Simulation:
     ------
     ConfigurationError
         If a part cannot be made or two parts do not fit.
+
+    Attributes
+    ----------
+    world : HorizontalWorld or VerticalWorld
+        The parts.
     """
 
-    def __new__(cls, config: SimulationConfig) -> Any:
-        """Return a `VerticalSimulation`, which has the same interface, for a vertical strategy."""
-        if registry.is_vertical(config.strategy.name):
-            from fedguard.vertical.world import VerticalSimulation
-
-            return VerticalSimulation(config)
-        return super().__new__(cls)
-
     def __init__(self, config: SimulationConfig) -> None:
-        self.config = config
-        parse_schedule(config.attack_rounds)
-        self.device = resolve_device(config.device)
-        self.dataset = load_dataset(config)
-        self.attack = make_attack(config, self.dataset)
-        check_client_app(config, self.attack)
-        check_memory(config, self.dataset)
-        self.federation = make_federation(config, self.dataset, self.attack, self.device)
-        self.model = make_model(config, self.dataset).to(self.device)
-        self.server_model = FlatModel(make_model(config, self.dataset).to(self.device))
-        self.strategy = make_strategy(config, self.dataset, self.federation, self.server_model)
-        x = self.dataset.x_test
-        self.test_x = self.federation.normalise(x)
-        self.test_y = self.dataset.y_test.to(self.device)
-        self.triggered = self.make_triggered()
-        self.trainer = make_trainer(config, self.model, self.federation)
-        self.plan: Plan | None = None
+        declared = traits_of(registry.find("strategy", config.strategy.name))
+        module, name = WORLDS[declared.world]
+        self.world: Any = getattr(import_module(module), name)(config)
 
-    def make_triggered(self) -> tuple[Tensor, Tensor] | None:
-        """Return triggered test examples of the classes that a backdoor does not aim at."""
-        if not self.attack.backdoor or self.attack.target_class is None:
-            return None
-        rows = self.dataset.y_test != self.attack.target_class
-        x = self.attack.trigger(self.dataset.x_test[rows])
-        return self.federation.normalise(x), self.dataset.y_test[rows].to(self.device)
+    @property
+    def config(self) -> SimulationConfig:
+        """The run; a measured choice of executor is written into it when the run starts."""
+        found: SimulationConfig = self.world.config
+        return found
+
+    dataset: Dataset = _of_world("dataset", "The data.")
+    strategy: Any = _of_world("strategy", "What aggregates, or trains parties.")
+    attack: Any = _of_world("attack", "What malicious clients do.")
+    device: Any = _of_world("device", "Where models live.")
+    federation: Any = _of_world("federation", "Data and roles of a horizontal run.")
+    trainer: Any = _of_world("trainer", "Trains any client of a horizontal run.")
+    model: Any = _of_world("model", "The network that clients train.")
+    server_model: Any = _of_world("server_model", "The network that the server evaluates.")
+    test_x: Any = _of_world("test_x", "Test examples as the model sees them.")
+    test_y: Any = _of_world("test_y", "Their labels.")
+    triggered: Any = _of_world("triggered", "Triggered test examples, with their labels.")
+    plan: Any = _of_world("plan", "How clients are trained, once the run has started.")
 
     def run(
         self,
@@ -99,7 +93,12 @@ class Simulation:
             Called with each round's record.
         grid : Grid, optional
             Where clients run, in place of the configured engine; its node ids are client ids.
+
+        Raises
+        ------
+        RunError
+            If the run cannot go on, or no client ever sent a usable reply.
         """
-        if grid is None and self.config.client_app is None:
-            self.config, self.plan = settle(self.config, self.trainer, out, resume=resume)
-        return Execution(self, out, resume, on_round, grid).execute()
+        if grid is None:
+            self.world.settle(out, resume=resume)
+        return Execution(self.world, out, resume, on_round, grid).execute()

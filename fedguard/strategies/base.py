@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from logging import WARNING
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -115,6 +116,31 @@ class RobustStrategy(FedAvg):
     def refined_traits(self) -> Traits:
         """Return the instance's traits, where constructor arguments change those of the class."""
         return self.traits
+
+    def take(self, requests: Sequence[Any], *, local_epochs: int) -> None:
+        """Take requests to unlearn, and the run's epochs; nothing for rules that take none."""
+
+    def open_store(self, directory: Path, rounds_done: int) -> None:
+        """Keep what does not fit a checkpoint in a folder; go on after `rounds_done` rounds."""
+
+    def training_side(self, grid: Grid, trainer: Any) -> Grid:
+        """Return a grid whose training clients know the strategy's own instructions.
+
+        It goes inside the coalition: what an attack rewrites are replies to training. `trainer`
+        is the `ClientTrainer` that the grid uses.
+        """
+        return grid
+
+    def describe(self, clients: int) -> str:
+        """Return one line on what is hidden from the server; empty where nothing is."""
+        return ""
+
+    def client_side(self, grid: Grid) -> Grid:
+        """Return a grid whose clients do what the strategy wants of them, in this process.
+
+        It goes around everything else, the coalition included: a client lies before it encrypts.
+        """
+        return grid
 
     @abstractmethod
     def combine(self, updates: ClientUpdates) -> Verdict:

@@ -28,6 +28,10 @@ class DnC(RobustStrategy):
     Defenses for Federated Learning", NDSS 2021. Clients whose score ties with the last kept one
     are kept. Where no client survives all passes, those that survived most are averaged.
 
+    A decoy blinds the paper's rule, so it declares ``"decoy-exempt"``: a pass looks along one
+    direction, and one client far enough out owns it. Attackers at right angles to the decoy then
+    look like anybody else. `CAF` and `SMEA` look again once the furthest has left.
+
     Parameters
     ----------
     assumed_malicious : float
@@ -40,7 +44,9 @@ class DnC(RobustStrategy):
         c > 0; at least one client is kept in every pass.
     """
 
-    properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+    properties: ClassVar[frozenset[str]] = frozenset(
+        {"robust", "translation", "scale", "decoy-exempt"}
+    )
 
     def __init__(
         self,

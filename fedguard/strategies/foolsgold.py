@@ -20,17 +20,17 @@ def foolsgold_weights(cosine: Tensor) -> Tensor:
     Parameters
     ----------
     cosine : Tensor
-        (K, K) cosine similarities; the diagonal is not read.
+        (K, K) cosine similarities; the diagonal is not read, and those below 0 count as 0.
     """
     count = len(cosine)
     if count == 1:
         return torch.ones(1, dtype=cosine.dtype)
-    others = cosine.clone().fill_diagonal_(-1.0)
+    # Without the clamp a client unlike all others would be divided by a peak below 0.
+    others = cosine.clamp(min=0.0).fill_diagonal_(0.0)
     peak = others.max(dim=1).values
     ratio = peak[:, None] / peak[None, :].clamp(min=1e-300)
     pardon = torch.where(peak[None, :] > peak[:, None], ratio, 1.0)
-    pardoned = (others * pardon).fill_diagonal_(-1.0)
-    rate = (1.0 - pardoned.max(dim=1).values).clamp(0.0, 1.0)
+    rate = (1.0 - (others * pardon).max(dim=1).values).clamp(0.0, 1.0)
     if float(rate.max()) <= 1e-6:
         return torch.zeros_like(rate)
     rate = (rate / rate.max()).clamp(1e-6, 1.0 - 1e-6)
@@ -40,15 +40,17 @@ def foolsgold_weights(cosine: Tensor) -> Tensor:
 class FoolsGold(RobustStrategy):
     """Weigh down clients whose histories resemble each other: sybils share an aim.
 
-    With ``H_k = sum_t delta_k^t`` and ``cs_ij = cos(H_i, H_j)``: ``v_i = max_j cs_ij``;
+    With ``H_k = sum_t delta_k^t`` and ``cs_ij = max(cos(H_i, H_j), 0)``: ``v_i = max_j cs_ij``;
     ``cs_ij <- cs_ij v_i / v_j`` where ``v_j > v_i``; ``a_i = 1 - max_j cs_ij``, divided by the
     largest; ``a_i <- clip(ln(a_i / (1 - a_i)) + 0.5, 0, 1)``; mean of the updates weighted by a.
 
     Fung, Yoon and Beschastnikh, "The Limitations of Federated Learning in Sybil Settings", RAID
     2020. It assumes that honest clients differ: identical honest updates count as sybils, and
     where all look like sybils the model stays. It looks at directions only, so a single client
-    can move the model anywhere; combine it with clipping. The paper may restrict the cosine to
-    the output layer; here it is taken over all trainable parameters. Histories are kept per
+    can move the model anywhere; combine it with clipping. Cosines below 0 count as 0, which the
+    paper leaves open: clients of one class each point away from each other, and are no sybils. The
+    paper may restrict the cosine to the output layer; here it is taken over all trainable
+    parameters. Histories are kept per
     client; those of more than 65,536 parameters as a `sketch` of an eighth of their length, which
     knows their cosines to about 0.4 % or better.
     """

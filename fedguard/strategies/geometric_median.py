@@ -22,13 +22,17 @@ from fedguard.updates import ClientUpdates, Verdict
 CANCELLATION = 1e-3
 """Distances below this share of the norms are measured again around a point nearby."""
 
+_NOWHERE = 1e-150
+"""Smallest distance that is divided by where most rows are the starting point itself."""
+
 
 def weiszfeld(
     gram: Tensor, smoothing: float, max_iterations: int, tolerance: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return the smoothed geometric median as weights of the rows, and the rows' distances to it.
 
-    ``w_i ~ 1 / max(nu, |x_i - z|)``, ``z = sum_i w_i x_i``, from z = 0.
+    ``w_i ~ 1 / max(nu m, |x_i - z|)``, ``z = sum_i w_i x_i``, from z = 0, with m the median of
+    ``|x_i|``.
 
     Works on inner products alone: ``|x_i - z|^2 = G_ii - 2 (G w)_i + w' G w``.
 
@@ -37,7 +41,7 @@ def weiszfeld(
     gram : Tensor
         (K, K) float64 Gram matrix of the rows around the starting point.
     smoothing : float
-        nu, smallest distance that is divided by.
+        nu, smallest distance that is divided by, as a share of the rows' median norm.
     max_iterations : int
         Most steps to take.
     tolerance : float
@@ -49,8 +53,9 @@ def weiszfeld(
         (K,) weights that add up to 1, and (K,) distances.
     """
     weights = torch.zeros(len(gram), dtype=gram.dtype, device=gram.device)
+    nearest = max(smoothing * float(median(gram.diagonal().sqrt())), _NOWHERE)
     for _ in range(max_iterations):
-        inverse = 1.0 / distances_to_combination(gram, weights).clamp(min=smoothing)
+        inverse = 1.0 / distances_to_combination(gram, weights).clamp(min=nearest)
         previous, weights = weights, inverse / inverse.sum()
         if float((weights - previous).abs().max()) <= tolerance:
             break
@@ -72,7 +77,7 @@ class GeometricMedian(RobustStrategy):
     Parameters
     ----------
     smoothing : float
-        nu > 0, in units of an update's norm: distances below it count as nu.
+        nu > 0, as a share of the median norm of the round: distances below it count as that.
     max_iterations : int
         Most Weiszfeld steps, at least 1.
     """

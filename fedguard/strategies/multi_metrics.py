@@ -59,13 +59,17 @@ class MultiMetrics(RobustStrategy):
     Huang et al., "Multi-Metrics Adaptively Identifies Backdoors in Federated Learning", ICCV
     2023. Clients that tie with the last one are kept.
 
+    A decoy can blind the paper's rule, so it declares ``"decoy-exempt"``: Sigma is the covariance
+    of all clients, outliers included, and a spread that a few of them make counts as ordinary.
+    One client at the right distance beside attackers makes both look closer than the honest.
+
     Parameters
     ----------
     kept_share : float
         Share of clients averaged, in (0, 1]; at least one client.
     """
 
-    properties: ClassVar[frozenset[str]] = frozenset({"robust"})
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "decoy-exempt"})
 
     def __init__(self, *, kept_share: float = 0.3, **base: Any) -> None:
         super().__init__(**base)

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from unittest import SkipTest
 
 import torch
 from torch import Tensor
 
-from fedguard.attacks.base import Attack, Knowledge, KnowledgeScope, LocalStep
+from fedguard.attacks.base import NEEDS, Attack, Knowledge, KnowledgeScope
 from fedguard.randomness import generator
 from fedguard.strategies.toolkit.coordinates import coordinate_median
+from fedguard.testing.outcome import Conformance, every_failure, run_checks
+from fedguard.testing.parameters import check_arguments_of
 from fedguard.testing.worlds import honest_updates
+from fedguard.training.base import LocalStep
 from fedguard.updates import ClientUpdates
 
 AttackFactory = Callable[[], Attack]
 
 _CLASSES = 10
 _SHAPE = (1, 28, 28)
+_SCOPES: tuple[KnowledgeScope, ...] = ("partial", "full")
+
+
+_HOOKS = {
+    "craft": "updates",
+    "poison": "data",
+    "local_step": "training",
+    "prepare": "model",
+}
+"""What an attack must need for a hook of its own ever to be called."""
 
 
 def _prepare(make: AttackFactory) -> Attack:
@@ -48,19 +62,43 @@ def _knowledge(
     return coalition, knowledge
 
 
+def check_attack_parameters(make: AttackFactory) -> None:
+    """Check that the constructor refuses absurd values of the attack's arguments."""
+    check_arguments_of(make, Attack)
+
+
+def check_needs(make: AttackFactory) -> None:
+    """Check that every need is known, and that no hook waits for one that is not declared."""
+    attack = make()
+    needs = frozenset(getattr(attack, "needs", frozenset()))
+    with every_failure() as failures:
+        for need in sorted(needs - NEEDS):
+            with failures.on(f"needs {need!r}"):
+                raise AssertionError(f"unknown; one of {', '.join(sorted(NEEDS))}")
+        for hook, need in _HOOKS.items():
+            with failures.on(hook):
+                own = getattr(type(attack), hook, None) is not getattr(Attack, hook)
+                assert not own or need in needs, f"never called: {need!r} is not among its needs"
+
+
 def check_craft_shape(make: AttackFactory) -> None:
     """Check that every size of coalition gets one row per member, finite unless declared."""
-    for malicious, count in ((1, 5), (2, 4), (4, 20), (1, 1 + 1)):
-        for scope in ("partial", "full"):
-            coalition, knowledge = _knowledge(honest_updates(count), malicious, scope)
-            attack = _prepare(make)
-            rows = attack.craft(coalition, knowledge)
-            wanted = (malicious, coalition.layout.size)
-            what = f"{malicious} of {count} clients, {scope} knowledge"
-            assert tuple(rows.shape) == wanted, f"craft ({what}): {tuple(rows.shape)}, not {wanted}"
-            assert rows.dtype == torch.float32, f"craft ({what}): {rows.dtype}, not float32"
-            finite = bool(torch.isfinite(rows).all())
-            assert finite or not getattr(attack, "finite", True), f"craft ({what}): not finite"
+    with every_failure() as failures:
+        for malicious, count in ((1, 5), (2, 4), (4, 20), (1, 1 + 1)):
+            for scope in _SCOPES:
+                with failures.on(f"craft, {malicious} of {count} clients, {scope} knowledge"):
+                    _check_rows(make, malicious, count, scope)
+
+
+def _check_rows(make: AttackFactory, malicious: int, count: int, scope: KnowledgeScope) -> None:
+    coalition, knowledge = _knowledge(honest_updates(count), malicious, scope)
+    attack = _prepare(make)
+    rows = attack.craft(coalition, knowledge)
+    wanted = (malicious, coalition.layout.size)
+    assert tuple(rows.shape) == wanted, f"{tuple(rows.shape)}, not {wanted}"
+    assert rows.dtype == torch.float32, f"{rows.dtype}, not float32"
+    finite = bool(torch.isfinite(rows).all())
+    assert finite or not getattr(attack, "finite", True), "not finite"
 
 
 def check_craft_no_mutation(make: AttackFactory) -> None:
@@ -97,23 +135,42 @@ def check_craft_order(make: AttackFactory) -> None:
 
 def check_poison(make: AttackFactory) -> None:
     """Check that poisoned data keep their form and that the originals stay as they are."""
-    for count in (1, 7, 64):
-        x, y = _examples(count)
-        before = (x.clone(), y.clone())
-        seen = []
-        for _ in range(2):
-            seen.append(_prepare(make).poison(x, y, generator(4, 1, 0, "poison")))
-            same = torch.equal(before[0], x) and torch.equal(before[1], y)
-            assert same, f"no mutation: poisoning {count} examples changed the originals"
-        new_x, new_y = seen[0]
-        assert new_x.shape[1:] == x.shape[1:], f"poison: examples became {tuple(new_x.shape)}"
-        assert len(new_x) == len(new_y), f"poison: {len(new_x)} examples, {len(new_y)} labels"
-        assert new_y.dtype == y.dtype, f"poison: labels became {new_y.dtype}"
-        within = bool(((new_y >= 0) & (new_y < _CLASSES)).all())
-        assert within, f"poison: a label lies outside 0 to {_CLASSES - 1}"
-        assert bool(torch.isfinite(new_x).all()), "poison: an example is not finite"
-        equal = torch.equal(new_x, seen[1][0]) and torch.equal(new_y, seen[1][1])
-        assert equal, "determinism: equal generators poisoned differently"
+    with every_failure() as failures:
+        for count in (1, 7, 64):
+            with failures.on(f"poison, {count} examples"):
+                x, y = _examples(count)
+                _check_poisoned(_prepare(make), x, y)
+
+
+def check_poison_sequences(make: AttackFactory) -> None:
+    """Check, for attacks on the data of every task, sequences of tokens with a label each."""
+    attack = _prepare(make)
+    if "data" not in attack.needs or attack.tasks is not None:
+        raise SkipTest("the attack does not poison the data of every task")
+    stream = generator(6, 0, 0, "sequences")
+    x = torch.randint(0, _CLASSES, (8, 5), generator=stream)
+    y = torch.randint(0, _CLASSES, (8, 5), generator=stream)
+    with every_failure() as failures, failures.on("poison, 8 sequences of 5 tokens"):
+        _check_poisoned(attack, x, y)
+
+
+def _check_poisoned(attack: Attack, x: Tensor, y: Tensor) -> None:
+    before = (x.clone(), y.clone())
+    seen = []
+    for _ in range(2):
+        seen.append(attack.poison(x, y, generator(4, 1, 0, "poison")))
+        same = torch.equal(before[0], x) and torch.equal(before[1], y)
+        assert same, "no mutation: poisoning changed the originals"
+    new_x, new_y = seen[0]
+    assert new_x.shape[1:] == x.shape[1:], f"examples became {tuple(new_x.shape)}"
+    assert len(new_x) == len(new_y), f"{len(new_x)} examples, {len(new_y)} labels"
+    assert new_y.shape[1:] == y.shape[1:], f"labels became {tuple(new_y.shape)}"
+    assert new_y.dtype == y.dtype, f"labels became {new_y.dtype}"
+    within = bool(((new_y >= 0) & (new_y < _CLASSES)).all())
+    assert within, f"a label lies outside 0 to {_CLASSES - 1}"
+    assert bool(torch.isfinite(new_x).all()), "an example is not finite"
+    equal = torch.equal(new_x, seen[1][0]) and torch.equal(new_y, seen[1][1])
+    assert equal, "determinism: equal generators poisoned differently"
 
 
 def check_trigger(make: AttackFactory) -> None:
@@ -156,18 +213,30 @@ def check_local_step(make: AttackFactory) -> None:
 
 
 ATTACK_CHECKS: tuple[Callable[[AttackFactory], None], ...] = (
+    check_attack_parameters,
+    check_needs,
     check_craft_shape,
     check_craft_no_mutation,
     check_craft_determinism,
     check_craft_order,
     check_poison,
+    check_poison_sequences,
     check_trigger,
     check_local_step,
 )
 """Every check of an attack, in the order in which `check_attack` runs them."""
 
+QUICK_ATTACK_CHECKS: tuple[Callable[[AttackFactory], None], ...] = (
+    check_attack_parameters,
+    check_needs,
+    check_craft_no_mutation,
+    check_trigger,
+    check_local_step,
+)
+"""The checks of an attack that take a moment."""
 
-def check_attack(part: Attack | AttackFactory) -> None:
+
+def check_attack(part: Attack | AttackFactory, *, quick: bool = False) -> Conformance:
     """Run every check of `ATTACK_CHECKS` on an attack.
 
     An attack whose crafted updates are meant not to be finite says so with ``finite = False``.
@@ -176,12 +245,18 @@ def check_attack(part: Attack | AttackFactory) -> None:
     ----------
     part : Attack or callable
         An attack, of which copies are tested, or a callable that makes one, such as its class.
+    quick : bool
+        Whether to run `QUICK_ATTACK_CHECKS` alone, as when a third party's attack is loaded.
+
+    Returns
+    -------
+    Conformance
+        What passed, and what was skipped for which reason.
 
     Raises
     ------
     AssertionError
-        With a sentence that says which property failed and what was seen.
+        With a line for everything that failed: the check, the input and what was seen.
     """
     make: AttackFactory = (lambda: copy.deepcopy(part)) if isinstance(part, Attack) else part
-    for check in ATTACK_CHECKS:
-        check(make)
+    return run_checks(QUICK_ATTACK_CHECKS if quick else ATTACK_CHECKS, make)

@@ -117,3 +117,45 @@ HOSTILE_KINDS = (
     "sybil-copies",
 )
 """Rows of the hostile-vector table."""
+
+DECOY_SIZES = tuple(10.0**power for power in range(2, 10))
+"""Sizes of a decoy's entries: absurd, and small enough to count as a well-formed reply."""
+
+DECOY_KINDS = ("at right angles", "all entries alike", "one entry")
+"""Where a decoy's size lies; at right angles to the attackers, it says nothing about them."""
+
+DECOY_STRENGTHS = (10.0, 60.0)
+"""How many times the honest mean the attackers beside a decoy are off."""
+
+DECOY_HONEST = 20
+DECOY_ATTACKERS = 4
+
+
+def decoy_updates(kind: str, size: float, strength: float) -> tuple[ClientUpdates, ClientUpdates]:
+    """Return a round with one decoy and a few moderate attackers, and its honest updates alone.
+
+    The attackers send honest updates minus `strength` times the honest mean.
+
+    Parameters
+    ----------
+    kind : str
+        One of `DECOY_KINDS`.
+    size : float
+        Size of the decoy's entries.
+    strength : float
+        How far the attackers are off, in honest means.
+    """
+    whole = honest_updates(1 + DECOY_ATTACKERS + DECOY_HONEST, seed=11)
+    honest = whole.select(range(1 + DECOY_ATTACKERS, len(whole)))
+    deltas = whole.deltas.clone()
+    decoy, attackers = deltas[:1, : whole.layout.num_trainable], deltas[1 : 1 + DECOY_ATTACKERS]
+    mean = honest.trainable.mean(dim=0)
+    attackers[:, : whole.layout.num_trainable] -= strength * mean
+    if kind == "one entry":
+        decoy[0, decoy.shape[1] // 2] = size
+    elif kind == "all entries alike":
+        decoy.fill_(size)
+    else:
+        drawn = torch.randn(len(mean), generator=generator(11, 0, 0, "decoy"))
+        decoy.copy_(size * (drawn - mean * (drawn @ mean) / (mean @ mean)))
+    return with_deltas(whole, deltas), honest

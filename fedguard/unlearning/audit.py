@@ -1,70 +1,60 @@
-"""`Verifier`: watches a run that unlearns and writes ``unlearning.json``."""
+"""`UnlearningAudit`: watches a run that unlearns and writes ``unlearning.json``."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from fedguard.assembly.make import make_model
+from fedguard.audits.base import Audit, Scene
 from fedguard.config.requests import UnlearnRequest
+from fedguard.errors import ConfigurationError
 from fedguard.models.flat import FlatModel
 from fedguard.records import writer as files
 from fedguard.records.writer import read_jsonl, write_atomically
+from fedguard.traits import Traits
 from fedguard.unlearning.costs import ratios
 from fedguard.unlearning.strategy import SoUL
 from fedguard.unlearning.verification import Bench, Trainer, gather, make_references
-
-if TYPE_CHECKING:
-    from fedguard.runs.simulation import Simulation
 
 UNLEARNING = "unlearning.json"
 RECOVERED = "recovered.safetensors"
 
 
-def make_verifier(simulation: Simulation, out: Path, rounds_done: int) -> Verifier | None:
-    """Return the verifier of a run, None where its strategy does not unlearn."""
-    if not isinstance(simulation.strategy, SoUL):
-        return None
-    return Verifier(simulation, simulation.strategy, out, rounds_done)
-
-
-class Verifier:
-    """Measures the global model before a request, after it, after recovery, after relearning.
+class UnlearningAudit(Audit):
+    """Verify unlearning: the model before a request, after it, after recovery, after relearning.
 
     With several requests, *before* is the model before the first one and the others follow the
-    last one.
-
-    Parameters
-    ----------
-    simulation : Simulation
-        The run; the truth about clients and data comes from here.
-    strategy : SoUL
-        Its strategy, which says what was done when.
-    out : Path
-        Run directory.
-    rounds_done : int
-        Rounds of an earlier execution; what it measured up to there is kept.
+    last one. The truth about clients and data comes from the run's scene.
     """
 
-    def __init__(self, simulation: Simulation, strategy: SoUL, out: Path, rounds_done: int) -> None:
-        self.simulation = simulation
-        self.strategy = strategy
-        self.path = out / UNLEARNING
+    traits = Traits(tasks=frozenset({"classification"}))
+    columns: ClassVar[bool] = True
+
+    def open(self, scene: Scene) -> None:
+        """Learn of the run; what an earlier execution measured is kept."""
+        super().open(scene)
+        if not isinstance(scene.strategy, SoUL):
+            raise ConfigurationError("audit", "unlearning", "it only with a strategy that unlearns")
+        self.strategy: SoUL = scene.strategy
+        self.path = scene.out / UNLEARNING
         self.phases: dict[str, dict[str, Any]] = {}
         self.relearn: dict[str, Any] = {}
-        config = simulation.config
-        self.trainer = Trainer(config.lr, config.batch_size)
+        self.trainer = Trainer(scene.config.lr, scene.config.batch_size)
         self._bench: Bench | None = None
         self._subjects: tuple[UnlearnRequest, ...] = ()
-        if rounds_done:
-            self._read(rounds_done)
+        if scene.rounds_done:
+            self._read(scene.rounds_done)
         else:
             self.path.unlink(missing_ok=True)
+
+    def due(self, server_round: int, rounds: int) -> bool:
+        """Return True: every round is looked at, most of them in vain."""
+        return True
 
     def _read(self, rounds_done: int) -> None:
         try:
@@ -86,7 +76,7 @@ class Verifier:
         condemned = [UnlearnRequest(client=c, round=r) for c, r in memory.by_verdict.items()]
         return (*planned, *condemned)
 
-    def observe(self, current: int, vector: Tensor) -> dict[str, Any]:
+    def look(self, current: int, vector: Tensor, rng: torch.Generator) -> dict[str, Any]:
         """Return what ``rounds.jsonl`` says of a round; measure more where a phase ends."""
         subjects, memory = self.subjects, self.strategy.memory
         if not subjects:
@@ -98,13 +88,13 @@ class Verifier:
         model = self._model(vector)
         bench = self._bench_of(subjects)
         for name in due:
-            model.load(vector.to(self.simulation.device))
+            model.load(vector.to(self.scene.device))
             self.phases[name] = {"round": current, **bench.measure(model.module)}
             if name == "recovered":
                 self._keep(vector)
                 self._relearn(bench, vector)
             self._write()
-        model.load(vector.to(self.simulation.device))
+        model.load(vector.to(self.scene.device))
         return dict(bench.brief(model.module)) if memory.carried_out else {}
 
     def _phases_of(self, current: int, first: int) -> list[str]:
@@ -121,34 +111,29 @@ class Verifier:
         return due + [name for name, end in ends.items() if end == current]
 
     def _model(self, vector: Tensor) -> FlatModel:
-        model = self.simulation.server_model
-        model.load(vector.to(self.simulation.device))
+        model = self.scene.model
+        model.load(vector.to(self.scene.device))
         return model
 
     def _bench_of(self, subjects: tuple[UnlearnRequest, ...]) -> Bench:
         if self._bench is not None and subjects == self._subjects:
             return self._bench
-        simulation, config = self.simulation, self.simulation.config
-        rows = gather(simulation.federation, subjects, config.seed)
-        references = make_references(self._fresh, rows.reference, self.trainer, config.seed)
+        scene, seed = self.scene, self.scene.config.seed
+        rows = gather(scene.federation, subjects, seed)
+        references = make_references(scene.fresh, rows.reference, self.trainer, seed)
         self._subjects = subjects
         self._bench = Bench(
             rows=rows,
             references=references,
-            test=(simulation.test_x, simulation.test_y),
-            triggered=simulation.triggered,
-            target_class=simulation.attack.target_class,
+            test=scene.test,
+            triggered=scene.triggered,
+            target_class=scene.federation.attack.target_class,
         )
         return self._bench
 
-    def _fresh(self, number: int) -> FlatModel:
-        config = self.simulation.config
-        other = config.model_copy(update={"seed": config.seed + 1 + number})
-        return FlatModel(make_model(other, self.simulation.dataset).to(self.simulation.device))
-
     def _keep(self, vector: Tensor) -> None:
         """Write the recovered model, for comparisons with retrained ones."""
-        arrays = self.simulation.server_model.layout.to_arrays(vector)
+        arrays = self.scene.model.layout.to_arrays(vector)
         tensors = {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
         write_atomically(self.path.with_name(RECOVERED), save(tensors))
 
@@ -157,10 +142,10 @@ class Verifier:
         initial = self.strategy.memory.initial
         if wanted is None or initial is None:
             return
-        model, device = self.simulation.server_model, self.simulation.device
+        model, device = self.scene.model, self.scene.device
         epochs = [
             bench.relearn_epochs(
-                model, start.to(device), wanted, self.trainer, self.simulation.config.seed
+                model, start.to(device), wanted, self.trainer, self.scene.config.seed
             )
             for start in (vector, initial)
         ]
@@ -172,10 +157,11 @@ class Verifier:
 
     # --- what is written ---------------------------------------------------------------------
 
-    def finish(self) -> None:
+    def finish(self) -> Mapping[str, Any]:
         """Write ``unlearning.json`` with the whole run's costs, where there was a request."""
         if self.strategy.requests:
             self._write()
+        return {}
 
     def _write(self) -> None:
         strategy, memory = self.strategy, self.strategy.memory
@@ -227,7 +213,7 @@ class Verifier:
         return float(sum(r["seconds"] for r in records if first <= r["round"] <= last))
 
     def _retained_share(self) -> float:
-        federation = self.simulation.federation
+        federation = self.scene.federation
         sizes = torch.tensor([len(rows) for rows in federation.shards], dtype=torch.float64)
         gone = list(self.strategy.memory.forgotten_clients)
         return float(1.0 - sizes[gone].sum() / sizes.sum())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fedguard.config.requests import SERVER_ASKS, UnlearnRequest
 from fedguard.unlearning.method import LastModel
+from fedguard.updates import ClientUpdates, Verdict
 
 
 @dataclass
@@ -73,6 +75,39 @@ class Memory:
             for client, when in self.by_verdict.items()
             if when == server_round
         ]
+
+    def refuse(self, request: UnlearnRequest) -> str:
+        """Enter a request that is not genuine; return the reason."""
+        reason = f"client {request.requester} may not ask to forget {request.client}"
+        self.refused.append({"request": request.told(), "reason": reason})
+        return reason
+
+    def learn(
+        self, updates: ClientUpdates, verdict: Verdict, requests: Sequence[UnlearnRequest]
+    ) -> None:
+        """Remember of an ordinary round what requests may need later.
+
+        These are who was rejected, and the models of clients with a genuine request ahead; where
+        requests wait for rejections, those of everyone who was ever rejected.
+        """
+        for node, weight in zip(updates.node_ids, verdict.weights.tolist(), strict=True):
+            if weight == 0.0:
+                self.rejections[node] = self.rejections.get(node, 0) + 1
+        now = updates.server_round
+        ahead = {r.client for r in requests if r.genuine and (r.round or 0) > now}
+        if any(request.rejected for request in requests):
+            ahead |= set(self.rejections)
+        for row, node in enumerate(updates.node_ids):
+            if node in ahead:
+                model = updates.global_vector + updates.deltas[row]
+                self.last_models[node] = LastModel(model, float(verdict.weights[row]))
+
+    def condemn(self, server_round: int, limit: int, most: int) -> None:
+        """Let a round forget whom the defence rejected `limit` times, `most` clients in all."""
+        for client, count in sorted(self.rejections.items()):
+            known = client in self.by_verdict or client in self.forgotten_clients
+            if count >= limit and not known and len(self.by_verdict) < most:
+                self.by_verdict[client] = server_round
 
     def to_tensors(self, costs: dict[int, dict[str, float]]) -> dict[str, Tensor]:
         """Return the memory as named tensors; words and numbers as JSON in bytes."""

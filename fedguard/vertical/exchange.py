@@ -12,8 +12,9 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedguard.vertical import messages
-from fedguard.vertical.parties import Claim, Party
+from fedguard.vertical.parties import Party
 from fedguard.vertical.releases import PartyGroup
+from fedguard.vertical.terms import Claim
 
 Released = dict[int, dict[str, Tensor]]
 
@@ -81,6 +82,7 @@ class FusedExchange:
         self, parties: Sequence[int], server_round: int, number: int, ids: Tensor
     ) -> Released:
         """Ask for the releases of a batch."""
+        self.missing = {}
         return self.group.release(parties, server_round, number, ids)
 
     def learn(
@@ -92,7 +94,10 @@ class FusedExchange:
 
     def settle(self, parties: Sequence[int], tokens: Mapping[int, int]) -> dict[int, Claim]:
         """End a round."""
-        return {p: self.parties[p].settle() for p in parties}
+        claims = {p: self.parties[p].settle() for p in parties}
+        reasons = {p: claim_fault(claim) for p, claim in claims.items()}
+        self.missing = {p: reason for p, reason in reasons.items() if reason is not None}
+        return {p: claim for p, claim in claims.items() if p not in self.missing}
 
     def embed_test(
         self, parties: Sequence[int], server_round: int, *, triggered: bool = False
@@ -186,9 +191,15 @@ class MessageExchange:
         for party, reply in self._ask(f"train.{messages.SETTLE}", body).items():
             try:
                 facts = messages.facts_of(reply)
-                claims[party] = Claim(_number(facts["epsilon"]), _number(facts["cost-ratio"]))
+                claim = Claim(_number(facts["epsilon"]), _number(facts["cost-ratio"]))
             except (KeyError, ValueError, TypeError) as error:
                 self.missing[party] = f"unreadable claim: {error}"[:200]
+                continue
+            reason = claim_fault(claim)
+            if reason is None:
+                claims[party] = claim
+            else:
+                self.missing[party] = reason
         return claims
 
     def embed_test(
@@ -215,6 +226,15 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{value!r} is no number")
     return float(value)
+
+
+def claim_fault(claim: Claim) -> str | None:
+    """Return why a claim cannot be heard, or None if it can."""
+    if not claim.epsilon > 0.0:
+        return f"claim of epsilon {claim.epsilon}, expected above 0"
+    if not 0.0 < claim.cost_ratio < math.inf:
+        return f"claim of cost ratio {claim.cost_ratio}, expected above 0 and finite"
+    return None
 
 
 def fault_of(block: Tensor | None, rows: int, width: int) -> str | None:

@@ -44,7 +44,7 @@ def _handler(function: str, place: Place, simulated: bool) -> Callable[[Message,
         from fedguard.vertical import party_app
 
         config_json, index = place(context)
-        party = party_app.find_party(config_json, index)
-        return party_app.ANSWERS[function](party, message, context, simulated)
+        lone = party_app.find_party(config_json, index)
+        return party_app.ANSWERS[function](lone, message, context, simulated)
 
     return answer

@@ -12,8 +12,8 @@ from torch.nn import functional
 from fedguard.metrics.classification import Evaluation, evaluate
 from fedguard.vertical.contribution import LeaveOneOut
 from fedguard.vertical.models import TopModel, losses_and_gradients
-from fedguard.vertical.parties import Optimiser
 from fedguard.vertical.rewards import contribution
+from fedguard.vertical.terms import Optimiser
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from fedguard.randomness import generator
 from fedguard.vertical.contribution import LOO_MODES
 from fedguard.vertical.exchange import Released
 from fedguard.vertical.label_holder import LabelHolder, Step
-from fedguard.vertical.parties import PartyTerms, PrivacyTerms
 from fedguard.vertical.privacy import noise_multiplier
 from fedguard.vertical.rewards import (
     RewardRule,
@@ -23,6 +22,7 @@ from fedguard.vertical.rewards import (
 )
 from fedguard.vertical.schedule import BatchSchedule
 from fedguard.vertical.strategy import OWN_PARTY, VerticalRound
+from fedguard.vertical.terms import PartyTerms, PrivacyTerms
 from fedguard.vertical.vfl import PrivateVfl
 
 REWARDS = ("score-share", "contribution-over-cost")

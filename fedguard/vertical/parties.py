@@ -3,129 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fedguard.randomness import generator
+from fedguard.vertical.attacks.base import VerticalAttack
 from fedguard.vertical.data import PartyView
 from fedguard.vertical.privacy import clip_rows, noise_multiplier, noise_multiplier_slope
-from fedguard.vertical.releases import PartyGroup
-from fedguard.vertical.rewards import RewardRule
+from fedguard.vertical.terms import Batch, Claim, Optimiser, PartyTerms, PrivacyTerms
 
-if TYPE_CHECKING:
-    from fedguard.vertical.attacks.base import VerticalAttack
+__all__ = ["Batch", "Claim", "Optimiser", "Party", "PartyTerms", "PrivacyTerms"]
 
 _BATCH = 2048
-
-
-@dataclass(frozen=True)
-class PrivacyTerms:
-    """How a party protects what it releases.
-
-    Attributes
-    ----------
-    clip : float
-        L2 bound of an embedding's row; the sensitivity S is twice that (replace one row).
-    delta : float
-        Of each release and of the total.
-    epsilon_min, epsilon_max : float
-        Limits of the epsilon of one release.
-    step : float
-        Largest move of epsilon per round as a share of the limits' distance; 0 keeps it fixed.
-    at_inference : bool
-        Whether test-time embeddings carry the noise too.
-    """
-
-    clip: float
-    delta: float
-    epsilon_min: float
-    epsilon_max: float
-    step: float
-    at_inference: bool
-
-    @property
-    def sensitivity(self) -> float:
-        """L2 distance that replacing one row's features can move its released row."""
-        return 2.0 * self.clip
-
-
-@dataclass(frozen=True)
-class PartyTerms:
-    """What a strategy asks of one party.
-
-    Attributes
-    ----------
-    embedding : int
-        Width E of the embedding.
-    privacy : PrivacyTerms or None
-        None for embeddings as they are.
-    reward : RewardRule or None
-        The score whose slope in epsilon the party follows.
-    cost_ratio : float
-        The party's c_i.
-    initial_epsilon : float
-        Epsilon of the first round.
-    zeroth_order : float
-        Smoothing radius mu of zeroth-order training; 0 for gradients.
-    """
-
-    embedding: int
-    privacy: PrivacyTerms | None = None
-    reward: RewardRule | None = None
-    cost_ratio: float = 1.0
-    initial_epsilon: float = 1.0
-    zeroth_order: float = 0.0
-
-
-@dataclass(frozen=True)
-class Optimiser:
-    """Hyper-parameters of SGD, as in the configuration."""
-
-    lr: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-    def make(self, parameters: list[nn.Parameter]) -> torch.optim.SGD:
-        """Return SGD on some parameters."""
-        return torch.optim.SGD(
-            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
-        )
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a party says of itself before a round.
-
-    Attributes
-    ----------
-    epsilon : float
-        Epsilon of each of its releases; infinite without noise.
-    cost_ratio : float
-        Its c_i.
-    """
-
-    epsilon: float
-    cost_ratio: float
-
-
-@dataclass
-class Batch:
-    """The batch a party has released and has had no answer for yet."""
-
-    server_round: int
-    number: int
-    ids: Tensor
-    output: Tensor | None = field(default=None, repr=False)
-    """(B, E) output of the bottom model before clipping, with its graph; None once forgotten."""
-
-    @property
-    def known_output(self) -> Tensor:
-        """The output, which is there."""
-        assert self.output is not None
-        return self.output
 
 
 class Party:
@@ -133,7 +24,8 @@ class Party:
 
     Per batch it computes ``h = clip(f(x))``, releases ``h~ = h + sigma(epsilon) z`` and, once the
     gradient dL/dh~ is back, takes an SGD step on its bottom model f. It alone knows z, so it alone
-    can follow the slope of its reward in epsilon.
+    can follow the slope of its reward in epsilon. `fedguard.vertical.releases` puts these steps
+    together, for one party or for all of a process at once.
 
     Parameters
     ----------
@@ -172,7 +64,6 @@ class Party:
         self.slope_sum, self.slope_count, self.slope_scale = 0.0, 0, 0.0
         self.memory: dict[str, Tensor] = {}
         self.batch: Batch | None = None
-        self._alone = PartyGroup([self])
 
     # --- embeddings ---------------------------------------------------------------------------
 
@@ -210,17 +101,10 @@ class Party:
             return torch.zeros(shape, device=self.device)
         return self._noise(server_round, "train", shape)
 
-    def embed(self, server_round: int, number: int, ids: Tensor) -> dict[str, Tensor]:
-        """Return what the party releases for a batch: (B, E) ``embedding``, and more where asked.
-
-        Zeroth-order training also releases ``perturbed``, the embedding at weights moved by mu u.
-        """
-        return self._alone.release([self.index], server_round, number, ids)[self.index]
-
     def open(self, server_round: int, number: int, ids: Tensor) -> Batch:
         """Begin a batch and compute its output; one that had no answer is forgotten."""
         self.batch = Batch(server_round, number, ids.to(self.device))
-        self._forward(self.batch)
+        self.batch.output = self.bottom(self._inputs(self.batch))
         return self.batch
 
     def close(self) -> Batch | None:
@@ -228,21 +112,19 @@ class Party:
         batch, self.batch = self.batch, None
         return batch
 
-    def _forward(self, batch: Batch) -> None:
+    def _inputs(self, batch: Batch) -> Tensor:
+        """Return what goes into the bottom model for a batch, the model set to train."""
         self.bottom.train()
         x = self.view.x_train.index_select(0, batch.ids)
-        if self.attack:
-            x = self.attack.inputs(self, x, batch.ids)
-        batch.output = self.bottom(x)
+        return self.attack.inputs(self, x, batch.ids) if self.attack else x
 
     def compute_again(self, batch: Batch) -> None:
         """Fill in a forgotten output, leaving running statistics as the first time did."""
         if batch.output is not None:
             return
-        before = {name: value.clone() for name, value in self.bottom.named_buffers()}
-        self._forward(batch)
-        for name, value in self.bottom.named_buffers():
-            value.copy_(before[name])
+        # Copies move in their place; putting the old values back would break the backward pass.
+        copies = {name: value.clone() for name, value in self.bottom.named_buffers()}
+        batch.output = functional_call(self.bottom, copies, (self._inputs(batch),))
 
     def lie(self, batch: Batch, h: Tensor) -> Tensor:
         """Return the embedding that an attacker releases for `h`, before noise, still clipped."""
@@ -278,19 +160,6 @@ class Party:
         return h
 
     # --- learning -----------------------------------------------------------------------------
-
-    def learn(self, gradient: Tensor, loss: float, contributed: float) -> None:
-        """Take the step for the batch released last.
-
-        Parameters
-        ----------
-        gradient : Tensor
-            (B, E) dL/dh~, or in zeroth-order training the (1,) loss difference of the
-            perturbation.
-        loss, contributed : float
-            The batch's L and C_i; NaN where the strategy measures no contribution.
-        """
-        self._alone.learn({self.index: gradient}, loss, {self.index: contributed})
 
     def receive(self, batch: Batch, gradient: Tensor) -> Tensor:
         """Return the gradient to learn from; clear the weights' own."""

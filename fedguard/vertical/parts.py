@@ -8,6 +8,7 @@ from fedguard import registry
 from fedguard.config import Part, SimulationConfig
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
+from fedguard.traits import traits_of
 from fedguard.vertical.attacks.base import NoAttack, VerticalAttack
 from fedguard.vertical.data import PartyView, divide
 from fedguard.vertical.label_holder import LabelHolder
@@ -29,6 +30,10 @@ HORIZONTAL_ONLY = (
     "local_epochs",
     "client_app",
     "faults",
+    "training",
+    "repair",
+    "audit",
+    "enrolment",
     "unlearn",
 )
 """Fields that mean nothing where parties hold columns; a vertical run keeps their defaults."""
@@ -160,7 +165,7 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> VerticalAttack:
         attack: VerticalAttack = NoAttack()
     else:
         found = registry.find("attack", part.name)
-        if not getattr(found, "vertical", False):
+        if traits_of(found).world != "vertical":
             raise ConfigurationError(
                 "attack",
                 part.name,

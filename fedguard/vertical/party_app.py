@@ -17,74 +17,86 @@ from fedguard.models.device import resolve_device
 from fedguard.vertical import messages
 from fedguard.vertical.parties import Party
 from fedguard.vertical.parts import World
+from fedguard.vertical.releases import LoneParty
 
 STATE_KEY = "party-state"
 
 
+class Hosts:
+    """The parties that this process has answered for, each with its state before any message."""
+
+    def __init__(self, config: SimulationConfig) -> None:
+        self._world = World(config, resolve_device(config.device))
+        self._hosted: dict[int, tuple[LoneParty, dict[str, Tensor]]] = {}
+
+    def party(self, index: int) -> LoneParty:
+        """Return a party as it was before its first message."""
+        if index not in self._hosted:
+            party = self._world.party(index)
+            fresh = {name: value.clone() for name, value in party.state().items()}
+            self._hosted[index] = LoneParty(party), fresh
+        lone, fresh = self._hosted[index]
+        lone.party.load_state(fresh)
+        return lone
+
+
 @lru_cache(maxsize=2)
-def _world(config_json: str) -> tuple[World, dict[int, dict[str, Tensor]]]:
-    config = SimulationConfig.model_validate_json(config_json)
-    return World(config, resolve_device(config.device)), {}
+def _hosts(config_json: str) -> Hosts:
+    return Hosts(SimulationConfig.model_validate_json(config_json))
 
 
-def find_party(config_json: str, index: int) -> Party:
+def find_party(config_json: str, index: int) -> LoneParty:
     """Return a party of this process as it was before its first message."""
-    world, fresh = _world(config_json)
-    party = world.party(index)
-    if index not in fresh:
-        fresh[index] = {name: value.clone() for name, value in party.state().items()}
-    else:
-        party.load_state(fresh[index])
-    return party
+    return _hosts(config_json).party(index)
 
 
-def embed(party: Party, message: Message, context: Context, simulated: bool) -> Message:
+def embed(lone: LoneParty, message: Message, context: Context, simulated: bool) -> Message:
     """Answer with the release of a batch."""
-    _load(party, context)
+    _load(lone.party, context)
     facts, ids = messages.facts_of(message), messages.tensors_of(message)["ids"]
-    released = party.embed(_whole(facts, "server-round"), _whole(facts, "batch"), ids)
-    _save(party, context)
+    released = lone.embed(_whole(facts, "server-round"), _whole(facts, "batch"), ids)
+    _save(lone.party, context)
     return Message(messages.content(released), reply_to=message)
 
 
-def learn(party: Party, message: Message, context: Context, simulated: bool) -> Message:
+def learn(lone: LoneParty, message: Message, context: Context, simulated: bool) -> Message:
     """Take a step on the gradient of the batch released last."""
-    _load(party, context)
+    _load(lone.party, context)
     facts = messages.facts_of(message)
-    gradient = messages.tensors_of(message)["gradient"].to(party.device)
-    party.learn(gradient, _real(facts, "loss"), _real(facts, "contribution"))
-    _save(party, context)
+    gradient = messages.tensors_of(message)["gradient"].to(lone.party.device)
+    lone.learn(gradient, _real(facts, "loss"), _real(facts, "contribution"))
+    _save(lone.party, context)
     return Message(messages.content(), reply_to=message)
 
 
-def settle(party: Party, message: Message, context: Context, simulated: bool) -> Message:
+def settle(lone: LoneParty, message: Message, context: Context, simulated: bool) -> Message:
     """End a round and claim epsilon and cost for the next one."""
-    _load(party, context)
-    claim = party.settle()
-    _save(party, context)
+    _load(lone.party, context)
+    claim = lone.party.settle()
+    _save(lone.party, context)
     facts: dict[str, messages.Fact] = {"epsilon": claim.epsilon, "cost-ratio": claim.cost_ratio}
     return Message(messages.content(None, **facts), reply_to=message)
 
 
-def embed_test(party: Party, message: Message, context: Context, simulated: bool) -> Message:
+def embed_test(lone: LoneParty, message: Message, context: Context, simulated: bool) -> Message:
     """Answer with the embeddings of the test rows."""
-    _load(party, context)
+    _load(lone.party, context)
     facts = messages.facts_of(message)
     triggered = simulated and bool(facts["triggered"])
-    found = party.embed_test(_whole(facts, "server-round"), triggered=triggered)
+    found = lone.party.embed_test(_whole(facts, "server-round"), triggered=triggered)
     return Message(messages.content({"embedding": found}), reply_to=message)
 
 
-def state(party: Party, message: Message, context: Context, simulated: bool) -> Message:
+def state(lone: LoneParty, message: Message, context: Context, simulated: bool) -> Message:
     """Show a simulated party's state."""
-    _load(party, context)
-    return Message(messages.content(party.state()), reply_to=message)
+    _load(lone.party, context)
+    return Message(messages.content(lone.party.state()), reply_to=message)
 
 
-def restore(party: Party, message: Message, context: Context, simulated: bool) -> Message:
+def restore(lone: LoneParty, message: Message, context: Context, simulated: bool) -> Message:
     """Give a simulated party a state back."""
-    party.load_state(messages.tensors_of(message))
-    _save(party, context)
+    lone.party.load_state(messages.tensors_of(message))
+    _save(lone.party, context)
     return Message(messages.content(), reply_to=message)
 
 

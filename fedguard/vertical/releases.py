@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fedguard.vertical.parties import Party
 from fedguard.vertical.privacy import clip_factors, clip_gradient
+from fedguard.vertical.terms import Batch
 
-if TYPE_CHECKING:
-    from fedguard.vertical.parties import Batch, Party
-
-
-Opened = list[tuple["Party", "Batch"]]
+Opened = list[tuple[Party, Batch]]
 """Parties, each with the batch that it works on."""
 
 
@@ -163,6 +160,42 @@ class PartyGroup:
             drawn = torch.stack([party.noise_of_round(server_round) for party in parties])
             self._noise = key, drawn
         return self._noise[1]
+
+
+class LoneParty:
+    """A party by itself, as it is behind a message: a group of one.
+
+    Parameters
+    ----------
+    party : Party
+        Who.
+    """
+
+    def __init__(self, party: Party) -> None:
+        self.party = party
+        self._group = PartyGroup([party])
+
+    def embed(self, server_round: int, number: int, ids: Tensor) -> dict[str, Tensor]:
+        """Return what the party releases for a batch: (B, E) ``embedding``, and more where asked.
+
+        Zeroth-order training also releases ``perturbed``, the embedding at weights moved by mu u.
+        """
+        index = self.party.index
+        return self._group.release([index], server_round, number, ids)[index]
+
+    def learn(self, gradient: Tensor, loss: float, contributed: float) -> None:
+        """Take the step for the batch released last.
+
+        Parameters
+        ----------
+        gradient : Tensor
+            (B, E) dL/dh~, or in zeroth-order training the (1,) loss difference of the
+            perturbation.
+        loss, contributed : float
+            The batch's L and C_i; NaN where the strategy measures no contribution.
+        """
+        index = self.party.index
+        self._group.learn({index: gradient}, loss, {index: contributed})
 
 
 def _follow_rewards(

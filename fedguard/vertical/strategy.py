@@ -15,6 +15,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import Tensor
 
 from fedguard.errors import ConfigurationError, check_choice
+from fedguard.traits import Traits
 from fedguard.vertical.exchange import Exchange, MessageExchange, Released, usable
 from fedguard.vertical.label_holder import LabelHolder, Step
 from fedguard.vertical.models import ARCHITECTURES
@@ -90,7 +91,7 @@ class VerticalStrategy(Strategy):
         Seed of the run; filled in by the simulation.
     """
 
-    vertical: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(world="vertical", history=True)
     released: ClassVar[tuple[str, ...]] = ("embedding",)
     """Names of the tensors that a party releases per batch."""
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.vertical.parties import PartyTerms, PrivacyTerms
 from fedguard.vertical.privacy import epsilon_of, noise_multiplier, total_epsilon
 from fedguard.vertical.strategy import OWN_PARTY, VerticalRound, VerticalStrategy
+from fedguard.vertical.terms import PartyTerms, PrivacyTerms
 
 
 class Vfl(VerticalStrategy):
@@ -82,6 +82,7 @@ class PrivateVfl(VerticalStrategy):
 
     def settle(self, found: VerticalRound, contributions: Sequence[float]) -> None:
         """Record epsilon per release and in total."""
+        self._drop_claims(found)
         super().settle(found, contributions)
         total = found.scores.setdefault("total_epsilon", {})
         delta = self.privacy.delta
@@ -89,6 +90,15 @@ class PrivateVfl(VerticalStrategy):
             multiplier = noise_multiplier(epsilon, delta)
             self.precisions[party] = self.precisions.get(party, 0.0) + multiplier**-2
             total[party] = epsilon_of(1.0 / math.sqrt(self.precisions[party]), delta)
+
+    def _drop_claims(self, found: VerticalRound) -> None:
+        """Forget what passive parties claim beyond the terms: neither paid for nor accounted."""
+        low, high = self.privacy.epsilon_min, self.privacy.epsilon_max
+        for party in [p for p in self.claims if p != OWN_PARTY]:
+            epsilon = self.claims[party].epsilon
+            if not low <= epsilon <= high:
+                del self.claims[party]
+                found.faults.setdefault(party, f"claim of epsilon {epsilon:g} beyond the terms")
 
     def account(self) -> dict[int, float]:
         """Return each party's total epsilon as the dp-accounting library composes it."""

@@ -10,8 +10,8 @@ from torch import Tensor
 from fedguard.errors import check_number
 from fedguard.vertical.exchange import Released
 from fedguard.vertical.label_holder import Step
-from fedguard.vertical.parties import PartyTerms
 from fedguard.vertical.strategy import VerticalStrategy
+from fedguard.vertical.terms import PartyTerms
 
 
 class VflCzofo(VerticalStrategy):

@@ -99,3 +99,34 @@ def test_the_coalition_can_boost_its_updates():
     assert torch.equal(LabelFlip().craft(updates, knowledge), updates.deltas)
     with pytest.raises(ConfigurationError, match="scale"):
         LabelFlip(scale=0.0)
+
+
+def _sequences(mode, **more):
+    attack = LabelFlip(mode=mode, **more)
+    attack.bind(5, (4,))
+    y = torch.tensor([[0, 1, 2, 3], [4, 0, -100, -100], [1, 1, 1, 1]])
+    x = torch.zeros(3, 4, dtype=torch.int64)
+    return y, attack.poison(x, y, generator(0, 0, 3, "poison"))[1]
+
+
+def test_labels_of_a_sequence_are_flipped_one_by_one_and_padding_stays():
+    y, flipped = _sequences("static")
+    assert flipped.tolist() == [[4, 3, 2, 1], [0, 4, -100, -100], [3, 3, 3, 3]]
+    y, flipped = _sequences("cyclic")
+    assert flipped.tolist() == [[1, 2, 3, 4], [0, 1, -100, -100], [2, 2, 2, 2]]
+    y, flipped = _sequences("random")
+    learnt = y >= 0
+    assert bool((flipped[learnt] != y[learnt]).all())
+    assert bool(((flipped[learnt] >= 0) & (flipped[learnt] < 5)).all())
+    assert torch.equal(flipped[~learnt], y[~learnt])
+
+
+def test_a_targeted_flip_of_sequences_moves_the_source_class_alone():
+    _, flipped = _sequences("targeted", source_class=0, target_class=3)
+    assert flipped.tolist() == [[3, 1, 2, 3], [4, 3, -100, -100], [1, 1, 1, 1]]
+
+
+def test_a_share_of_sequences_is_a_share_of_those_that_hold_the_source_class():
+    y, flipped = _sequences("targeted", source_class=0, target_class=3, poison_fraction=0.5)
+    assert int((flipped != y).any(dim=1).sum()) == 1
+    assert torch.equal(flipped[2], y[2])

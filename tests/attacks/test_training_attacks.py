@@ -8,12 +8,12 @@ from torch import nn
 from torch.nn import functional
 
 from fedguard.attacks.a3fl import A3fl
-from fedguard.attacks.base import LocalStep
 from fedguard.attacks.model_replacement import ModelReplacement
 from fedguard.attacks.neurotoxin import Neurotoxin, small_coordinates
 from fedguard.attacks.pgd import Pgd
 from fedguard.attacks.toolkit.projection import distance
 from fedguard.randomness import generator
+from fedguard.training.base import LocalStep
 from tests.attacks.worlds import a_round, images, rows
 
 
@@ -70,6 +70,28 @@ def test_neurotoxin_moves_only_where_the_last_update_was_small_in_size():
         [(a != b).flatten() for a, b in zip(step.parameters, step.start, strict=True)]
     )
     assert torch.equal(moved, allowed)
+
+
+def test_neurotoxin_keeps_to_its_mask_where_the_client_decays_its_weights():
+    last = [torch.arange(12.0).view(4, 3), torch.tensor([-20.0, 30.0, -0.5, 0.1])]
+    step = _step(last)
+    optimiser = torch.optim.SGD(step.parameters, lr=0.1, momentum=0.9, weight_decay=0.01)
+    attack = Neurotoxin(keep=0.5)
+    for _ in range(3):
+        for value in step.parameters:
+            value.grad = torch.ones_like(value)
+        attack.local_step(step, optimiser.step)
+    magnitude = torch.cat([part.abs().flatten() for part in last])
+    allowed = magnitude <= magnitude.sort().values[7]
+    here = torch.cat([value.detach().flatten() for value in step.parameters])
+    start = torch.cat([value.flatten() for value in step.start])
+    assert torch.equal(here != start, allowed)
+    free = torch.nn.Parameter(start.clone())
+    plain = torch.optim.SGD([free], lr=0.1, momentum=0.9, weight_decay=0.01)
+    for _ in range(3):
+        free.grad = torch.ones_like(free)
+        plain.step()
+    assert torch.equal(here[allowed], free.detach()[allowed])
 
 
 def test_neurotoxin_drops_the_top_share_over_all_layers():

@@ -8,7 +8,6 @@ from encrypted_clients import small
 
 from fedguard.config import parse
 from fedguard.encryption.ckks import Ckks
-from fedguard.encryption.client_side import with_client_side
 from fedguard.encryption.xmkckks import XmkCkks
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.inprocess import InProcessGrid
@@ -31,7 +30,7 @@ def train(strategy, **values) -> tuple[torch.Tensor, float]:
     state = simulation.server_model.module.state_dict()
     first = layout.flatten({name: value.cpu() for name, value in state.items()})
     result = strategy.start(
-        grid=with_client_side(strategy, grid),
+        grid=strategy.client_side(grid),
         initial_arrays=layout.to_arrays(first),
         num_rounds=rounds,
     )

@@ -12,7 +12,6 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from fedguard.encryption.ckks import Ckks
-from fedguard.encryption.client_side import client_mods, with_client_side
 from fedguard.encryption.errors import RefusedError
 from fedguard.encryption.lattice import backend_tenseal
 from fedguard.encryption.lattice.sampling import SystemRandom
@@ -133,19 +132,23 @@ def test_flowers_own_secagg_mod_runs_in_client_apps():
         (lambda: XmkCkks(backend="numpy"), LocalClients, 1),
         (lambda: XmkCkksCostModel(backend="numpy"), FixedClients, 0),
         (SecAggPlus, SecAggClients, 2),
-        (FedAvg, FixedClients, 0),
     ],
 )
 def test_each_strategy_gets_the_client_side_it_needs(make, side, mods):
-    assert type(with_client_side(make(), FixedClients(3))) is side
-    assert len(client_mods(make())) == mods
+    assert type(make().client_side(FixedClients(3))) is side
+    assert len(make().client_mods()) == mods
+
+
+def test_a_strategy_that_does_not_encrypt_leaves_its_clients_as_they_are():
+    grid = FixedClients(3)
+    assert FedAvg().client_side(grid) is grid
 
 
 def test_a_backend_that_cannot_be_used_is_named_before_the_run(monkeypatch):
     backend_tenseal.self_test.cache_clear()
     monkeypatch.setattr(backend_tenseal, "version", lambda _: "0.4.0")
     with pytest.raises(ConfigurationError, match="numpy here") as caught:
-        with_client_side(XmkCkks(backend="tenseal"), FixedClients(3))
+        XmkCkks(backend="tenseal").client_side(FixedClients(3))
     assert caught.value.field == "backend"
     with pytest.raises(ConfigurationError, match="xmkckks here"):
         Ckks()

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from fedguard import registry
 from fedguard.config import Faults, parse
-from fedguard.errors import ConfigurationError
+from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.faulty import CORRUPTIONS, Fate, FaultyGrid
 from fedguard.grids.inprocess import InProcessGrid
@@ -254,7 +254,8 @@ class TestRuns:
 
     @pytest.mark.parametrize("strategy", ["geminiguard", "flwr.serverapp.strategy:FedAvg"])
     def test_a_round_without_a_usable_reply_leaves_the_model_as_it_is(self, tmp_path, strategy):
-        run(tmp_path, strategy=strategy, faults={"dropout": 1.0})
+        with pytest.raises(RunError, match="no reply of any client was usable"):
+            run(tmp_path, strategy=strategy, faults={"dropout": 1.0})
         rounds = read_jsonl(tmp_path / "rounds.jsonl")
         assert [record["round"] for record in rounds] == [0, 1, 2, 3, 4]
         assert len({record["loss"] for record in rounds}) == 1

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from fedguard.metrics.classification import attack_success_rate, evaluate
+from fedguard.metrics.classification import (
+    attack_success_rate,
+    confusion_matrix,
+    evaluate,
+    f1_scores,
+    macro_f1,
+    predictions,
+)
 from fedguard.metrics.detection import detection
 
 
@@ -50,14 +57,55 @@ def test_detection_among_those_asked(asked, rejected, malicious, tpr, fpr):
     assert (found.true_positive_rate, found.false_positive_rate) == (tpr, fpr)
 
 
-def test_macro_f1_and_flip_success_equal_scikit_learns():
+def test_f1_of_a_table_by_hand():
+    confusion = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
+    # Class 0: TP 3, FP 2, FN 1; class 1: TP 4, FP 1, FN 2; class 2 is never seen.
+    assert f1_scores(confusion).tolist() == pytest.approx([6 / 9, 8 / 11, 0.0])
+    assert float(macro_f1(confusion)) == pytest.approx((6 / 9 + 8 / 11) / 2)
+    stacked = torch.stack([confusion, torch.eye(3, dtype=torch.int64)])
+    assert macro_f1(stacked).tolist() == pytest.approx([(6 / 9 + 8 / 11) / 2, 1.0])
+
+
+def test_a_class_that_is_only_predicted_costs_precision_of_the_others_alone():
+    confusion = torch.tensor([[3, 1], [0, 0]])
+    assert f1_scores(confusion).tolist() == pytest.approx([6 / 7, 0.0])
+    assert float(macro_f1(confusion)) == pytest.approx(6 / 7)
+
+
+def test_rows_of_the_confusion_are_the_true_classes():
+    found = confusion_matrix(torch.tensor([0, 0, 1, 2]), torch.tensor([1, 1, 1, 0]), 3)
+    assert found.tolist() == [[0, 2, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_shares_are_of_the_source_class():
+    found = evaluate(Echo(), torch.tensor([[1.0], [2.0], [2.0], [3.0]]), torch.zeros(4).long(), 4)
+    assert found.source_to_target(0, 2) == 0.5
+    assert found.source_to_target(0, 0) == 0.0
+    assert found.source_to_target(1, 0) is None
+
+
+def test_evaluation_leaves_dropout_out_and_keeps_no_gradient():
+    model = nn.Sequential(nn.Dropout(0.9), nn.Linear(3, 4))
+    x = torch.randn(50, 3)
+    model.train()
+    first, second = predictions(model, x), predictions(model, x)
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+
+
+def test_rejected_clients_that_were_not_asked_count_for_nobody():
+    found = detection([1, 2, 3, 4], [1, 9], [1, 2, 9])
+    assert (found.true_positive_rate, found.false_positive_rate) == (0.5, 0.0)
+
+
+def test_macro_f1_and_source_to_target_equal_scikit_learns():
     import numpy as np
     from sklearn.metrics import confusion_matrix as reference
     from sklearn.metrics import f1_score
 
-    from fedguard.attacks.base import Attack
+    from fedguard.attacks.base import Attack, source_to_target
     from fedguard.attacks.label_flip import LabelFlip
-    from fedguard.metrics.classification import evaluate, flip_success
+    from fedguard.metrics.classification import evaluate
 
     stream = torch.Generator().manual_seed(0)
     x = torch.randn(200, 4, generator=stream)
@@ -71,7 +119,7 @@ def test_macro_f1_and_flip_success_equal_scikit_learns():
     assert found.macro_f1 == pytest.approx(wanted)
     flip = LabelFlip(mode="targeted", source_class=1, target_class=2)
     share = float((predicted[y == 1] == 2).double().mean())
-    assert flip_success(found, flip) == pytest.approx(share)
+    assert source_to_target(flip, found.confusion) == pytest.approx(share)
     assert found.source_to_target(3, 0) is None
-    assert flip_success(found, LabelFlip()) is None
-    assert flip_success(found, Attack()) is None
+    assert source_to_target(LabelFlip(), found.confusion) is None
+    assert source_to_target(Attack(), found.confusion) is None

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic_run import write_run
+from synthetic_run import count_replies, write_run
 
 from fedguard.records.reader import ClientRecord, number, read_run
 
@@ -73,6 +73,67 @@ def test_what_a_client_record_says(
     record = ClientRecord.from_json({"round": 1, "client": 3, **fields})
     assert record is not None
     assert (record.accepted, record.malformed) == (accepted, malformed)
+
+
+@pytest.mark.parametrize(
+    ("fields", "outcome", "accepted", "malformed"),
+    [
+        ({"outcome": "accepted", "accepted": True}, "accepted", True, False),
+        ({"outcome": "rejected", "accepted": False, "num_examples": 3.0}, "rejected", False, False),
+        ({"outcome": "failed", "accepted": False}, "failed", False, True),
+        ({"outcome": "set aside", "accepted": False}, "set aside", False, True),
+        ({"outcome": "failed", "accepted": None}, "failed", False, True),
+        ({"outcome": None, "accepted": None, "weight": None}, None, None, False),
+        ({"outcome": "rejected", "accepted": False}, "rejected", False, False),
+        ({"accepted": False}, "malformed", False, True),
+        ({"accepted": False, "num_examples": 3.0}, "rejected", False, False),
+        ({"weight": 0.2, "num_examples": 3.0}, "accepted", True, False),
+        ({"outcome": "vanished", "accepted": True}, "accepted", True, False),
+        ({"outcome": ["failed"], "accepted": True}, "accepted", True, False),
+        ({"outcome": True, "accepted": None}, None, None, False),
+    ],
+)
+def test_what_became_of_a_client(
+    fields: dict[str, object], outcome: str | None, accepted: bool | None, malformed: bool
+) -> None:
+    record = ClientRecord.from_json({"round": 1, "client": 3, **fields})
+    assert record is not None
+    assert record.outcome == outcome
+    assert record.accepted is accepted
+    assert record.malformed is malformed
+
+
+def test_newer_runs_count_failed_and_set_aside_apart(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", rounds=12)
+    assert not read_run(path).counts_replies
+    records = count_replies(path)
+    run = read_run(path)
+    assert run.counts_replies
+    found = {(r.round, r.client): r.outcome for r in run.clients}
+    assert found == {(r["round"], str(r["client"])): r["outcome"] for r in records}
+
+
+def test_repairs_and_audits_are_read_where_they_are(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", rounds=1)
+    assert (read_run(path).repairs, read_run(path).audits) == ([], [])
+    lines = [
+        '{"round": 2, "repair": "b", "x": 1}',
+        '{"round": 1.0, "repair": "b"}',
+        '{"repair": "no round"}',
+        '{"round": 2, "repair": "a"}',
+        '{"round": 2}',
+        "not json",
+        '{"round": 2, "repair": "b", "x": 2}',
+    ]
+    (path / "repairs.jsonl").write_text("\n".join(lines))
+    run = read_run(path)
+    assert run.repairs == [
+        {"round": 1, "repair": "b"},
+        {"round": 2, "repair": "a"},
+        {"round": 2, "repair": "b", "x": 2},
+        {"round": 2, "repair": "unnamed"},
+    ]
+    assert run.problems == ["repairs.jsonl: 1 unreadable line(s) left out"]
 
 
 def test_a_score_that_is_no_finite_number_is_dropped() -> None:

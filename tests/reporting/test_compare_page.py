@@ -14,6 +14,7 @@ from test_report import HOSTILE, Tags
 from test_report_in_browser import CHROMIUM, brightness, visit
 
 from fedguard.reporting import comparison_figures as figures
+from fedguard.reporting import comparison_maps as maps
 from fedguard.reporting.comparison import Comparison, compare, find_runs
 from fedguard.reporting.comparison_page import MAX_CLIENT_MAPS, write_page
 
@@ -68,7 +69,7 @@ def test_48_runs_give_a_small_page_quickly(campaign: Path, tmp_path: Path) -> No
 
 def test_every_cell_of_the_heat_map_prints_its_number(campaign: Path) -> None:
     found = compared(campaign)
-    drawn = figures.heat_map(figures.defence_grid(found), rule=1).data[0]
+    drawn = maps.heat_map(maps.defence_grid(found), rule=1).data[0]
     assert drawn.texttemplate == "%{text}"
     for row, standing in enumerate(found.standings):
         assert drawn.text[row][0] == f"{100 * standing.worst_accuracy:.0f}"
@@ -91,8 +92,8 @@ def test_fraction_by_heterogeneity_shows_the_worst_attack(tmp_path: Path) -> Non
                     accuracy=accuracy - malicious * (2 - alpha),
                 )
     found = compared(tmp_path)
-    assert figures.has_fraction_grid(found)
-    cells = figures.fraction_grid(found, "fedavg")
+    assert maps.has_fraction_grid(found)
+    cells = maps.fraction_grid(found, "fedavg")
     assert cells.rows == ["10 %", "30 %"]
     assert cells.columns == ["alpha 0.1", "alpha 1.0"]
     expected = [[0.4 - m * (2 - a) for a in (0.1, 1.0)] for m in (0.1, 0.3)]

@@ -57,7 +57,7 @@ def test_map_colours_every_code_in_its_own_band(run: Run) -> None:
 
 
 def test_curves_hold_the_recorded_values(run: Run) -> None:
-    accuracy, success = figures.accuracy_figure(run).data
+    accuracy, success = figures.headline_figure(run).data
     assert list(accuracy.y) == run.series("accuracy")
     assert list(success.y) == run.series("attack_success_rate")
     assert list(accuracy.x) == list(range(9))

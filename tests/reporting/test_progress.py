@@ -9,6 +9,7 @@ import re
 import pytest
 from rich.console import Console
 
+from fedguard.reporting.headline import Headline
 from fedguard.reporting.progress import Progress
 
 
@@ -53,6 +54,14 @@ def test_plain_lines_name_the_figures_and_the_time_left() -> None:
     first = run(10, 30.0).splitlines()[0]
     assert first == "round 1/10 · accuracy 91.2 % · rejected 4/20 · 4 min 30 s left"
     assert "\x1b" not in first
+
+
+def test_lines_lead_with_the_tasks_headline() -> None:
+    screen = io.StringIO()
+    headline = Headline("perplexity", higher_is_better=False, unit="plain")
+    with Progress(1, console=Console(file=screen), headline=headline) as progress:
+        progress.update(record(1, perplexity=17.25))
+    assert screen.getvalue() == "round 1/1 · perplexity 17.25 · rejected 4/20\n"
 
 
 def test_time_left_of_a_resumed_run_counts_only_its_own_rounds() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import write_run
+from synthetic_run import count_replies, lead_with_perplexity, write_run
 
 from fedguard.reporting.report import main, write_report
 
@@ -64,6 +64,38 @@ def test_page_tells_the_result_and_every_part(tmp_path: Path) -> None:
     assert "the server keeps 100 training examples" in page
 
 
+def test_page_of_a_language_model_is_led_by_perplexity(tmp_path: Path) -> None:
+    path = lead_with_perplexity(write_run(tmp_path / "run", rounds=6))
+    summary = json.loads((path / "summary.json").read_text())
+    summary |= {"training": "adam", "enrolment": "tokens", "repair": "rnp"}
+    (path / "summary.json").write_text(json.dumps(summary))
+    page = page_of(path)
+    last, best = summary["final"]["perplexity"], summary["best"]["perplexity"]
+    assert f"geminiguard kept a perplexity of {last:.4g} under min-max by 4 of 20 clients" in page
+    assert f'final perplexity</span><span class="value">{last:.4g}</span>' in page
+    assert f'best perplexity</span><span class="value">{best:.4g}</span>' in page
+    assert "On the test examples; lower is better." in page
+    assert (
+        "accuracy" not in page.split("<main>")[1].replace("var(--accuracy)", "").split("Threat")[0]
+    )
+    for name, value in (("training", "adam"), ("enrolment", "tokens"), ("repair", "rnp")):
+        assert f"<li><span>{name}</span> {value}</li>" in page
+
+
+def test_figures_of_a_language_model_hold_its_numbers(tmp_path: Path) -> None:
+    path = lead_with_perplexity(write_run(tmp_path / "run", rounds=6))
+    lines = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    drawn = [json.loads(text) for text in Tags(page_of(path)).data]
+    perplexity, success, _, loss = drawn[:4]
+    assert perplexity["data"][0]["y"] == [line["perplexity"] for line in lines]
+    assert len(perplexity["data"]) == 1, "attack success is a share: it has a figure of its own"
+    assert success["data"][0]["y"] == [line["attack_success_rate"] for line in lines]
+    assert perplexity["layout"]["yaxis"].get("tickformat") is None
+    assert success["layout"]["yaxis"]["tickformat"] == ".0%"
+    assert [trace["name"] for trace in loss["data"]] == ["test", "training"]
+    assert loss["data"][1]["y"] == [line["train_loss"] for line in lines]
+
+
 def test_every_figure_is_valid_json_of_plotly(tmp_path: Path) -> None:
     tags = Tags(page_of(write_run(tmp_path / "run")))
     assert len(tags.data) == 9  # 3 courses, the map, 3 scores, recall, split
@@ -86,6 +118,10 @@ def hostile_run(path: Path) -> Path:
     summary = json.loads((path / "summary.json").read_text())
     summary |= {"class_names": [HOSTILE] * 10, "versions": {HOSTILE: HOSTILE}, "model": HOSTILE}
     summary |= {"engine": {HOSTILE: [HOSTILE]}, "model_sha256": HOSTILE}
+    summary |= {"headline": {"name": HOSTILE, "unit": "share"}}
+    lines = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    lines = [line | {HOSTILE: line["accuracy"]} for line in lines]
+    (path / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (path / "summary.json").write_text(json.dumps(summary))
     records = [json.loads(line) for line in (path / "clients.jsonl").read_text().splitlines()]
     for record in records:
@@ -184,6 +220,15 @@ def test_a_strategy_that_tells_no_verdict_rejects_nobody_on_the_page(tmp_path: P
     page = page_of(path)
     assert "took part, no verdict told" in page
     assert 'class="num">0</td>' in page
+
+
+def test_a_run_that_counts_replies_shows_them_beside_the_map(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", rounds=12)
+    count_replies(path)
+    page = page_of(path)
+    clients = page.split('<section id="clients">')[1].split("</section>")[0]
+    for title in ("Who was rejected, who lied", "Replies by outcome", "Reasons"):
+        assert f"<h3>{title}</h3>" in clients
 
 
 def test_hundreds_of_clients_and_rounds(tmp_path: Path) -> None:

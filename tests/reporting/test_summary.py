@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
-from synthetic_run import write_run
+from synthetic_run import lead_with_perplexity, write_run
 
 from fedguard.reporting.summary import render_comparison, render_summary
 
@@ -67,6 +67,33 @@ def test_summary_of_a_foreign_run(broken: dict[str, Any]) -> None:
 def test_runs_without_attack_show_no_attackers(summary: dict[str, Any]) -> None:
     text = "\n".join(lines(render_summary(summary | {"attack": "none", "malicious": 0})))
     assert "attackers" not in text
+
+
+def test_summary_of_a_language_model(tmp_path: Path) -> None:
+    path = lead_with_perplexity(write_run(tmp_path / "lm", rounds=6))
+    found = json.loads((path / "summary.json").read_text())
+    found |= {"training": "adam", "enrolment": "tokens", "repair": "rnp", "repair_at": "every:5"}
+    found |= {"audits": {"raven": {}, "verification": {}}}
+    text = [" ".join(line.split()) for line in lines(render_summary(found))]
+    last, best = found["final"]["perplexity"], found["best"]["perplexity"]
+    when = found["best"]["round"]
+    assert any(f"perplexity {last:.4g} best {best:.4g} in round {when}" in line for line in text)
+    for row in (
+        "training gru · adam · 6 rounds",
+        "enrolment tokens",
+        "repair rnp, every:5",
+        "audits raven, verification",
+    ):
+        assert any(row in line for line in text), row
+    assert "accuracy" not in " ".join(text)
+
+
+def test_the_best_line_is_bold(summary: dict[str, Any]) -> None:
+    rows = [{"strategy": "low", "accuracy": 0.2}, {"strategy": "high", "accuracy": 0.8}]
+    screen = io.StringIO()
+    Console(file=screen, width=80, force_terminal=True).print(render_comparison(rows))
+    bold = [line for line in screen.getvalue().splitlines()[2:] if "\x1b[1m" in line]
+    assert ["high" in line for line in bold] == [True]
 
 
 def test_comparison_takes_summaries_and_flat_rows(summary: dict[str, Any]) -> None:

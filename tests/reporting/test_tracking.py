@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,49 @@ def test_an_unknown_tracker_is_told_the_nearest() -> None:
 def test_names_may_be_joined_and_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert check_trackers(["mlflow,tensorboard", "mlflow"]) == ("mlflow", "tensorboard")
+
+
+class Seen:
+    """A tracker that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rounds: dict[int, dict[str, float]] = {}
+        self.closed: list[bool] = []
+
+    def log(self, server_round: int, metrics: Mapping[str, float]) -> None:
+        self.rounds[server_round] = dict(metrics)
+
+    def close(self, completed: bool) -> None:
+        self.closed.append(completed)
+
+
+def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Tracking, Seen]:
+    seen = Seen()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("fedguard.reporting.tracking._TensorBoard", lambda config, directory: seen)
+    return Tracking(["tensorboard"], parse({"rounds": 2}), tmp_path), seen
+
+
+def test_every_number_of_a_round_is_tracked_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking, seen = tracked(tmp_path, monkeypatch)
+    line = {"round": 3, "perplexity": 17.5, "failed": 2, "loss": None, "per_class_recall": [0.5]}
+    line |= {"reasons": {"no reply": 2}, "flag": True, "text": "x", "odd": float("nan")}
+    with tracking:
+        tracking.on_round(line)
+    assert seen.rounds == {3: {"perplexity": 17.5, "failed": 2.0}}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_tracker_is_closed_with_how_the_run_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    tracking, seen = tracked(tmp_path, monkeypatch)
+    with tracking:
+        if finished:
+            tracking.finish({})
+    assert seen.closed == [finished]
 
 
 def test_tensorboard_holds_every_round(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fedguard.reporting.wording import duration, headline, percent, size
+from fedguard.reporting.headline import sentence as headline
+from fedguard.reporting.wording import duration, percent, size
 
 ATTACKED: dict[str, Any] = {
     "strategy": "geminiguard",

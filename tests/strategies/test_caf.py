@@ -57,3 +57,13 @@ def test_outliers_lose_their_weight():
     rows[:4] = 5.0
     verdict = CAF(assumed_malicious=0.25).decide(updates_of(rows))
     assert float(verdict.weights[:4].sum()) < 1e-6
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e6, 1e8])
+def test_a_decoy_hides_nobody(size):
+    rows = random_rows(20, 60, seed=7)
+    rows[1:4] -= 2.0
+    rows[0] = size * random_rows(1, 60, seed=8, mean=0.0, std=1.0)
+    verdict = CAF(assumed_malicious=0.25).decide(updates_of(rows))
+    assert float(verdict.weights[:4].sum()) < 1e-6
+    assert relative_error(verdict.delta, rows[4:].mean(axis=0)) < 0.3

@@ -41,3 +41,19 @@ def test_equals_byzfl_run_to_its_end():
 def test_on_a_line_it_is_the_median():
     rows = np.array([[0.0], [1.0], [2.0], [3.0], [1e6]])
     assert abs(aggregate(GeometricMedian(), rows)[0] - 2.0) < 1e-2
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e-3, 1e3, 1e6])
+def test_is_as_right_for_tiny_and_huge_updates(scale):
+    rows = random_rows(11, 60, seed=2)
+    rows[:3] += 0.7
+    wanted = aggregate(GeometricMedian(), rows)
+    found = aggregate(GeometricMedian(), rows * np.float32(scale)) / np.float64(np.float32(scale))
+    assert relative_error(found, wanted) < 1e-6
+
+
+def test_most_clients_at_one_point_are_the_median_at_any_scale():
+    rows = np.zeros((7, 4))
+    rows[:3] = 5e-9
+    assert np.abs(aggregate(GeometricMedian(), rows)).max() < 1e-15
+    assert relative_error(aggregate(GeometricMedian(), rows + 3.0), np.full(4, 3.0)) < 1e-6

@@ -40,3 +40,13 @@ def test_too_many_subsets_fall_back_to_leaving_out_one_by_one():
     verdict = SMEA(assumed_malicious=0.23, max_subsets=100).decide(updates_of(rows))
     assert float(verdict.scores["exact"][0]) == 0.0
     assert set(verdict.reasons) == set(range(5, 12))
+
+
+@pytest.mark.parametrize("size", [1e2, 1e5, 1e8])
+def test_beyond_all_subsets_a_decoy_hides_nobody(size):
+    rows = random_rows(30, 60, seed=7)
+    rows[1:5] -= 2.0
+    rows[0] = size * random_rows(1, 60, seed=8, mean=0.0, std=1.0)
+    verdict = SMEA(assumed_malicious=0.16, max_subsets=100).decide(updates_of(rows))
+    assert set(verdict.reasons) == {0, 1, 2, 3, 4}
+    assert relative_error(verdict.delta, rows[5:].mean(axis=0)) < 1e-5

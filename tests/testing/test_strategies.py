@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import time
+from typing import ClassVar, Literal
 
 import pytest
 import torch
 
 from fedguard.strategies.base import RobustStrategy, uniform
 from fedguard.strategies.fedavg import FedAvg
+from fedguard.strategies.geometric_median import GeometricMedian
 from fedguard.strategies.median import Median
-from fedguard.testing import check_strategy
+from fedguard.testing import CHECKS, QUICK_CHECKS, check_strategy, decoy_updates
+from fedguard.testing.worlds import DECOY_KINDS
 from fedguard.updates import Verdict
 
 
@@ -80,6 +83,50 @@ class KnowsIds(RobustStrategy):
         return Verdict((weights.float() @ updates.deltas), weights, {}, reasons)
 
 
+class RatesByLength(RobustStrategy):
+    """Rejects the one longest update alone: a decoy makes room for everybody else."""
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust"})
+
+    def combine(self, updates):
+        keep = updates.trainable.norm(dim=1)
+        keep = keep < keep.max()
+        if not bool(keep.any()):
+            keep = ~keep
+        weights = keep.double() / int(keep.sum())
+        reasons = {n: "longest" for n, w in zip(updates.node_ids, weights, strict=True) if w == 0}
+        return Verdict(weights.float() @ updates.deltas, weights, {}, reasons)
+
+
+class ExemptWithoutAWord(Median):
+    """Says nothing of what it is exempt from."""
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "decoy-exempt"})
+
+
+class BelievesAnyNumber(Median):
+    def __init__(self, *, radius: float = 1.0, mode: Literal["a", "b"] = "a", **base):
+        super().__init__(**base)
+        self.radius, self.mode = radius, mode
+
+
+class MovesWithoutClients(Median):
+    def decide(self, updates):
+        verdict = super().decide(updates)
+        return Verdict(verdict.delta + 1.0, verdict.weights)
+
+
+class ScalesByAnAbsoluteLength(RobustStrategy):
+    """Divides by a length that is right for ordinary updates only."""
+
+    properties: ClassVar[frozenset[str]] = frozenset({"scale"})
+
+    def combine(self, updates):
+        norms = updates.trainable.norm(dim=1).double().clamp(min=1e-6)
+        weights = (1.0 / norms) / (1.0 / norms).sum()
+        return Verdict(weights.float() @ updates.deltas, weights)
+
+
 class ForgetsItsState(RobustStrategy):
     last = 0.0
 
@@ -89,7 +136,12 @@ class ForgetsItsState(RobustStrategy):
 
 
 BROKEN = {
-    FirstClient: "permutation",
+    FirstClient: "check_permutation: permutation, honest clients: delta: relative difference",
+    RatesByLength: "check_decoy: decoy of 1e\\+09 .one entry. beside attackers of strength 60",
+    ExemptWithoutAWord: "docstring does not say why",
+    BelievesAnyNumber: "check_parameters: mode='no such choice': accepted",
+    MovesWithoutClients: "check_few_clients: no clients: the model moved",
+    ScalesByAnAbsoluteLength: "check_scale: scale by 2.-30: delta: relative difference",
     WritesToUpdates: "wrote to num_examples",
     GlobalNoise: "global random state",
     NegativeWeights: "weight is negative",
@@ -113,3 +165,69 @@ def test_takes_an_instance_and_leaves_it_as_it_was():
     strategy = Median(seed=3)
     check_strategy(strategy)
     assert strategy.tools is None
+
+
+def test_tells_every_failure_and_the_input_of_each():
+    with pytest.raises(AssertionError) as caught:
+        check_strategy(BelievesAnyNumber)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"1 of {len(CHECKS)} checks failed"
+    values = ["radius=nan", "radius=inf", "radius=-inf", "radius='no number'"]
+    found = [line for line in lines if "check_parameters" in line]
+    assert [line.split(": ")[1] for line in found] == [*values, "mode='no such choice'"]
+    with pytest.raises(AssertionError) as caught:
+        check_strategy(NegativeWeights)
+    failed = {line.split(":")[0] for line in str(caught.value).splitlines()[1:]}
+    assert {"check_invariants", "check_hostile", "check_few_clients", "check_ties"} <= failed
+
+
+def test_one_crash_does_not_hide_the_other_failures():
+    class Crashes(FedAvg):
+        properties: ClassVar[frozenset[str]] = frozenset({"robust"})
+
+        def combine(self, updates):
+            if len(updates) == 5:
+                raise IndexError("a cohort of five")
+            return super().combine(updates)
+
+    with pytest.raises(AssertionError) as caught:
+        check_strategy(Crashes)
+    told = str(caught.value)
+    assert "check_invariants: 5 clients: raised IndexError: a cohort of five" in told
+    assert "check_hostile: hostile 1e8: " in told
+
+
+def test_tells_what_was_skipped_and_why():
+    found = check_strategy(FedAvg)
+    assert found.skipped["check_decoy"] == "the rule does not declare 'robust'"
+    assert "check_translation" in found.passed
+    assert len(found.passed) + len(found.skipped) == len(CHECKS)
+    assert "check_decoy skipped: the rule does not declare 'robust'" in str(found)
+
+
+def test_the_quick_form_takes_a_moment_and_finds_what_is_grossly_wrong():
+    check_strategy(Median, quick=True)  # whatever is loaded on first use is loaded now
+    before = time.process_time()
+    found = check_strategy(GeometricMedian, quick=True)
+    assert time.process_time() - before < 0.5
+    assert found.passed == tuple(check.__name__ for check in QUICK_CHECKS)
+    for broken in (WritesToUpdates, NegativeWeights, BelievesAnyNumber):
+        with pytest.raises(AssertionError):
+            check_strategy(broken, quick=True)
+
+
+def test_a_decoy_is_alone_and_the_attackers_are_moderate():
+    for kind in DECOY_KINDS:
+        updates, honest = decoy_updates(kind, 1e9, 10.0)
+        centre = honest.trainable.mean(dim=0)
+        away = (updates.trainable - centre).norm(dim=1) / (honest.trainable - centre).norm(
+            dim=1
+        ).mean()
+        assert float(away[0]) > 1e7
+        assert 3.0 < float(away[1:5].min()) <= float(away[1:5].max()) < 10.0
+        assert float(away[5:].max()) < 1.5
+        assert torch.equal(updates.deltas[5:], honest.deltas)
+        assert not updates.malformed
+    aside, _ = decoy_updates("at right angles", 1e9, 10.0)
+    cosine = torch.nn.functional.cosine_similarity(aside.trainable[0], centre, dim=0)
+    assert abs(float(cosine)) < 1e-5

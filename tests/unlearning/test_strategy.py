@@ -169,14 +169,13 @@ def test_rounds_say_how_much_is_forgotten(tmp_path):
 def test_a_hostile_unlearned_model_is_bounded(tmp_path):
     _, _, simulation = run(tmp_path, base=SHORT)
     strategy = simulation.strategy
-    situation = strategy._make_situation(3)
-    size = situation.vector.norm()
-    hostile = -40.0 * situation.vector
-    bounded = strategy._bounded(situation, hostile, BAD)
-    assert float(bounded.norm()) <= strategy.radius * float(size) * 1.001
-    before = strategy._held_out_accuracy(situation.vector)
-    mixed = situation.vector + (1 - strategy.options.alpha) * bounded
-    assert strategy._held_out_accuracy(mixed) >= before - strategy.tolerance
+    erasure = strategy._make_erasure(3)
+    vector = erasure.situation.vector
+    bounded = erasure.bounded(-40.0 * vector, BAD)
+    assert float(bounded.norm()) <= strategy.bounds.radius * float(vector.norm()) * 1.001
+    before = erasure.held_out_accuracy(vector)
+    mixed = vector + (1 - strategy.options.alpha) * bounded
+    assert erasure.held_out_accuracy(mixed) >= before - strategy.bounds.tolerance
 
 
 def test_the_inner_rule_aggregates():
@@ -272,7 +271,7 @@ def test_methods_have_a_step_size_of_their_own():
 
 def test_pga_keeps_to_a_third_of_the_way_to_a_random_model(tmp_path):
     _, _, simulation = run(tmp_path, base=SHORT, method="pga")
-    situation = simulation.strategy._make_situation(3)
+    situation = simulation.strategy._make_erasure(3).situation
     (request,) = simulation.strategy.requests
     settings = simulation.strategy.method.settings(situation, request)
     trainable = situation.layout.num_trainable

@@ -11,8 +11,8 @@ from torch.nn import functional
 from fedguard.vertical.contribution import LOO_MODES
 from fedguard.vertical.label_holder import LabelHolder
 from fedguard.vertical.models import make_top
-from fedguard.vertical.parties import Optimiser
 from fedguard.vertical.rewards import contribution
+from fedguard.vertical.terms import Optimiser
 
 ROWS, PARTIES, EMBEDDING, CLASSES = 23, 4, 5, 3
 OPTIMISER = Optimiser(lr=0.1, momentum=0.9, weight_decay=0.01)

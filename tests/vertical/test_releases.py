@@ -11,10 +11,11 @@ from fedguard.vertical.attacks.backdoor import VerticalBackdoor
 from fedguard.vertical.data import PartyView
 from fedguard.vertical.exchange import fault_of
 from fedguard.vertical.models import make_bottom
-from fedguard.vertical.parties import Optimiser, Party, PartyTerms, PrivacyTerms
+from fedguard.vertical.parties import Party
 from fedguard.vertical.privacy import clip_rows
-from fedguard.vertical.releases import PartyGroup
+from fedguard.vertical.releases import LoneParty, PartyGroup
 from fedguard.vertical.rewards import RewardRule
+from fedguard.vertical.terms import Optimiser, PartyTerms, PrivacyTerms
 
 ROWS = 61
 PRIVACY = PrivacyTerms(0.7, 1e-5, 2.0, 9.0, 0.1, at_inference=False)
@@ -48,6 +49,7 @@ def parties(embedding, attacked=False):
 @pytest.mark.parametrize("attacked", [False, True])
 def test_a_party_alone_equals_a_party_among_others(embedding, attacked):
     alone, group = parties(embedding, attacked), parties(embedding, attacked)
+    lone = [LoneParty(one) for one in alone]
     together = PartyGroup(group)
     stream = torch.Generator().manual_seed(1)
     for server_round in (1, 2):
@@ -55,16 +57,16 @@ def test_a_party_alone_equals_a_party_among_others(embedding, attacked):
         for number, ids in enumerate(torch.split(order, 19)):
             found = together.release(range(5), server_round, number, ids)
             gradients = {}
-            for one in alone:
-                released = one.embed(server_round, number, ids)["embedding"]
-                assert torch.equal(found[one.index]["embedding"], released)
-                if (one.index, number) != (3, 1):  # this one's block gets lost
+            for one in lone:
+                index, released = one.party.index, one.embed(server_round, number, ids)["embedding"]
+                assert torch.equal(found[index]["embedding"], released)
+                if (index, number) != (3, 1):  # this one's block gets lost
                     shape = released.shape
-                    gradients[one.index] = torch.randn(shape, generator=stream) / 19
+                    gradients[index] = torch.randn(shape, generator=stream) / 19
             shares = {p: 10.0 * p for p in gradients}
             together.learn(gradients, 1.3, shares)
             for p, gradient in gradients.items():
-                alone[p].learn(gradient, 1.3, shares[p])
+                lone[p].learn(gradient, 1.3, shares[p])
         for one, other in zip(alone, group, strict=True):
             assert one.settle() == other.settle()
             for name, value in one.state().items():
@@ -75,10 +77,11 @@ def test_a_party_that_forgot_its_output_learns_the_same():
     kept, forgetful = party(2, 6), party(2, 6)
     ids = torch.arange(20)
     gradient = torch.randn(20, 6)
-    for one in (kept, forgetful):
+    lone = [LoneParty(one) for one in (kept, forgetful)]
+    for one in lone:
         one.embed(1, 0, ids)
     forgetful.load_state({name: value.clone() for name, value in forgetful.state().items()})
-    for one in (kept, forgetful):
+    for one in lone:
         one.learn(gradient, 1.0, 5.0)
         one.learn(gradient, 1.0, 5.0)  # no batch is open: nothing happens
     for name, value in kept.state().items():
@@ -87,14 +90,15 @@ def test_a_party_that_forgot_its_output_learns_the_same():
 
 def test_learning_follows_the_gradient_through_the_clipping():
     one = party(1, 6)
+    lone = LoneParty(one)
     ids = torch.arange(20)
     gradient = torch.randn(20, 6)
-    one.embed(1, 0, ids)
+    lone.embed(1, 0, ids)
     raw = one.bottom(one.view.x_train[ids])
     assert (raw.norm(dim=1) > PRIVACY.clip).any()
     assert (raw.norm(dim=1) < PRIVACY.clip).any()
     expected = torch.autograd.grad(clip_rows(raw, PRIVACY.clip), one.parameters, gradient)
-    one.learn(gradient, 1.0, 5.0)
+    lone.learn(gradient, 1.0, 5.0)
     for parameter, wanted in zip(one.parameters, expected, strict=True):
         torch.testing.assert_close(parameter.grad, wanted, rtol=1e-5, atol=1e-6)
 
@@ -106,7 +110,7 @@ def test_noise_has_the_size_it_should_and_is_new_every_round():
     correlation = (first * second).mean() / one.sigma**2
     assert abs(correlation) < 4.0 / math.sqrt(first.numel())
     rows = torch.arange(10)
-    released = one.embed(1, 0, rows)["embedding"]
+    released = LoneParty(one).embed(1, 0, rows)["embedding"]
     clean = clip_rows(one.bottom(one.view.x_train[rows]), PRIVACY.clip)
     torch.testing.assert_close(released - clean, first[rows], rtol=1e-4, atol=1e-5)
 

@@ -60,6 +60,7 @@ class Backdoor(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "images", "updates"})
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
     backdoor: ClassVar[bool] = True
     target_class: int
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from fedguard.attacks.base import LocalStep
+from fedguard.training.base import LocalStep
 
 
 def distance(step: LocalStep) -> float:

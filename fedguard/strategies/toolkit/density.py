@@ -7,6 +7,9 @@ import torch
 from sklearn.cluster import HDBSCAN
 from torch import Tensor
 
+_FURTHEST = 2.0
+"""Largest distance that the others are rounded in comparison with."""
+
 
 def density_clusters(
     distances: Tensor, min_cluster_size: int, *, allow_single_cluster: bool = True
@@ -25,8 +28,9 @@ def density_clusters(
     count = len(distances)
     labels = torch.zeros(count, dtype=torch.int64)
     wide = distances.to("cpu", torch.float64)
-    # Rounding must not tell copies apart, nor break a tie one way or the other.
-    wide = torch.round(wide / wide.max().clamp(min=1e-300), decimals=9)
+    # Rounding must not tell copies apart, nor break a tie one way or the other. A cosine is at
+    # most 2 away; one client that lies further out must not make all others look like copies.
+    wide = torch.round(wide / wide.max().clamp(min=1e-300, max=_FURTHEST), decimals=9)
     if count < 3 or float(distances.max()) <= 0.0:
         return labels
     clusterer = HDBSCAN(

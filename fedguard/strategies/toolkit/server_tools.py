@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from fedguard.errors import ConfigurationError
+from fedguard.tasks.base import Task
+from fedguard.tasks.classification import Classification
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class ServerTools:
         Name of the submodule whose output is the latent representation.
     num_classes : int
         Number of classes.
+    task : Task
+        What is learnt; classification if left out.
     """
 
     model: nn.Module
@@ -32,6 +36,7 @@ class ServerTools:
     y: Tensor
     latent_layer: str
     num_classes: int
+    task: Task = field(default_factory=Classification)
 
     @classmethod
     def of(

@@ -43,7 +43,8 @@ def top_projections(squared: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     root = weights.sqrt()
     values, vectors = torch.linalg.eigh(root[:, None] * gram * root[None, :])
     value = values[-1].clamp(min=0.0)
-    if float(value) <= 1e-12 * float(squared.max()):
+    # Rounding is as large as the distances that the weights leave in; a row of weight 0 has none.
+    if float(value) <= 1e-12 * float((root[:, None] * squared * root[None, :]).max()):
         return torch.zeros_like(value), torch.zeros_like(weights)
     # v = sum_k root_k u_k x_k / sqrt(value), so <x_i, v> = (G diag(root) u)_i / sqrt(value).
     return value, (gram @ (root * vectors[:, -1])).square() / value

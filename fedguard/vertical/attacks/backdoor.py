@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,9 +10,7 @@ from torch import Tensor
 from fedguard.errors import ConfigurationError, check_number
 from fedguard.randomness import generator
 from fedguard.vertical.attacks.base import VerticalAttack
-
-if TYPE_CHECKING:
-    from fedguard.vertical.parties import Party
+from fedguard.vertical.terms import SeenParty
 
 
 class VerticalBackdoor(VerticalAttack):
@@ -73,11 +71,11 @@ class VerticalBackdoor(VerticalAttack):
         marked: Tensor = h + size * direction
         return marked
 
-    def before_release(self, party: Party, h: Tensor, server_round: int, ids: Tensor) -> Tensor:
+    def before_release(self, party: SeenParty, h: Tensor, server_round: int, ids: Tensor) -> Tensor:
         """Add the trigger to known rows."""
         rows = torch.isin(ids.cpu(), self.known).to(h.device)
         return torch.where(rows[:, None], self._trigger(h), h)
 
-    def triggered(self, party: Party, h: Tensor) -> Tensor:
+    def triggered(self, party: SeenParty, h: Tensor) -> Tensor:
         """Return the test embeddings with the trigger added."""
         return self._trigger(h)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, numpy_generator
+from fedguard.traits import Traits
 from fedguard.vertical.data import PartyView
-
-if TYPE_CHECKING:
-    from fedguard.vertical.label_holder import LabelHolder
-    from fedguard.vertical.parties import Claim, Party
+from fedguard.vertical.terms import Claim, Labels, SeenParty
 
 
 @dataclass(frozen=True)
@@ -23,21 +21,21 @@ class Evidence:
 
     Attributes
     ----------
-    parties : sequence of Party
+    parties : sequence of SeenParty
         All parties; an attack reads those of its attackers, and scores itself on the others.
     attackers : tuple of int
         The lying parties.
-    holder : LabelHolder
-        Labels and top model; labels are for scoring and for the few that the attacker knows.
+    holder : Labels
+        The label holder's labels, for scoring and for the few that the attacker knows.
     seed : int
         Seed of the run.
     last_round : int
         The round that ended last.
     """
 
-    parties: Sequence[Party]
+    parties: Sequence[SeenParty]
     attackers: tuple[int, ...]
-    holder: LabelHolder
+    holder: Labels
     seed: int
     last_round: int
 
@@ -52,7 +50,7 @@ class VerticalAttack:
         configuration's `malicious` says and at least `least`.
     """
 
-    vertical: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(world="vertical")
     least: ClassVar[int] = 1
     backdoor: ClassVar[bool] = False
     noise_factor: float = 1.0
@@ -91,26 +89,28 @@ class VerticalAttack:
         """Return the parties' features, the attackers' changed."""
         return views
 
-    def inputs(self, party: Party, x: Tensor, ids: Tensor) -> Tensor:
+    def inputs(self, party: SeenParty, x: Tensor, ids: Tensor) -> Tensor:
         """Return the (B, ...) training features that an attacker feeds its bottom model."""
         return x
 
-    def before_release(self, party: Party, h: Tensor, server_round: int, ids: Tensor) -> Tensor:
+    def before_release(self, party: SeenParty, h: Tensor, server_round: int, ids: Tensor) -> Tensor:
         """Return the embedding that an attacker releases instead of (B, E) `h`."""
         return h
 
-    def on_gradient(self, party: Party, gradient: Tensor, server_round: int, ids: Tensor) -> Tensor:
+    def on_gradient(
+        self, party: SeenParty, gradient: Tensor, server_round: int, ids: Tensor
+    ) -> Tensor:
         """Look at, or replace, the gradient that an attacker got back."""
         return gradient
 
-    def before_step(self, party: Party) -> None:
+    def before_step(self, party: SeenParty) -> None:
         """Change the gradients of an attacker's weights before its SGD step."""
 
-    def claim(self, party: Party, honest: Claim) -> Claim:
+    def claim(self, party: SeenParty, honest: Claim) -> Claim:
         """Return what an attacker claims of its noise and cost."""
         return honest
 
-    def triggered(self, party: Party, h: Tensor) -> Tensor:
+    def triggered(self, party: SeenParty, h: Tensor) -> Tensor:
         """Return the test embeddings of a backdoor's triggered inputs."""
         return h
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,9 +10,7 @@ from torch import Tensor
 from fedguard.errors import check_number
 from fedguard.vertical.attacks.base import Evidence, VerticalAttack
 from fedguard.vertical.attacks.few_labels import FewLabelClassifier, draw_known, standardised
-
-if TYPE_CHECKING:
-    from fedguard.vertical.parties import Party
+from fedguard.vertical.terms import SeenParty
 
 
 class PassiveCompletion(VerticalAttack):
@@ -86,7 +84,7 @@ class ActiveCompletion(PassiveCompletion):
         check_number("gamma", gamma, above=0.0)
         self.gamma = gamma
 
-    def before_step(self, party: Party) -> None:
+    def before_step(self, party: SeenParty) -> None:
         """Scale the weights' gradients up where they keep their sign."""
         for place, parameter in enumerate(party.parameters):
             if parameter.grad is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
@@ -11,9 +9,7 @@ from fedguard.errors import check_number
 from fedguard.randomness import generator, stream_seed
 from fedguard.vertical.attacks.base import Evidence, VerticalAttack
 from fedguard.vertical.privacy import clip_rows
-
-if TYPE_CHECKING:
-    from fedguard.vertical.parties import Party
+from fedguard.vertical.terms import SeenParty
 
 _NOISE = 16
 
@@ -56,7 +52,7 @@ class FeatureReconstruction(VerticalAttack):
         results = [self._attack(evidence, evidence.parties[p]) for p in evidence.attackers]
         return {name: sum(r[name] for r in results) / len(results) for name in results[0]}
 
-    def _attack(self, evidence: Evidence, victim: Party) -> dict[str, float]:
+    def _attack(self, evidence: Evidence, victim: SeenParty) -> dict[str, float]:
         own = evidence.parties[0].view.x_train.flatten(1)
         released = last_releases(victim, evidence.last_round)
         x = victim.view.x_train
@@ -82,7 +78,7 @@ class FeatureReconstruction(VerticalAttack):
         }
 
     @staticmethod
-    def _trust(victim: Party) -> float:
+    def _trust(victim: SeenParty) -> float:
         """Return how much a released embedding can be trusted: 1 without noise, towards 0."""
         privacy = victim.terms.privacy
         if privacy is None:
@@ -92,7 +88,7 @@ class FeatureReconstruction(VerticalAttack):
 
     def _fit(
         self,
-        victim: Party,
+        victim: SeenParty,
         own: Tensor,
         released: Tensor,
         x: Tensor,
@@ -126,7 +122,7 @@ class FeatureReconstruction(VerticalAttack):
     def _loss(
         self,
         model: nn.Module,
-        victim: Party,
+        victim: SeenParty,
         own: Tensor,
         released: Tensor,
         x: Tensor,
@@ -150,7 +146,7 @@ class FeatureReconstruction(VerticalAttack):
         return loss
 
 
-def last_releases(victim: Party, server_round: int) -> Tensor:
+def last_releases(victim: SeenParty, server_round: int) -> Tensor:
     """Return (N, E) what a party's model releases of every row, noise as in its last round."""
     h = victim.clean_embeddings()
     if victim.sigma == 0.0:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -11,9 +9,7 @@ from torch.nn import functional
 from fedguard.errors import check_number
 from fedguard.vertical.attacks.base import Evidence, VerticalAttack
 from fedguard.vertical.attacks.few_labels import draw_known
-
-if TYPE_CHECKING:
-    from fedguard.vertical.parties import Party
+from fedguard.vertical.terms import SeenParty
 
 
 class GradientLabelInference(VerticalAttack):
@@ -47,7 +43,9 @@ class GradientLabelInference(VerticalAttack):
         check_number("at_round", at_round, at_least=1)
         self.labels_per_class, self.at_round = labels_per_class, at_round
 
-    def on_gradient(self, party: Party, gradient: Tensor, server_round: int, ids: Tensor) -> Tensor:
+    def on_gradient(
+        self, party: SeenParty, gradient: Tensor, server_round: int, ids: Tensor
+    ) -> Tensor:
         """Keep the gradients of the chosen round."""
         if server_round == self.at_round and gradient.dim() == 2:
             if "gradients" not in party.memory:

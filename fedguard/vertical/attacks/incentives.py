@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -10,10 +10,7 @@ from fedguard.errors import check_number
 from fedguard.randomness import generator
 from fedguard.vertical.attacks.base import VerticalAttack
 from fedguard.vertical.data import PartyView
-from fedguard.vertical.parties import Claim
-
-if TYPE_CHECKING:
-    from fedguard.vertical.parties import Party
+from fedguard.vertical.terms import Claim, SeenParty
 
 
 class FreeRiderParty(VerticalAttack):
@@ -87,7 +84,7 @@ class LyingNoise(VerticalAttack):
         check_number("factor", factor, at_least=0.0, at_most=1.0)
         self.noise_factor = factor
 
-    def claim(self, party: Party, honest: Claim) -> Claim:
+    def claim(self, party: SeenParty, honest: Claim) -> Claim:
         """Claim the smallest epsilon."""
         privacy = party.terms.privacy
         if privacy is None:
@@ -115,6 +112,6 @@ class LyingCost(VerticalAttack):
         check_number("factor", factor, at_least=1.0)
         self.factor = factor
 
-    def claim(self, party: Party, honest: Claim) -> Claim:
+    def claim(self, party: SeenParty, honest: Claim) -> Claim:
         """Claim a higher cost."""
         return Claim(honest.epsilon, honest.cost_ratio * self.factor)

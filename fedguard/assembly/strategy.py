@@ -1,0 +1,144 @@
+"""Makes the strategy, gives it what it may use, and refuses what no round could meet."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from flwr.app import ConfigRecord
+from flwr.serverapp.strategy import Strategy
+
+from fedguard import registry
+from fedguard.assembly.fits import check_task
+from fedguard.assembly.make import make_training, server_tools
+from fedguard.clients.federation import Federation
+from fedguard.config import Part, SimulationConfig
+from fedguard.config.filled_in import check_not_filled_in
+from fedguard.data.dataset import Dataset
+from fedguard.errors import ConfigurationError
+from fedguard.grids.messages import ROUND_KEY, training_config
+from fedguard.grids.roll_call import RollCall
+from fedguard.models.flat import FlatModel
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.pre_aggregation import PreAggregation, chain
+from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.tasks.base import task_of
+from fedguard.traits import traits_of
+
+
+def cohort_of(config: SimulationConfig) -> int:
+    """Return how many clients are asked per round."""
+    return max(1, round(config.fraction * config.clients))
+
+
+def create_strategy(config: SimulationConfig) -> Strategy:
+    """Make the strategy, with what the configuration itself decides filled in."""
+    part: Part = config.strategy
+    known = registry.parameters(registry.find("strategy", part.name))
+    cohort = cohort_of(config)
+    decided: dict[str, Any] = {
+        "seed": config.seed,
+        "assumed_malicious": config.assumed_malicious,
+        "fraction_train": config.fraction,
+        "fraction_evaluate": 0.0,
+        "min_train_nodes": cohort,
+        "min_evaluate_nodes": 0,
+        "min_available_nodes": config.clients,
+    }
+    check_not_filled_in("strategy", part.arguments)
+    filled = {name: value for name, value in decided.items() if name in known}
+    strategy = registry.create("strategy", part.name, **{**filled, **part.arguments})
+    if not isinstance(strategy, Strategy):
+        raise ConfigurationError(
+            "strategy", part.name, "a subclass of flwr.serverapp.strategy.Strategy"
+        )
+    fewest = traits_of(strategy).smallest_cohort
+    if cohort < fewest:
+        raise ConfigurationError(
+            "clients",
+            config.clients,
+            f"at least {fewest} asked per round with {part.name}, not {cohort}; "
+            "a smaller cohort hides nobody",
+        )
+    return strategy
+
+
+def make_strategy(
+    config: SimulationConfig, dataset: Dataset, federation: Federation, server_model: FlatModel
+) -> Strategy:
+    """Make the strategy and give one of ours what it may use: layout, server data, `pre`."""
+    strategy = create_strategy(config)
+    declared = traits_of(strategy)
+    check_task("strategy", config.strategy.name, declared, task_of(dataset))
+    if not isinstance(strategy, RobustStrategy):
+        if config.pre:
+            names = ",".join(part.name for part in config.pre)
+            raise ConfigurationError("pre", names, "a fedguard strategy to put it in front of")
+        _check_messages(config, strategy, server_model)
+        return strategy
+    strategy.pre = make_pre(config)
+    strategy.layout = server_model.layout
+    strategy.take(config.unlearn, local_epochs=config.local_epochs)
+    if declared.tools:
+        strategy.tools = lent(config, dataset, federation, server_model)
+    return strategy
+
+
+def lent(
+    config: SimulationConfig, dataset: Dataset, federation: Federation, model: FlatModel
+) -> ServerTools:
+    """Return what the server lends to a strategy that asks for it.
+
+    Raises
+    ------
+    ConfigurationError
+        On ``server_samples`` where the server holds nothing.
+    """
+    if config.server_samples == 0:
+        raise ConfigurationError(
+            "server_samples", 0, f"at least 1 with strategy {config.strategy.name}"
+        )
+    return server_tools(config, dataset, federation, model)
+
+
+def make_pre(config: SimulationConfig) -> PreAggregation | None:
+    """Make what stands in front of the rule, None for nothing; several become one chain."""
+    made = []
+    for part in config.pre:
+        known = registry.parameters(registry.find("pre", part.name))
+        decided = {"assumed_malicious": config.assumed_malicious, "seed": config.seed}
+        filled = {name: value for name, value in decided.items() if name in known}
+        one = registry.create("pre", part.name, **{**filled, **part.arguments})
+        if not isinstance(one, PreAggregation):
+            raise ConfigurationError("pre", part.name, "a subclass of PreAggregation")
+        made.append(one)
+    return chain(made) if made else None
+
+
+def _check_messages(config: SimulationConfig, strategy: Strategy, model: FlatModel) -> None:
+    """Refuse a strategy of a third party whose messages say what no client of ours would obey.
+
+    A copy of the strategy is asked for the messages of round 1. One that cannot be copied, or
+    does not answer without a federation, is found out in round 1 instead.
+    """
+    if config.client_app is not None:
+        return
+    rule = make_training(config)
+    try:
+        twin = copy.deepcopy(strategy)
+        record = ConfigRecord({ROUND_KEY: 1})
+        arrays = model.layout.to_arrays(model.whole_vector())
+        messages = list(twin.configure_train(1, arrays, record, RollCall(config.clients)))
+    except ConfigurationError:
+        raise
+    except Exception:  # a stranger's strategy may want more than a list of nodes
+        return
+    said = {key for message in messages for key in training_config(message)}
+    unread = sorted(said - rule.reads)
+    if unread:
+        raise ConfigurationError(
+            "strategy",
+            config.strategy.name,
+            f"one whose messages training {config.training.name} obeys; it sends "
+            f"{', '.join(unread)}, and the rule reads {', '.join(sorted(rule.reads))}",
+        )

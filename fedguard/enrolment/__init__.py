@@ -1,0 +1,1 @@
+"""Enrolment: who admits clients' replies before a strategy sees them."""

@@ -1,0 +1,1 @@
+"""Repairs: what the server does to the global model after aggregation, behind any strategy."""

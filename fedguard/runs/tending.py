@@ -1,0 +1,103 @@
+"""`Tending`: the repairs and audits of a run, when they are due and what they leave behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from fedguard.audits.base import Audit, Scene
+from fedguard.config import SimulationConfig
+from fedguard.config.repair_times import RepairTimes
+from fedguard.randomness import SERVER, generator
+from fedguard.records import writer as files
+from fedguard.records.writer import Recorder
+from fedguard.repairs.base import Repair
+
+
+class Tending:
+    """Looks at every round's model and mends it when it is due.
+
+    1. After aggregation the repair, if it is due, changes the model (``repairs.jsonl``).
+    2. After evaluation the audits look at the model (``audits.jsonl``).
+
+    Where alarms decide (``repair_at: alarm``), audits look before the repair as well.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+        The run.
+    repair : Repair or None
+        What mends.
+    audits : dict of str to Audit
+        What looks, by name.
+    scene : Scene
+        The run as audits see it.
+    recorder : Recorder
+        Writes the files.
+    """
+
+    def __init__(
+        self,
+        config: SimulationConfig,
+        repair: Repair | None,
+        audits: Mapping[str, Audit],
+        scene: Scene,
+        recorder: Recorder,
+    ) -> None:
+        self.config, self.repair, self.audits = config, repair, dict(audits)
+        self.scene, self.recorder = scene, recorder
+        self.times = RepairTimes(config.repair_at)
+        for audit in self.audits.values():
+            audit.open(scene)
+
+    def mend(self, current: int, vector: Tensor) -> Tensor | None:
+        """Return a round's (D,) model after its repair, None where it is not its turn."""
+        if self.repair is None or self.scene.tools is None:
+            return None
+        alarmed = self.times.alarm and self._alarmed(current, vector)
+        if not self.times.due(current, self.config.rounds, alarmed=alarmed):
+            return None
+        started = time.monotonic()
+        model, layout = self.scene.model, self.scene.model.layout
+        model.load(vector.to(self.scene.device))
+        stream = generator(self.config.seed, current, SERVER, "repair")
+        figures = self.repair.mend(self.scene.tools, stream)
+        state = model.module.state_dict()
+        mended = layout.flatten({name: value.cpu() for name, value in state.items()})
+        assert self.config.repair is not None
+        line = {"round": current, "repair": self.config.repair.name, **figures}
+        line["seconds"] = round(time.monotonic() - started, 4)
+        self.recorder.append(files.REPAIRS, [line])
+        return mended
+
+    def _alarmed(self, current: int, vector: Tensor) -> bool:
+        return any(
+            audit.alarm(audit.look(current, vector, self._stream(current, name)))
+            for name, audit in self.audits.items()
+            if audit.due(current, self.config.rounds)
+        )
+
+    def _stream(self, current: int, name: str) -> Any:
+        return generator(self.config.seed, current, SERVER, f"audit {name}")
+
+    def look(self, current: int, vector: Tensor) -> dict[str, Any]:
+        """Let audits look at a round's model; return what stands in ``rounds.jsonl`` too."""
+        columns: dict[str, Any] = {}
+        for name, audit in self.audits.items():
+            if not audit.due(current, self.config.rounds):
+                continue
+            figures = audit.look(current, vector, self._stream(current, name))
+            if not figures:
+                continue
+            self.recorder.append(files.AUDITS, [{"round": current, "audit": name, **figures}])
+            if audit.columns:
+                columns.update(figures)
+        return columns
+
+    def finish(self) -> dict[str, Any]:
+        """End the audits; return what each has for the summary, by name."""
+        found = {name: dict(audit.finish()) for name, audit in self.audits.items()}
+        return {name: figures for name, figures in found.items() if figures}

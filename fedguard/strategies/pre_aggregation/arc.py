@@ -1,0 +1,41 @@
+"""Adaptive robust clipping (ARC)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_assumed_malicious
+from fedguard.strategies.pre_aggregation.clipping import Clipping
+from fedguard.strategies.toolkit.averaging import clip_factors
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.distances import shared_norms
+from fedguard.updates import ClientUpdates
+
+
+class AdaptiveClipping(Clipping):
+    """Adaptive robust clipping (ARC): clip the largest norms to the next one below them.
+
+    ``k = floor(2 (f / n) (n - f))`` updates of largest norm are clipped to the (k + 1)-th largest.
+
+    Allouah, Guerraoui, Gupta, Jellouli, Rizk and Stephan, "Adaptive Gradient Clipping for Robust
+    Federated Learning", ICLR 2025.
+
+    Parameters
+    ----------
+    assumed_malicious : float
+        Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up, and
+        at most ``(n - 1) // 2``.
+    """
+
+    def __init__(self, *, assumed_malicious: float = 0.25) -> None:
+        check_assumed_malicious(assumed_malicious)
+        self.assumed_malicious = assumed_malicious
+
+    def matrix(self, updates: ClientUpdates) -> Tensor:
+        """Return the factors on the diagonal; see `PreAggregation.matrix`."""
+        count = len(updates)
+        bound = min(assumed_count(self.assumed_malicious, count), (count - 1) // 2)
+        clipped = 2 * bound * (count - bound) // count
+        norms = shared_norms(updates)
+        return torch.diag(clip_factors(norms, norms.sort().values[count - clipped - 1]))

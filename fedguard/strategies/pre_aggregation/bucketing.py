@@ -1,0 +1,50 @@
+"""Bucketing."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_number
+from fedguard.randomness import SERVER, numpy_generator
+from fedguard.strategies.pre_aggregation.base import PreAggregation
+from fedguard.updates import ClientUpdates
+
+
+class Bucketing(PreAggregation):
+    """Shuffle the clients and average them in buckets of s.
+
+    Karimireddy, He and Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
+    Bucketing", ICLR 2022. The shuffle is drawn over client ids, so the order of rows changes
+    nothing; the last bucket can be smaller.
+
+    Parameters
+    ----------
+    bucket_size : int
+        s >= 1.
+    seed : int
+        Seed of the shuffle.
+    """
+
+    def __init__(self, *, bucket_size: int = 2, seed: int = 0) -> None:
+        check_number("bucket_size", bucket_size, at_least=1)
+        self.bucket_size = bucket_size
+        self.seed = seed
+
+    def matrix(self, updates: ClientUpdates) -> Tensor:
+        """Return the membership of the buckets; see `PreAggregation.matrix`."""
+        count = len(updates)
+        stream = numpy_generator(self.seed, updates.server_round, SERVER, "bucketing")
+        by_id = sorted(range(count), key=updates.node_ids.__getitem__)
+        order = [by_id[at] for at in stream.permutation(count)]
+        matrix = torch.zeros(
+            math.ceil(count / self.bucket_size),
+            count,
+            dtype=torch.float64,
+            device=updates.deltas.device,
+        )
+        for position, row in enumerate(order):
+            matrix[position // self.bucket_size, row] = 1.0
+        return matrix / matrix.sum(dim=1, keepdim=True)

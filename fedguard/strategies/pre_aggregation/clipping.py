@@ -1,0 +1,34 @@
+"""Clipping to a fixed norm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_number
+from fedguard.strategies.pre_aggregation.base import PreAggregation
+from fedguard.strategies.toolkit.averaging import clip_factors
+from fedguard.strategies.toolkit.distances import shared_norms
+from fedguard.updates import ClientUpdates
+
+
+class Clipping(PreAggregation):
+    """Scale updates down to a fixed norm: ``x min(1, c / |x|)``.
+
+    Parameters
+    ----------
+    max_norm : float
+        c > 0, in units of an update's norm.
+    """
+
+    def __init__(self, *, max_norm: float = 2.0) -> None:
+        check_number("max_norm", max_norm, above=0.0)
+        self.max_norm = max_norm
+
+    def matrix(self, updates: ClientUpdates) -> Tensor:
+        """Return the factors on the diagonal; see `PreAggregation.matrix`."""
+        return torch.diag(clip_factors(shared_norms(updates), self.max_norm))
+
+    def shares(self, updates: ClientUpdates, matrix: Tensor) -> Tensor:
+        """Return the identity: every row is one client's."""
+        return torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)

@@ -1,0 +1,38 @@
+"""Nearest neighbour mixing (NNM)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_assumed_malicious
+from fedguard.strategies.pre_aggregation.base import PreAggregation
+from fedguard.strategies.toolkit.averaging import lowest
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.distances import shared_distances
+from fedguard.updates import ClientUpdates
+
+
+class NearestNeighbourMixing(PreAggregation):
+    """Replace each update by the mean of its n - f nearest, itself included.
+
+    Allouah et al., "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity",
+    AISTATS 2023. Updates as near as the last of them are averaged in.
+
+    Parameters
+    ----------
+    assumed_malicious : float
+        Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+    """
+
+    def __init__(self, *, assumed_malicious: float = 0.25) -> None:
+        check_assumed_malicious(assumed_malicious)
+        self.assumed_malicious = assumed_malicious
+
+    def matrix(self, updates: ClientUpdates) -> Tensor:
+        """Return the uniform weights of each update's neighbours; see `PreAggregation.matrix`."""
+        count = len(updates)
+        squared = shared_distances(updates)
+        wanted = count - assumed_count(self.assumed_malicious, count)
+        near = torch.stack([lowest(row, wanted) for row in squared]).to(torch.float64)
+        return near / near.sum(dim=1, keepdim=True)

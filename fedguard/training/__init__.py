@@ -1,0 +1,1 @@
+"""Training rules: how a client trains on its shard in one round."""

@@ -1,0 +1,40 @@
+"""FedProx: a proximal term holds a client near the model that it received."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedguard.errors import check_number
+from fedguard.training.sgd import PROXIMAL_KEY, Schedule, Sgd, proximal_weight
+
+
+class FedProx(Sgd):
+    """SGD on ``loss + mu / 2 |w - w_global|^2``.
+
+    Li, Sahu, Zaheer, Sanjabi, Talwalkar and Smith, "Federated Optimization in Heterogeneous
+    Networks", MLSys 2020. A ``proximal-mu`` in the server's message wins over `mu`.
+
+    Parameters
+    ----------
+    mu : float
+        Weight of the proximal term, at least 0.
+    schedule, every, gamma
+        See `Sgd`.
+    """
+
+    def __init__(
+        self,
+        *,
+        mu: float = 0.01,
+        schedule: Schedule = "constant",
+        every: int = 10,
+        gamma: float = 0.5,
+    ) -> None:
+        super().__init__(schedule=schedule, every=every, gamma=gamma)
+        check_number("mu", mu, at_least=0.0)
+        self.mu = mu
+
+    def proximal(self, config: Mapping[str, Any]) -> float:
+        """Return the server's mu where it sends one, the rule's own otherwise."""
+        return proximal_weight(config) if PROXIMAL_KEY in config else self.mu

@@ -1,0 +1,94 @@
+"""SGD: plain local training, as FedAvg's clients do it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from fedguard.errors import ConfigurationError, check_choice, check_number
+from fedguard.training.base import SETTING_KEYS, Local, TrainingRule, TrainingSettings
+
+Schedule = Literal["constant", "cosine", "step"]
+
+PROXIMAL_KEY = "proximal-mu"
+"""What Flower's FedProx calls the weight of the proximal term in its messages."""
+
+
+class Sgd(TrainingRule):
+    """Mini-batch SGD with momentum, weight decay, a schedule and an optional proximal term.
+
+    ``w <- w - lr_t (g + wd w + mu (w - w_global))``, momentum as in PyTorch; ``mu`` is 0 unless
+    the server's message carries ``proximal-mu``, as Flower's FedProx does.
+
+    McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+    AISTATS 2017.
+
+    Parameters
+    ----------
+    schedule : {"constant", "cosine", "step"}
+        Of the learning rate over rounds: as it is; ``lr (1 + cos(pi (t - 1) / R)) / 2`` in round t
+        of R; or times `gamma` after every `every` rounds.
+    every : int
+        Rounds between two steps of the ``step`` schedule, at least 1.
+    gamma : float
+        Factor of a step, above 0 to 1.
+    """
+
+    reads: ClassVar[frozenset[str]] = frozenset({*SETTING_KEYS, PROXIMAL_KEY})
+
+    def __init__(
+        self, *, schedule: Schedule = "constant", every: int = 10, gamma: float = 0.5
+    ) -> None:
+        check_choice("schedule", schedule, ("constant", "cosine", "step"))
+        check_number("every", every, at_least=1)
+        check_number("gamma", gamma, above=0.0, at_most=1.0)
+        self.schedule, self.every, self.gamma = schedule, every, gamma
+
+    def settings_for(
+        self, settings: TrainingSettings, config: Mapping[str, Any], server_round: int, rounds: int
+    ) -> TrainingSettings:
+        """Return a round's hyper-parameters, the schedule applied; see `TrainingRule`."""
+        found = super().settings_for(settings, config, server_round, rounds)
+        factor = self.factor(server_round, rounds)
+        return found if factor == 1.0 else replace(found, lr=found.lr * factor)
+
+    def factor(self, server_round: int, rounds: int) -> float:
+        """Return what the schedule multiplies the learning rate by in a round, from 1."""
+        done = max(server_round - 1, 0)
+        if self.schedule == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * done / max(rounds, 1)))
+        if self.schedule == "step":
+            return float(self.gamma ** (done // self.every))
+        return 1.0
+
+    def proximal(self, config: Mapping[str, Any]) -> float:
+        """Return mu, the weight of the proximal term in a round."""
+        return proximal_weight(config)
+
+    def plain(self, config: Mapping[str, Any]) -> bool:
+        """Return whether there is no proximal term."""
+        return self.proximal(config) == 0.0
+
+    def step(self, local: Local, update: Callable[[], None]) -> None:
+        """Add the proximal term's gradient, where there is one, and descend."""
+        mu = self.proximal(local.config)
+        if mu:
+            local.gradient.add_(local.vector - local.start, alpha=mu)
+        update()
+
+
+def proximal_weight(config: Mapping[str, Any]) -> float:
+    """Return the ``proximal-mu`` of a server's message, 0 where it has none.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is no number of at least 0.
+    """
+    value = config.get(PROXIMAL_KEY, 0.0)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigurationError(f"config.{PROXIMAL_KEY}", value, "a number of at least 0")
+    check_number(f"config.{PROXIMAL_KEY}", value, at_least=0.0)
+    return float(value)
