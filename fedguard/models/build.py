@@ -31,8 +31,8 @@ def build(
 
     1. Make the network with PyTorch's generator forked and seeded, so that the global random
        state is left as it was.
-    2. Run two examples through it, as it is evaluated and as it is trained, and check what it
-       returns.
+    2. Run two examples through it, as it is evaluated and (one that is not fedguard's own) as it
+       is trained, and check what it returns.
     3. Settle its latent layer: `latent_layer`, else the network's own attribute of that name,
        else (a user's class that names none) its last submodule but one, or of those that run
        once with a row per example the last but one; None where no submodule will do.
@@ -82,7 +82,8 @@ def build(
         else:
             model = _create(name, {**given, **options})
         tried = torch.zeros(2, *input_shape) if sample is None else sample
-        try_network(name, model, tried, num_classes, fault)
+        users = name not in registry.own_parts("model")
+        try_network(name, model, tried, num_classes, fault, training=users)
         layer = _settle_latent_layer(model, tried, latent_layer)
     setattr(model, "latent_layer", layer)  # noqa: B010 (an assignment here fails the type check)
     return model.train()

@@ -15,7 +15,13 @@ Fault = Callable[[Any], str | None]
 
 
 def try_network(
-    name: str, model: nn.Module, x: Tensor, num_classes: int, fault: Fault | None = None
+    name: str,
+    model: nn.Module,
+    x: Tensor,
+    num_classes: int,
+    fault: Fault | None = None,
+    *,
+    training: bool = True,
 ) -> None:
     """Run examples through a network, as it is evaluated and as it is trained.
 
@@ -34,6 +40,8 @@ def try_network(
         Number of classes C.
     fault : callable, optional
         Says what is wrong with an output; one that is not (B, C) if left out.
+    training : bool
+        Whether to run it as it is trained, and descend once.
 
     Raises
     ------
@@ -53,7 +61,7 @@ def try_network(
     try:
         with torch.no_grad():
             wrong = judge(model.eval()(x))
-        if wrong is None:
+        if wrong is None and training:
             wrong = _try_training(model, x, judge)
     except Exception as error:  # a user's network may raise anything
         raise ConfigurationError("model", name, f"{wanted} ({_reason(error)})") from error
@@ -80,7 +88,7 @@ def _try_training(model: nn.Module, x: Tensor, judge: Fault) -> str | None:
         if isinstance(output, Tensor):
             if not output.requires_grad:
                 return "its output does not depend on what is trained"
-            output.sum().backward()
+            torch.autograd.backward(output.sum())
     finally:
         with torch.no_grad():
             for key, value in model.state_dict().items():
