@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.toolkit.crafting import norm, send, spread, visible
-from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.crafting import spread, visible
+from fedguard.attacks.toolkit.rehearsal import send_furthest
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -46,10 +46,6 @@ class AdaptiveAlie(Attack):
         if not len(rows):
             return coalition.deltas
         mean, sigma = rows.mean(dim=0), spread(rows)
-        rehearse = Rehearsal(coalition, knowledge)
-        z = line_search(
-            lambda z: norm(rehearse(mean - z * sigma) - rehearse.mean),
-            self.max_z,
-            self.evaluations,
+        return send_furthest(
+            coalition, knowledge, lambda z: mean - z * sigma, self.max_z, self.evaluations
         )
-        return send(coalition, mean - z * sigma)

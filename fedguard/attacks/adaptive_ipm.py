@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.toolkit.crafting import norm, send, visible
-from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.crafting import visible
+from fedguard.attacks.toolkit.rehearsal import send_furthest
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -46,10 +46,10 @@ class AdaptiveIpm(Attack):
         if not len(rows):
             return coalition.deltas
         mean = rows.mean(dim=0)
-        rehearse = Rehearsal(coalition, knowledge)
-        epsilon = line_search(
-            lambda factor: norm(rehearse(-factor * mean) - rehearse.mean),
+        return send_furthest(
+            coalition,
+            knowledge,
+            lambda epsilon: -epsilon * mean,
             self.max_epsilon,
             self.evaluations,
         )
-        return send(coalition, -epsilon * mean)
