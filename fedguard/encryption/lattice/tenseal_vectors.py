@@ -196,6 +196,13 @@ def add_vectors(recipe: Recipe, a: Residues, b: Residues) -> Residues:
     return total
 
 
+def subtract_vectors(recipe: Recipe, a: Residues, b: Residues) -> Residues:
+    """Return the difference of two encrypted vectors."""
+    primes = np.array(recipe.primes, dtype=np.uint64)[:, None, None]
+    difference: Residues = (a + (primes - b)) % primes
+    return difference
+
+
 def decrypt_vector(context: Any, recipe: Recipe, polynomials: Residues) -> Values:
     """Return the values of an encrypted vector; needs the secret context.
 

@@ -133,6 +133,7 @@ class ClientEndpoint:
         session = self.session
         without_update = {
             "reveal": session.reveal,
+            "check": session.check,
             "confirm": session.confirm,
             "share": session.share,
             "dispute": session.dispute,

@@ -160,22 +160,21 @@ class MultiKeyGroup:
         """Collect the shares of one quorum, of another where it falls apart or lies.
 
         Of a quorum whose sum fails the checksum one member at least has lied; the next one has as
-        few of them as it can, until the sum opens and one suspect is left.
+        few of them as it can until the sum opens, then some of them until one suspect is left.
         """
         suspects: set[int] = set()
         found: GroupMean | None = None
-        without: int | None = None
         alive = server.members
         for _ in range(server.agreement.max_answers):
             answers = yield trip_of(probe={party: {} for party in alive})
             alive = tuple(p for p in alive if p in self._hear(answers, "probe").replies)
-            ordered = sorted(alive, key=lambda party: (party in suspects, party))
-            asked = server.share_requests(tuple(ordered), without=without)
+            ordered = _tell_apart(alive, suspects, opened=found is not None)
+            asked = server.share_requests(ordered)
             answers = yield trip_of(share=asked, reveal=self._reveals_to_come())
             self._take_reveals_to_come(answers)
             heard = self._hear(answers, "share")
             if 2 * len(heard.disputed) > len(asked):
-                heard, asked = yield from self._leave_one_out(server, tuple(ordered))
+                heard, asked = yield from self._leave_one_out(server, ordered)
             try:
                 found = self._fused(server, asked, heard)
                 suspects -= set(asked)
@@ -222,3 +221,11 @@ class MultiKeyGroup:
 
     def _hear(self, answers: Answers, stage: str) -> Heard:
         return hear(answers, stage, self.faults)
+
+
+def _tell_apart(alive: tuple[int, ...], suspects: set[int], *, opened: bool) -> tuple[int, ...]:
+    """Return who should be in the next quorum, the first ones first."""
+    under = [party for party in alive if party in suspects]
+    clear = [party for party in alive if party not in suspects]
+    half = len(under) // 2 if opened else 0
+    return (*under[:half], *clear, *under[half:])

@@ -73,6 +73,10 @@ class CohortClient:
         """Which trainings may have been opened already."""
         return Ledger(self.memory)
 
+    def check(self, request: Mapping[str, object]) -> Payload:
+        """Refuse: only clients that share a key check a sum before it is opened."""
+        raise RefusedError("this client's scheme has nothing to check")
+
     def confirm(self, request: Mapping[str, object]) -> Payload:
         """Refuse: only clients that share a key confirm what is in a sum."""
         raise RefusedError("this client's scheme has nothing to confirm")

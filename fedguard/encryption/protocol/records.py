@@ -14,7 +14,7 @@ from fedguard.encryption.protocol.agreement import Payload
 from fedguard.encryption.protocol.ledger import LEDGER
 
 PREFIX = "fedguard.encryption."
-STAGES = ("dispute", "confirm", "share", "encrypt", "commit", "reveal", "probe")
+STAGES = ("dispute", "check", "confirm", "share", "encrypt", "commit", "reveal", "probe")
 """Order in which a client answers the stages of one message: this round's before the next's."""
 REFUSED = "refused"
 """Field of a reply that says why a client refused."""

@@ -10,8 +10,9 @@ first stages have the names of `ClientSession`'s and happen once per cohort:
 and these once per round:
 
 3. ``encrypt``  encrypt the update; tag the ciphertexts
-4. ``confirm``  sign the list of whose updates are in the sum, one list per round
-5. ``share``    given the signatures of most members, an opener decrypts the checked sum and
+4. ``check``    three clients say whether the sum is that of the tagged ciphertexts
+5. ``confirm``  sign the list of whose updates are in the sum, one list per round
+6. ``share``    given the signatures of most members, an opener decrypts the checked sum and
    releases it with flooding
 
 Two lists cannot both have the signatures of most members, so whoever opens opens the same sum: the
@@ -31,6 +32,7 @@ import numpy as np
 
 from fedguard.encryption.errors import DisputedError, ProtocolError, RefusedError
 from fedguard.encryption.lattice import tenseal_vectors as vectors
+from fedguard.encryption.lattice.modular import Residues
 from fedguard.encryption.lattice.packing import Values
 from fedguard.encryption.protocol import transcript
 from fedguard.encryption.protocol.agreement import (
@@ -165,6 +167,23 @@ class SharedKeyClient(CohortClient):
         )
         return transcript.SumTag(RECIPE.ring, secret)
 
+    def check(self, request: Mapping[str, object]) -> Payload:
+        """Say whether a sum is one of tagged ciphertexts; shows nothing and changes nothing."""
+        state = self._recall("check")
+        contributors = self._contributors(state, request)
+        self._read_sum(state, contributors, request)
+        return {}
+
+    def _read_sum(
+        self, state: Payload, contributors: tuple[int, ...], request: Mapping[str, object]
+    ) -> Residues:
+        count = RECIPE.count(get(request, "size", int))
+        total = vectors.read_vector(RECIPE, count, get(request, "sum", bytes))
+        tag = get(request, "tag", bytes)
+        if self.guards.transcript and not self._sum_tag(state).holds(total, tag, contributors):
+            raise DisputedError("what the server calls the sum is not the sum of the ciphertexts")
+        return total
+
     def confirm(self, request: Mapping[str, object]) -> Payload:
         """Sign the list of contributors, once per round."""
         state = self._recall("confirm")
@@ -193,11 +212,7 @@ class SharedKeyClient(CohortClient):
         members = get_ints(state, "members")
         if self.guards.one_answer:
             self._check_confirmed(state, contributors, members, request)
-        count = RECIPE.count(get(request, "size", int))
-        total = vectors.read_vector(RECIPE, count, get(request, "sum", bytes))
-        tag = get(request, "tag", bytes)
-        if self.guards.transcript and not self._sum_tag(state).holds(total, tag, contributors):
-            raise DisputedError("what the server calls the sum is not the sum of the ciphertexts")
+        total = self._read_sum(state, contributors, request)
         self._keep(Stage.ANSWERED, state)
         context = vectors.key_pair_of(get(state, "secret", bytes), len(members))
         values = vectors.decrypt_vector(context, RECIPE, total)

@@ -20,7 +20,7 @@ _MOST_OPENERS = 3
 
 
 class SharedKeyGroup:
-    """Plain CKKS for one group: three trips per round, two more when the key is made.
+    """Plain CKKS for one group: four trips per round, two more when the key is made.
 
     A leader that makes no key is left out, and an opener that opens nothing replaced.
 
@@ -98,7 +98,20 @@ class SharedKeyGroup:
         server.take_ciphertexts(heard.replies)
         self.faults |= server.faults
 
+    def _check(self, server: SharedKeyServer) -> Generator[Trip, Answers, None]:
+        """Have the sum checked; leave out the update without which it is right, if it is not."""
+        for suspect in (None, *server.contributors):
+            asked = server.check_requests(suspect)
+            heard = hear((yield trip_of(check=asked)), "check", {})
+            if 2 * len(heard.disputed) <= len(asked):
+                if suspect is not None:
+                    server.leave_out(suspect)
+                    self.faults |= server.faults
+                return
+        raise LostRoundError("clients refuse the sum, and it cannot be told who lied")
+
     def _open(self, server: SharedKeyServer) -> Flow:
+        yield from self._check(server)
         answers = yield trip_of(confirm=server.confirm_requests())
         openers = server.take_confirmations(hear(answers, "confirm", self.faults).replies)
         self.faults |= server.faults

@@ -21,6 +21,8 @@ from fedguard.encryption.protocol.transcript import SumTag
 from fedguard.encryption.protocol.weights import EXTRAS, GroupMean, group_mean
 
 _MOST_SEALED = 1 << 14
+_CHECKERS = 3
+"""Clients that check the sum; one of them may lie."""
 
 
 class SharedKeyServer(CohortServer):
@@ -39,6 +41,7 @@ class SharedKeyServer(CohortServer):
         self.server_round = agreement.server_round
         self._sealed: dict[int, bytes] = {}
         self._signatures: dict[int, bytes] = {}
+        self._ciphertexts: dict[int, bytes] = {}
         self._sum: Residues | None = None
 
     @property
@@ -51,7 +54,7 @@ class SharedKeyServer(CohortServer):
         self.server_round = server_round
         self.faults = {}
         self.contributors = ()
-        self._tags, self._signatures, self._sum = {}, {}, None
+        self._tags, self._signatures, self._ciphertexts, self._sum = {}, {}, {}, None
 
     def take_reveals(self, replies: Replies) -> None:
         """Take the sealed keys that the leader sent.
@@ -86,6 +89,7 @@ class SharedKeyServer(CohortServer):
         for party in self.members:
             if party in replies and self._sane(party, replies[party], self._add_ciphertext):
                 self._tags[party] = get(replies[party], "tag", bytes)
+                self._ciphertexts[party] = get(replies[party], "ciphertext", bytes)
                 self._sealed.pop(party, None)
         self.contributors = tuple(sorted(self._tags))
 
@@ -95,8 +99,41 @@ class SharedKeyServer(CohortServer):
         found = vectors.read_vector(RECIPE, count, get(reply, "ciphertext", bytes))
         self._sum = found if self._sum is None else vectors.add_vectors(RECIPE, self._sum, found)
 
+    def check_requests(self, without: int | None = None) -> dict[int, Payload]:
+        """Return stage 4: the sum, to three contributors; `without` one of the updates."""
+        self._need(len(self.contributors), "sent a ciphertext")
+        turn = self.server_round % len(self.contributors)
+        checkers = (self.contributors[turn:] + self.contributors[:turn])[:_CHECKERS]
+        return dict.fromkeys(checkers, self._sum_request(without))
+
+    def leave_out(self, party: int) -> None:
+        """Take an update out of the sum again."""
+        assert self._sum is not None
+        self._sum = vectors.subtract_vectors(RECIPE, self._sum, self._polynomials(party))
+        self.faults[party] = "its tag is not that of its ciphertext"
+        del self._tags[party], self._ciphertexts[party]
+        self.contributors = tuple(sorted(self._tags))
+
+    def _polynomials(self, party: int) -> Residues:
+        count = RECIPE.count(self.size + EXTRAS)
+        return vectors.read_vector(RECIPE, count, self._ciphertexts[party])
+
+    def _sum_request(self, without: int | None = None) -> Payload:
+        assert self._sum is not None
+        contributors = [party for party in self.contributors if party != without]
+        total = self._sum
+        if without is not None:
+            total = vectors.subtract_vectors(RECIPE, total, self._polynomials(without))
+        return {
+            "round": self.server_round,
+            "contributors": contributors,
+            "size": self.size + EXTRAS,
+            "sum": vectors.write_vector(RECIPE, total),
+            "tag": SumTag.add_tags(RECIPE.ring, [self._tags[p] for p in contributors]),
+        }
+
     def confirm_requests(self) -> dict[int, Payload]:
-        """Return stage 4: whose updates are in the sum, to these."""
+        """Return stage 5: whose updates are in the sum, to these."""
         self._need(len(self.contributors), "sent a ciphertext")
         request: Payload = {"round": self.server_round, "contributors": list(self.contributors)}
         return dict.fromkeys(self.contributors, request)
@@ -128,19 +165,10 @@ class SharedKeyServer(CohortServer):
             raise ProtocolError("the confirmation is not signed by its sender")
 
     def share_requests(self, opener: int) -> dict[int, Payload]:
-        """Return stage 5: the sum and who confirmed it, to an opener."""
-        assert self._sum is not None
+        """Return stage 6: the sum and who confirmed it, to an opener."""
         signers = sorted(self._signatures)
-        request: Payload = {
-            "round": self.server_round,
-            "contributors": list(self.contributors),
-            "signers": signers,
-            "signatures": [self._signatures[party] for party in signers],
-            "size": self.size + EXTRAS,
-            "sum": vectors.write_vector(RECIPE, self._sum),
-            "tag": SumTag.add_tags(RECIPE.ring, [self._tags[p] for p in self.contributors]),
-        }
-        return {opener: request}
+        signatures = [self._signatures[party] for party in signers]
+        return {opener: {**self._sum_request(), "signers": signers, "signatures": signatures}}
 
     def take_shares(self, asked: Mapping[int, Payload], replies: Replies) -> GroupMean:
         """Return the mean that the opener released.

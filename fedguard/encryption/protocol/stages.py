@@ -1,6 +1,7 @@
 """The protocol as a state machine: which message a client takes in which state, and how often.
 
-A client moves along an arrow or refuses; there is no arrow back, so no message is answered twice.
+A client moves along an arrow or refuses; there is no arrow back, so no message that says anything
+is answered twice.
 `docs/encryption.md` prints both tables with who sends what.
 """
 
@@ -48,6 +49,7 @@ SHARED_KEY: Table = {
         Stage.CONFIRMED: Stage.ENCRYPTED,
         Stage.ANSWERED: Stage.ENCRYPTED,
     },
+    "check": {Stage.ENCRYPTED: Stage.ENCRYPTED},
     "confirm": {Stage.ENCRYPTED: Stage.CONFIRMED},
     "share": {Stage.CONFIRMED: Stage.ANSWERED},
 }
