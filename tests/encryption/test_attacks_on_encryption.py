@@ -51,10 +51,10 @@ def test_it_is_the_noise_that_stops_key_recovery():
     recipe = vectors.STOCK
     context = vectors.make_key_pair(recipe, 3)
     rng = np.random.default_rng(0)
-    blobs = vectors.encrypt_vector(context, rng.normal(0, 0.05, 2 * recipe.slots), recipe.slots)
-    released = vectors.decrypt_vector(context, blobs)
+    encrypted = vectors.encrypt_vector(context, recipe, rng.normal(0, 0.05, 2 * recipe.slots))
+    released = vectors.decrypt_vector(context, recipe, encrypted)
     field = prime_field(recipe.ring_degree, ntt_primes_of(recipe)[1])
-    polynomials = vectors.polynomials_of(recipe, blobs)[1]
+    polynomials = encrypted[1]
     secret = TensealContext.load(vectors.private_bytes(context)).secret_key(recipe.ring_degree)
     truth = field.centred(field.intt(secret[1]))
     scale = vectors.scale_of(recipe, 3)

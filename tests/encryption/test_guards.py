@@ -11,7 +11,7 @@ from fedguard.encryption.lattice import multikey
 from fedguard.encryption.lattice.backend import make_backend
 from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.protocol.agreement import Agreement
-from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.identity import Identity
 from fedguard.encryption.protocol.transcript import SumTag
 
@@ -31,8 +31,9 @@ def test_an_honest_round_gives_the_weighted_mean(backend, packing, profile):
     if backend == "tenseal":
         pytest.importorskip("tenseal")
     engine = make_backend(backend, SystemRandom())
+    sizes, guards = [60, 100, 128, 33], Guards(smallest_profile=profile)
     world = World(
-        4, 5000, backend=engine, packing=packing, profile=profile, sizes=[60, 100, 128, 33]
+        4, 5000, backend=engine, packing=packing, profile=profile, sizes=sizes, guards=guards
     )
     found = world.run()
     tolerance = 2e-5 if packing == "coefficients" else 5e-4
@@ -75,7 +76,7 @@ def test_secrets_are_wiped_once_they_have_been_used():
     for session in world.sessions.values():
         state = session.memory["1.0"]
         assert not any(state["secret"])
-        assert not state["group_secret"]
+        assert not state["seeds"]
         assert not state["channel_secret"]
 
 
@@ -176,12 +177,12 @@ def test_a_server_that_shows_different_commitments_gets_no_ciphertext():
     first = world.parties[0]
     requests[first] = without_last(requests[first])
     replies = {p: world.sessions[p].reveal(r) for p, r in requests.items()}
-    replies[first]["sealed"] = [*replies[first]["sealed"], bytes(48)]
+    replies[first]["sealed"] = [*replies[first]["sealed"], bytes(60)]
     world.server.take_reveals(replies)
     requests = world.server.encrypt_requests()
     told = without_last(requests[first])
     with pytest.raises(RefusedError, match="does not open"):
-        world.sessions[first].encrypt(told, world.updates[first], 100)
+        world.encrypt_one(first, told)
 
 
 def test_a_server_that_shows_different_joint_keys_gets_no_share():
@@ -191,9 +192,7 @@ def test_a_server_that_shows_different_joint_keys_gets_no_share():
     requests = world.server.encrypt_requests()
     first = world.parties[0]
     requests[first] = without_last(requests[first])
-    world.server.take_ciphertexts(
-        {p: world.sessions[p].encrypt(r, world.updates[p], 100) for p, r in requests.items()}
-    )
+    world.server.take_ciphertexts({p: world.encrypt_one(p, r) for p, r in requests.items()})
     with pytest.raises(ProtocolError, match=r"not the sum|contributors"):
         world.share()
     for party, request in world.server.share_requests().items():
@@ -287,7 +286,7 @@ def test_malformed_replies_are_set_aside_with_a_reason():
     world.commit()
     world.reveal()
     requests = world.server.encrypt_requests()
-    replies = {p: world.sessions[p].encrypt(r, world.updates[p], 100) for p, r in requests.items()}
+    replies = {p: world.encrypt_one(p, r) for p, r in requests.items()}
     bad = world.parties[0]
     replies[bad] = {**replies[bad], "ciphertext": b"junk"}
     world.server.take_ciphertexts(replies)

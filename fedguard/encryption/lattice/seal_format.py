@@ -230,12 +230,33 @@ class TensealContext:
 
     def with_public_key(self, key: SealCiphertext, scale: float) -> bytes:
         """Return the bytes of a context that holds this public key and no secret one."""
-        public = write_protobuf([(1, 2, key.dump()), (2, 0, 0), (3, 1, struct.pack("<d", scale))])
-        return write_protobuf(
-            (number, wire, public if number == 2 else value)
-            for number, wire, value in self.fields
-            if number != 3
-        )
+        fields = [field for field in self.fields if field[0] != 3]
+        return write_protobuf(_with_public(fields, key, scale))
+
+    def with_keys(self, key: SealCiphertext, secret: Residues, scale: float) -> bytes:
+        """Return the bytes of a context that holds this key pair.
+
+        Parameters
+        ----------
+        key : SealCiphertext
+            Public key.
+        secret : ndarray
+            (limbs, N) transform of the secret key, all primes of the key included.
+        scale : float
+            CKKS scale of what is encrypted.
+        """
+        values = np.ascontiguousarray(secret, dtype="<u8")
+        inner = _wrap(values.size.to_bytes(8, "little") + values.tobytes(), key.version)
+        shape = struct.pack("<Qd", values.size, 1.0)
+        written = _wrap(key.parms_id + shape + inner, key.version)
+        private = write_protobuf([(1, 2, written)])
+        fields = [field for field in self.fields if field[0] != 3]
+        return write_protobuf([*_with_public(fields, key, scale), (3, 2, private)])
+
+
+def _with_public(fields: list[Field], key: SealCiphertext, scale: float) -> list[Field]:
+    public = write_protobuf([(1, 2, key.dump()), (2, 0, 0), (3, 1, struct.pack("<d", scale))])
+    return [(number, wire, public if number == 2 else value) for number, wire, value in fields]
 
 
 def vector_ciphertexts(blob: bytes) -> list[SealCiphertext]:
