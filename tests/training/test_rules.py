@@ -17,9 +17,7 @@ from fedguard.training.base import SETTING_KEYS, Local, TrainingRule, TrainingSe
 from fedguard.training.fedprox import FedProx
 from fedguard.training.sgd import Sgd, proximal_weight
 
-SETTINGS = TrainingSettings(
-    lr=0.05, momentum=0.0, weight_decay=0.0, local_epochs=1, batch_size=4
-)
+SETTINGS = TrainingSettings(lr=0.05, momentum=0.0, weight_decay=0.0, local_epochs=1, batch_size=4)
 
 
 def local_of(vector: Tensor, settings: TrainingSettings = SETTINGS, **values: Any) -> Local:
