@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
-from torch import Tensor
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 
 from fedguard.assembly.make import (
     attacks_in,
@@ -30,12 +28,10 @@ from fedguard.grids.messages import (
     training_config,
 )
 from fedguard.models.device import resolve_device
+from fedguard.nodes.memory import MEMORY, memory_of, memory_record
 from fedguard.unlearning.client import answer, instructed
 
 _PREVIOUS = "previous-global"
-
-MEMORY = "training-memory"
-"""Where a node keeps what the training rule remembers of its client."""
 
 # Arrays that arrive are read-only and are only read.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -110,8 +106,7 @@ def _recall(trainer: ClientTrainer, context: Context, client: int) -> None:
     if record is not None and trainer.rule.remembers:
         device = trainer.federation.device
         trainer.memories[client] = {
-            name: torch.from_numpy(array.numpy().copy()).to(device)
-            for name, array in record.items()
+            name: value.to(device) for name, value in memory_of(record).items()
         }
 
 
@@ -119,8 +114,3 @@ def _keep(trainer: ClientTrainer, context: Context, client: int) -> None:
     """Let the node keep what the training rule remembers of its client."""
     if client in trainer.memories:
         context.state[MEMORY] = memory_record(trainer.memories[client])
-
-
-def memory_record(memory: Mapping[str, Tensor]) -> ArrayRecord:
-    """Return a client's memory as an array record."""
-    return ArrayRecord({name: Array(value.cpu().numpy()) for name, value in memory.items()})
