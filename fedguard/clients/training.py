@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from logging import WARNING
 from typing import Any
 
 import torch
+from flwr.common.logger import log
 from torch import Tensor, nn
 
 from fedguard.attacks.base import Attack
@@ -91,6 +93,7 @@ class ClientTrainer:
         self.rounds = rounds
         self.memories: dict[int, dict[str, Tensor]] = {}
         self.left_out: dict[int, Tensor] = {}
+        self._reported: set[str] = set()
         self.draws = _draws_random_numbers(module, federation)
         self.least = 2 if any(isinstance(m, nn.BatchNorm1d) for m in module.modules()) else 1
         self._velocity = torch.zeros_like(self.model.vector)
@@ -108,6 +111,14 @@ class ClientTrainer:
         found = ClientTrainer(module, self.federation, chosen, self.seed, self.rule, self.rounds)
         found.memories, found.left_out = self.memories, self.left_out
         return found
+
+    def report_unread(self, configs: Iterable[Mapping[str, Any]]) -> None:
+        """Log, once per key, what a server's messages say and the training rule does not read."""
+        said = {key for config in configs for key in config}
+        for key in sorted(said - self.rule.reads - self._reported):
+            self._reported.add(key)
+            rule, known = type(self.rule).__name__, ", ".join(sorted(self.rule.reads))
+            log(WARNING, "clients do not obey %r: training %s reads %s", key, rule, known)
 
     def settings_for(self, config: Mapping[str, Any], server_round: int) -> TrainingSettings:
         """Return the hyper-parameters of a client whose message says `config`."""

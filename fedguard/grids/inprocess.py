@@ -95,6 +95,7 @@ class InProcessGrid(LocalGrid):
         global_vector = self._global_vector(messages[0])
         self.history.note(server_round, global_vector)
         configs = tuple(training_config(message) for message in messages)
+        self.trainer.report_unread(configs)
         cohort = Cohort(
             clients=tuple(message.metadata.dst_node_id for message in messages),
             server_round=server_round,

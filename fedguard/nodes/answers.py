@@ -62,6 +62,7 @@ def train_client(message: Message, context: Context, config_json: str, client: i
     if "training" in trainer.federation.attack.needs:
         context.state[_PREVIOUS] = ArrayRecord(dict(arrays_of(message)))
     server_round = server_round_of(message, 1)
+    trainer.report_unread([training_config(message)])
     delta = torch.empty_like(global_vector)
     with instructed(trainer, [(client, message)]):
         count, loss = trainer.train(

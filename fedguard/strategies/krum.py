@@ -16,20 +16,20 @@ from fedguard.strategies.toolkit.distances import shared_distances
 from fedguard.updates import ClientUpdates, Verdict
 
 
-def krum_scores(squared: Tensor, num_malicious: int) -> Tensor:
+def krum_scores(squared: Tensor, bound: int) -> Tensor:
     """Return each client's Krum score: the sum of its n - f - 2 smallest squared distances.
 
     Parameters
     ----------
     squared : Tensor
         (K, K) squared distances with a zero diagonal.
-    num_malicious : int
-        The bound f. At least one neighbour counts, also where n - f - 2 < 1.
+    bound : int
+        Assumed number f of malicious clients. At least one neighbour counts, also where n - f - 2 < 1.
     """
     count = len(squared)
     if count == 1:
         return torch.zeros(1, dtype=squared.dtype)
-    neighbours = min(max(count - num_malicious - 2, 1), count - 1)
+    neighbours = min(max(count - bound - 2, 1), count - 1)
     others = squared.clone().fill_diagonal_(float("inf"))
     return others.topk(neighbours, dim=1, largest=False).values.sum(dim=1)
 

@@ -20,13 +20,13 @@ from fedguard.updates import ClientUpdates, Verdict
 _SUBSETS_PER_BLOCK = 2048
 
 
-def smallest_spread(squared: Tensor, num_malicious: int) -> Tensor:
+def smallest_spread(squared: Tensor, bound: int) -> Tensor:
     """Return the (K,) weights of the mean over the n - f clients of smallest top eigenvalue.
 
     Tries every subset; subsets whose eigenvalues tie share the weight.
     """
     count = len(squared)
-    size = count - num_malicious
+    size = count - bound
     equal = torch.full((size,), 1.0 / size, dtype=squared.dtype, device=squared.device)
     best, totals = float("inf"), torch.zeros(count, dtype=squared.dtype, device=squared.device)
     subsets = combinations(range(count), size)
@@ -44,10 +44,10 @@ def smallest_spread(squared: Tensor, num_malicious: int) -> Tensor:
     return totals / totals.sum()
 
 
-def peel_spread(squared: Tensor, num_malicious: int) -> Tensor:
+def peel_spread(squared: Tensor, bound: int) -> Tensor:
     """Return weights after leaving out, f times, the client furthest along the top direction."""
     keep = torch.ones(len(squared), dtype=squared.dtype, device=squared.device)
-    while int((keep == 0).sum()) < num_malicious:
+    while int((keep == 0).sum()) < bound:
         _, spread = top_projections(squared, keep / keep.sum())
         spread = torch.where(keep > 0, spread, -1.0)
         worst = spread >= spread.max() * (1.0 - TIE)
