@@ -24,7 +24,8 @@ def krum_scores(squared: Tensor, bound: int) -> Tensor:
     squared : Tensor
         (K, K) squared distances with a zero diagonal.
     bound : int
-        Assumed number f of malicious clients. At least one neighbour counts, also where n - f - 2 < 1.
+        Assumed number f of malicious clients. At least one neighbour counts, also where
+        n - f - 2 < 1.
     """
     count = len(squared)
     if count == 1:
