@@ -164,6 +164,8 @@ def read_numbers(texts: Sequence[str], file_decimal: Decimal | None, unclear: bo
         _regroup(texts, values)
     for place, cell in cells.items():
         number = _value(cell, decimal) if cell is not None else None
+        if number is None and unsure and cell is not None:
+            number = _value(cell, "." if decimal == "," else ",")
         values[place] = np.nan if number is None else number
     strays = tuple(texts[place] for place in rest.tolist() if np.isnan(values[place]))
     read = [
