@@ -200,11 +200,11 @@ def _settle_latent_layer(model: nn.Module, x: Tensor, asked: str | None) -> str 
         return asked
     own = getattr(model, "latent_layer", None)
     leaves = [name for name, part in model.named_modules() if name and not any(part.children())]
-    usable = latent_candidates(model, x)
-    for layer in (own, *leaves[-2:][:1], *usable[-2:][:1]):
+    for layer in (own, *leaves[-2:][:1]):
         if isinstance(layer, str) and _runs_as_latent(model, x, layer):
             return layer
-    return None
+    usable = latent_candidates(model, x)
+    return next((name for name in usable[-2:] if _runs_as_latent(model, x, name)), None)
 
 
 def _runs_as_latent(model: nn.Module, x: Tensor, layer: str) -> bool:

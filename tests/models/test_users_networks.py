@@ -183,8 +183,6 @@ def test_floats_keep_their_values_when_they_become_float32() -> None:
 
 
 def test_a_factory_of_torchvision_gets_the_number_of_classes() -> None:
-    model = build("torchvision.models:squeezenet1_1", (3, 32, 32), 3, 0)
-    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
     resnet = build("torchvision.models:resnet18", (3, 32, 32), 3, 0)
     assert resnet.fc.out_features == 3
     assert resnet.latent_layer == "avgpool"
