@@ -30,6 +30,19 @@ class AdaptiveAlie(Attack):
         Largest shift in standard deviations, above 0.
     evaluations : int
         Rehearsals per round, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.adaptive_alie import AdaptiveAlie
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = AdaptiveAlie(max_z=4.0)
+    >>> attack.craft(coalition, seen).tolist()
+    [[-2.0, 4.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "aggregate"})

@@ -59,6 +59,19 @@ class Bulyan(RobustStrategy):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import Bulyan
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [99.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = Bulyan(assumed_malicious=0.1).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [3.5]
+    >>> sorted(verdict.reasons)
+    [6]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

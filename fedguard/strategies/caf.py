@@ -58,6 +58,19 @@ class CAF(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up, and
         at most ``(n - 1) // 2``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import CAF
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0], [1.0], [1.0], [9.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = CAF(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.weights.tolist()]
+    [0.333, 0.333, 0.333, 0.0]
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

@@ -104,6 +104,16 @@ class GeminiGuard(RobustStrategy):
         of so few positions that this is less than two are not searched.
     aux_samples : int
         Auxiliary examples for the latent view, at least 2, as far as the server holds them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import GeminiGuard
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = [[1.0, 0.0], [0.9, 0.3], [1.1, -0.3], [1.0, 0.2], [0.8, 0.1]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor([*honest, *[[-1.0, 0.0]] * 3]))
+    >>> GeminiGuard().decide(updates).reasons[7]
+    'one of 3 near-identical updates'
     """
 
     traits = RobustStrategy.traits.but(

@@ -86,6 +86,19 @@ class MultiKrum(KrumRule):
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
     num_selected : int, optional
         m, at least 1; n - f if left out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import MultiKrum
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = MultiKrum(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, 2.1]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     def __init__(self, *, num_selected: int | None = None, **krum: Any) -> None:
@@ -111,6 +124,17 @@ class Krum(KrumRule):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import Krum
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [90.0, 0.0], [1.5, 0.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = Krum(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.25, 0.0]
     """
 
     def wanted(self, count: int, bound: int) -> int:

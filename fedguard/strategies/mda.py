@@ -138,6 +138,19 @@ class MDA(RobustStrategy):
         at most ``(n - 1) // 2``.
     max_steps : int
         Search steps before the fallback, at least 1; 50,000 take about a second.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import MDA
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = MDA(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, 2.1]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

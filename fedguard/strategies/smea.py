@@ -74,6 +74,19 @@ class SMEA(RobustStrategy):
         at most ``(n - 1) // 2``.
     max_subsets : int
         Most subsets to try, at least 1; 20,000 of 15 clients take about a second.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import SMEA
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = SMEA(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, 2.1]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

@@ -110,6 +110,27 @@ class WeiDetect(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5, for ``selection="top"``; f is its
         share of n, rounded up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.layout import ParameterLayout
+    >>> from fedguard.strategies import WeiDetect
+    >>> from fedguard.updates import ClientUpdates
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False))
+    >>> server_data = torch.eye(2).repeat(10, 1), torch.arange(20) % 2
+    >>> good, flipped = [1.0, -1.0, -1.0, 1.0], [-3.0, 3.0, 3.0, -3.0]
+    >>> updates = ClientUpdates.from_matrix(
+    ...     torch.tensor([good, good, good, good, flipped]),
+    ...     global_vector=torch.tensor([1.0, -1.0, -1.0, 1.0]),
+    ...     layout=ParameterLayout.from_module(model),
+    ... )
+    >>> rule = WeiDetect(model=model, server_data=server_data, latent_layer="0")
+    >>> verdict = rule.decide(updates)
+    >>> verdict.scores["macro_f1"].tolist()
+    [1.0, 1.0, 1.0, 1.0, 0.0]
+    >>> [round(value, 3) for value in verdict.weights.tolist()]
+    [0.25, 0.25, 0.25, 0.25, 0.0]
     """
 
     traits = RobustStrategy.traits.but(
