@@ -52,6 +52,12 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "tests/vertical/test_exchange.py",
     ),
     (
+        "fedguard/vertical/label_holder.py",
+        "if not (math.isfinite(loss) and self._finite(back)):",
+        "if not math.isfinite(loss):",
+        "tests/vertical/test_label_holder.py",
+    ),
+    (
         "fedguard/vertical/exchange.py",
         "if party not in contents or party in answers:",
         "if party not in contents:",
