@@ -14,19 +14,19 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         _LEDGER,
         "        if training.server_round != server_round:\n",
         "        if training.server_round > server_round:\n",
-        _ONE_OPENING,
+        "tests/encryption/test_ledger.py",
     ),
     (  # a model that came before is trained from again for another cohort
         _LEDGER,
         "if model == training.model and (once or other != cohort):",
         "if model == training.model and once and other != cohort:",
-        _ONE_OPENING,
+        "tests/encryption/test_ledger.py",
     ),
     (  # a round that may have been opened is opened again
         _LEDGER,
         "        if server_round <= self.latest:\n",
         "        if server_round < self.latest:\n",
-        "tests/encryption/test_guards.py " + _ONE_OPENING,
+        "tests/encryption/test_ledger.py",
     ),
     (  # with a threshold the client forgets what it let go of
         _CLIENT,
@@ -44,7 +44,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "fedguard/encryption/protocol/guards.py",
         "        if offered.strength < wanted.strength:\n",
         "        if offered.strength > wanted.strength:\n",
-        _ONE_OPENING,
+        "tests/encryption/test_ledger.py",
     ),
     (  # half of the members may open one list, the other half another
         _SHARED,
