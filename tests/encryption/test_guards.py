@@ -407,3 +407,29 @@ def test_a_client_has_few_rounds_under_way():
         session.commit(agreement.to_payload(), 10)
     with pytest.raises(RefusedError, match="8 rounds are under way"):
         session.commit(terms[8].to_payload(), 10)
+
+
+@pytest.mark.parametrize("field", ["key", "nonce"])
+def test_the_server_itself_notices_a_key_that_was_not_committed_to(field):
+    world = World()
+    world.commit()
+    replies = {p: world.sessions[p].reveal(r) for p, r in world.server.reveal_requests().items()}
+    liar = world.parties[1]
+    spoilt = bytearray(replies[liar][field])
+    spoilt[-1] ^= 1
+    replies[liar] = {**replies[liar], field: bytes(spoilt)}
+    world.server.take_reveals(replies)
+    assert world.server.faults == {liar: "the key is not the one it committed to"}
+    assert liar not in world.server.members
+
+
+def test_the_server_itself_notices_a_signature_that_is_not_the_sender_s():
+    world = World()
+    replies = {
+        p: world.sessions[p].commit(r, 10) for p, r in world.server.commit_requests().items()
+    }
+    first, second = world.parties[:2]
+    replies[first] = {**replies[first], "signature": replies[second]["signature"]}
+    world.server.take_commits(replies)
+    assert "signature" in world.server.faults[first]
+    assert world.server.present == world.parties[1:]

@@ -80,7 +80,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         _SERVER,
         '        if committed != get(self._commits[party], "commitment", bytes):\n',
         '        if not get(self._commits[party], "commitment", bytes):\n',
-        _LYING,
+        "tests/encryption/test_guards.py",
     ),
     (  # one accuser is enough
         "fedguard/encryption/protocol/flow.py",
