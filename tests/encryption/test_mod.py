@@ -225,7 +225,7 @@ def test_nobody_encrypts_for_a_client_that_a_server_invents(enrolled):
     """Enrolled clients refuse a key of client 3 that is not on their roster."""
     server, grid = strategy(), AppGrid(OPTIONS, 4, enrolled)
     original = grid.send_and_receive
-    terms = Agreement(1, 0, (0, 1, 2, 3), "default", "coefficients")
+    terms = Agreement(1, 1, (0, 1, 2, 3), "default", "coefficients")
 
     def forging(messages, *, timeout=None):
         replies = list(original(messages, timeout=timeout))
