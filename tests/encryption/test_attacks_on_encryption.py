@@ -36,6 +36,12 @@ def test_refusals_say_which_guard_held():
     assert "committed" in evidence["rogue-joint-key"]
     assert "answered" in evidence["differencing"]
     assert "after 1 answer" in evidence["repeated-queries"]
+    assert "trained for round 1" in evidence["two-rounds"]
+    assert "not the sum" in evidence["split-models"]
+    assert "wants 69, those of default" in evidence["weaker-profile"]
+    assert "not 2 ciphertexts of these parameters" in evidence["changed-scale"]
+    assert "encrypted for it already" in evidence["encrypted-twice"]
+    assert "confirmed another sum" in evidence["two-lists"]
 
 
 def test_all_attacks_together_take_less_than_a_minute():

@@ -93,6 +93,7 @@ VECTORS: dict[str, Lie] = {
     "a terabyte in the header": put(Key.MASKED_PARAMETERS, [GOOD[0], HUGE_HEADER]),
     "too short": put(Key.MASKED_PARAMETERS, [GOOD[0], npy(np.zeros(SIZE - 1, dtype=np.int64))]),
     "too long": put(Key.MASKED_PARAMETERS, [GOOD[0], npy(np.zeros(SIZE + 1, dtype=np.int64))]),
+    "a tail": put(Key.MASKED_PARAMETERS, [GOOD[0], GOOD[1] + bytes(8)]),
     "cut": put(Key.MASKED_PARAMETERS, [GOOD[0], GOOD[1][:-8]]),
     "a matrix": put(Key.MASKED_PARAMETERS, [GOOD[0], npy(np.zeros((SIZE, 1), dtype=np.int64))]),
     "floats": put(Key.MASKED_PARAMETERS, [GOOD[0], npy(np.zeros(SIZE))]),

@@ -16,7 +16,7 @@ from fedguard.encryption.errors import RefusedError
 from fedguard.encryption.lattice import backend_tenseal
 from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.local_clients import LocalClients
-from fedguard.encryption.mod import IDENTITY_FILE, ROSTER_FILE, encryption_mod
+from fedguard.encryption.mod import IDENTITY_FILE, LEDGER_FILE, ROSTER_FILE, encryption_mod
 from fedguard.encryption.protocol.agreement import Agreement
 from fedguard.encryption.protocol.endpoint import ClientOptions
 from fedguard.encryption.protocol.guards import Guards
@@ -225,7 +225,7 @@ def test_nobody_encrypts_for_a_client_that_a_server_invents(enrolled):
     """Enrolled clients refuse a key of client 3 that is not on their roster."""
     server, grid = strategy(), AppGrid(OPTIONS, 4, enrolled)
     original = grid.send_and_receive
-    terms = Agreement(1, 0, (0, 1, 2, 3), "default", "coefficients")
+    terms = Agreement(1, 1, (0, 1, 2, 3), "default", "coefficients")
 
     def forging(messages, *, timeout=None):
         replies = list(original(messages, timeout=timeout))
@@ -254,3 +254,18 @@ def test_updates_are_kept_on_the_client_alone():
     kept = grid.contexts[0].state.array_records["fedguard.encryption.update"]["delta"].numpy()
     delta = grid.truth.delta(0, 1).numpy()
     assert np.allclose(kept[:-1], delta[:-1], atol=1e-6)
+
+
+def test_a_client_that_lost_its_context_still_knows_what_it_let_go_of(tmp_path):
+    def node_config(node: int) -> dict[str, str]:
+        return {LEDGER_FILE: str(tmp_path / f"ledger-{node}.json")}
+
+    server, grid = strategy(), AppGrid(OPTIONS, 4, node_config)
+    one_round(server, grid, 1)
+    for node in grid.contexts:
+        grid.contexts[node] = Context(1, node, node_config(node), RecordDict(), {})
+    with pytest.raises(RunError, match="already answered for round 1"):
+        one_round(strategy(), grid, 1)
+    assert error(one_round(strategy(), grid, 2), grid.truth.mean(2)) < 5e-6
+    kept = json.loads((tmp_path / "ledger-0.json").read_text())
+    assert kept["rounds"] == [1, 2]

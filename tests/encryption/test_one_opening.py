@@ -49,7 +49,7 @@ def test_a_second_attempt_at_an_opened_round_is_refused(scheme, options):
         pytest.importorskip("tenseal")
     server = Hostile(scheme, **options)
     server.play(1, EVERYBODY, first_model())
-    terms = Agreement(1, 1, OTHERS, "default", "coefficients", 3 if options else 0).to_payload()
+    terms = Agreement(1, 2, OTHERS, "default", "coefficients", 3 if options else 0).to_payload()
     replies = server.send({party: {"commit": terms} for party in OTHERS}, first_model())
     assert len(refusals(replies, "commit")) == len(OTHERS)
 

@@ -4,7 +4,7 @@ TenSEAL has no setter for polynomial coefficients and no multi-key interface, bu
 serialises is documented by its readers: a protobuf around SEAL objects. A SEAL object is a
 16-byte header and a payload that may be zstd-compressed; keys and CKKS ciphertexts hold their
 residues in transform order. Formats as written by TenSEAL 0.3.18; any surprise raises
-`BackendUnavailableError`.
+`BackendUnavailableError`. For what TenSEAL wrote in this process: nothing here is on the wire.
 """
 
 from __future__ import annotations
@@ -106,13 +106,16 @@ def _unwrap(data: bytes) -> tuple[bytes, tuple[int, int]]:
     if magic != _SEAL_MAGIC or header != _SEAL_HEADER.size or not header <= size <= len(data):
         raise _surprise("SEAL header")
     body = data[header:size]
-    if compression == 1:
-        body = zlib.decompress(body)
-    elif compression == 2:
-        with pa.input_stream(pa.py_buffer(body), compression="zstd") as stream:
-            body = stream.read()
-    elif compression != 0:
-        raise _surprise(f"SEAL compression {compression}")
+    try:
+        if compression == 1:
+            body = zlib.decompress(body)
+        elif compression == 2:
+            with pa.input_stream(pa.py_buffer(body), compression="zstd") as stream:
+                body = stream.read()
+        elif compression != 0:
+            raise _surprise(f"SEAL compression {compression}")
+    except (OSError, zlib.error) as error:
+        raise _surprise(f"SEAL compression: {error}") from error
     return body, (major, minor)
 
 

@@ -210,7 +210,7 @@ def decrypt_vector(context: Any, recipe: Recipe, polynomials: Residues) -> Value
     """
     import tenseal as ts
 
-    blob = ts.ckks_vector(context, [0.0] * recipe.slots).serialize()
+    blob = _own_vector(context, recipe.slots)
     template = vector_ciphertexts(blob)[0]
     values = []
     for start in range(0, polynomials.shape[1], 2):
@@ -218,6 +218,15 @@ def decrypt_vector(context: Any, recipe: Recipe, polynomials: Residues) -> Value
         written = with_ciphertexts(blob, [_filled(template, data)])
         values.append(ts.ckks_vector_from(context, written).decrypt())
     return np.concatenate(np.array(values))
+
+
+@lru_cache(maxsize=16)
+def _own_vector(context: Any, slots: int) -> bytes:
+    """Return a vector of this context's own, for all that is not residues."""
+    import tenseal as ts
+
+    blob: bytes = ts.ckks_vector(context, [0.0] * slots).serialize()
+    return blob
 
 
 def _filled(template: SealCiphertext, data: Residues) -> SealCiphertext:

@@ -22,7 +22,7 @@ Answers = Mapping[int, Mapping[str, Mapping[str, object]]]
 """Party to stage to reply."""
 Flow = Generator[Trip, Answers, GroupMean]
 
-MAX_ATTEMPTS = 4
+MAX_ATTEMPTS = 5
 """How often a round is begun because clients vanish or lie before anything can be opened."""
 
 

@@ -72,10 +72,10 @@ class MultiKeyGroup:
         """Return the flow of one round, in which the model of this digest is trained from."""
         self.faults, self._model = {}, model
         server, self._upcoming = self._upcoming, None
-        if server is None or server.agreement.server_round != server_round:
-            server = self._server(server_round, 0, self.cohort)
-        elif server.members != self.cohort:
-            # Somebody was missing when the keys were made ahead; begin anew with everyone.
+        ahead = server is not None and server.agreement.server_round == server_round
+        if server is None or not ahead or server.members != self.cohort:
+            # Attempt 0 has the keys that were made ahead, by this group or by others with some of
+            # its clients; somebody is missing there.
             server = self._server(server_round, 1, self.cohort)
         while True:
             try:
