@@ -9,7 +9,7 @@ import torch
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from fedguard.config import parse
-from fedguard.enrolment.base import Enrolment, EnrolledGrid, make_enrolment
+from fedguard.enrolment.base import EnrolledGrid, Enrolment, make_enrolment
 from fedguard.enrolment.roster import Roster
 from fedguard.errors import ConfigurationError
 from fedguard.grids.base import WrappedGrid

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 import yaml
-from cut_short import SMALL, StopError, cut, kill_and_resume, resume, run
+from cut_short import SMALL, StopError, cut, kill, lines, resume, run
 
 from fedguard.config import parse
 from fedguard.errors import RunError
@@ -16,6 +14,7 @@ from fedguard.nodes.app import make_client_app
 from fedguard.records.checkpoints import CheckpointStore
 from fedguard.runs.simulation import Simulation
 
+FEW = {"engine": "flower", "clients": 3, "rounds": 3, "model": "logistic"}
 ADAM = {"training": {"name": "adam", "keep": True}, "lr": 0.01}
 
 
@@ -34,14 +33,14 @@ def test_memories_come_back_for_clients_that_are_asked_now_and_then(tmp_path):
     assert resume(tmp_path / "cut", **values)["model_sha256"] == whole["model_sha256"]
 
 
-def test_kill_minus_nine_and_resume_with_memories(tmp_path):
-    values = {**SMALL, **ADAM, "rounds": 25}
+def test_kill_minus_nine_and_resume_with_memories_and_repairs(tmp_path):
+    values = {**SMALL, **ADAM, "rounds": 25, "repair": "finetune", "repair_at": "every:3"}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
-    arguments = ["--config", str(tmp_path / "run.yaml")]
-    kill_and_resume(tmp_path / "cut", arguments, "round-00000[3-9]*")
-    found = json.loads((tmp_path / "cut" / "summary.json").read_text())
+    kill(tmp_path / "cut", [str(tmp_path / "run.yaml")], "round-0000[01][3-9]*")
+    resumed = Simulation(parse(values)).run(tmp_path / "cut", resume=True)
     whole = Simulation(parse(values)).run(tmp_path / "whole")
-    assert found["model_sha256"] == whole["model_sha256"]
+    assert resumed["model_sha256"] == whole["model_sha256"]
+    assert lines(tmp_path / "cut" / "repairs.jsonl") == lines(tmp_path / "whole" / "repairs.jsonl")
 
 
 def test_a_checkpoint_that_holds_no_memories_is_refused(tmp_path):
@@ -61,7 +60,7 @@ class Nodes:
     """Flower nodes of this process with fedguard's own app; their contexts end with it."""
 
     def __init__(self, **values):
-        self.config = parse({**SMALL, **ADAM, "engine": "flower", "rounds": 3, **values})
+        self.config = parse({**SMALL, **ADAM, **FEW, **values})
         self.simulation = Simulation(self.config)
         app = make_client_app(self.config.model_dump_json())
         self.grid = ClientAppGrid(app, self.config.clients, {})
@@ -87,10 +86,11 @@ def test_flowers_nodes_hand_over_their_memories_and_get_them_back(tmp_path):
 def test_on_real_nodes_memories_stay_where_they_are(tmp_path):
     nodes = Nodes(rounds=1)
     app = make_client_app()
-    grid = ClientAppGrid(app, 6, {})
+    grid = ClientAppGrid(app, 3, {})
     for context in grid.contexts:
         context.run_config = {
-            "clients": 6,
+            "clients": 3,
+            "model": "logistic",
             "strategy": "fedavg",
             "attack": "none",
             "partition": "iid",
