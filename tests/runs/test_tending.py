@@ -1,4 +1,4 @@
-"""Repairs and audits in a run: when they are due, what they write, and that audits change nothing."""
+"""Repairs and audits in a run: when they are due, what they write; audits change nothing."""
 
 from __future__ import annotations
 
