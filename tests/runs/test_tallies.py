@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from cut_short import SMALL, run
@@ -256,10 +258,8 @@ def test_the_last_update_after_resuming_is_that_of_the_uninterrupted_run(tmp_pat
 
         seen["grid"] = Remembering(simulation.trainer, None)
         world.open = opened
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             simulation.run(out, resume=resume, on_round=stop, grid=seen["grid"])
-        except KeyboardInterrupt:
-            pass
         return seen["grid"].told
 
     whole = go(tmp_path / "whole", rounds=99)
