@@ -1,7 +1,8 @@
 """The conformance suite: what every part must hold to, ours and yours.
 
 ``check_strategy(MyRule)``, ``check_attack(MyAttack)`` and the like return what passed and what was
-skipped, or raise `AssertionError` with a line for every failure: the check, the input and what was seen.
+skipped, or raise `AssertionError` with a line for every failure: the check, the input and what was
+seen.
 With ``quick=True`` the first two take a fraction of a second.
 """
 

@@ -1,4 +1,4 @@
-"""What became of every client is counted apart, and a run nobody could use ends with exit code 1."""
+"""What became of every client is counted apart; a run nobody could use ends with exit code 1."""
 
 from __future__ import annotations
 
