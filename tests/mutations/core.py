@@ -1,4 +1,4 @@
-"""Faults in rules, tasks, repairs, audits, enrolment, nodes and runs, with the tests that notice."""
+"""Faults in rules, tasks, repairs, audits, enrolment, nodes and runs, and who notices them."""
 
 from __future__ import annotations
 
