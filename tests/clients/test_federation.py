@@ -113,3 +113,20 @@ def test_malicious_clients_are_a_seeded_draw():
     assert draw_malicious(50, 0.0, 0) == frozenset()
     everywhere = set().union(*(draw_malicious(20, 0.2, seed) for seed in range(60)))
     assert everywhere == set(range(20))
+
+
+def test_a_clients_label_counts_follow_the_strata_of_another_task():
+    data = dataset()
+    table = torch.arange(40).view(8, 5)
+    words = Dataset("text", table, table, table, table, 40, (), (0.0,), (1.0,), task="next-word")
+    made = federation(dataset=words, attack=Attack(), server_rows=torch.tensor([7]))
+    assert made.class_counts().tolist() == [[3], [2]]
+    assert made.task.name == "next-word"
+    assert federation(dataset=data).task.name == "classification"
+
+
+def test_held_out_rows_depend_on_the_seed_alone():
+    labels = dataset().y_train
+    one, again, other = (hold_out_for_server(labels, 4, 8, seed=seed)[0] for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
