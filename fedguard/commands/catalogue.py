@@ -63,7 +63,7 @@ def paper(part: Callable[..., Any]) -> str:
 def needs(kind: str, part: Any) -> str:
     """Return what a part asks for, made from what it declares."""
     if kind == "attack":
-        return ", ".join(_NEEDS[need] for need in sorted(part.needs)) or "nothing"
+        return ", ".join(_NEEDS[need] for need in sorted(getattr(part, "needs", ()))) or "nothing"
     declared, wants = traits_of(part), []
     if "assumed_malicious" in registry.parameters(part):
         wants.append("an assumed bound")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedguard.campaigns.campaign import read_campaign
+from fedguard.campaigns.campaign import Campaign, Cell, read_campaign
 from fedguard.campaigns.cells import read_error
 from fedguard.campaigns.plan import Pace, Plan, check_cells, plan_record, probe, write_record
 from fedguard.campaigns.pool import Sweep
@@ -17,6 +17,9 @@ from fedguard.campaigns.progress import SweepProgress
 from fedguard.config import read_setting
 from fedguard.errors import ConfigurationError
 from fedguard.reporting.wording import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -66,25 +69,67 @@ def sweep(
     console = Console(stderr=True)
     trackers = check_trackers(track or ())
     given = read_campaign(campaign, dict(map(read_setting, settings or [])))
-    cells = given.cells()
-    folder = out if out is not None else Path("runs") / given.name
+    cells, folder = checked(given, out, workers, threads)
+    plan = Plan.of(cells, folder)
+    if dry_run:
+        pace = probe(cells) if probing else plan.pace()
+        _print_plan(plan, pace, worker_count(workers), retry_failed, probing, as_json)
+        return
+    done = carry_out(
+        given,
+        plan,
+        workers=workers,
+        threads=threads,
+        retry_failed=retry_failed,
+        trackers=trackers,
+        console=console,
+    )
+    raise typer.Exit(_conclude(done, console, as_json))
+
+
+def checked(
+    campaign: Campaign, out: Path | None, workers: int | None, threads: int
+) -> tuple[list[Cell], Path]:
+    """Return a campaign's runs and its folder, once everything is known to fit.
+
+    Raises
+    ------
+    ConfigurationError
+        If a run, the folder or a number is not valid; nothing is written.
+    """
+    cells = campaign.cells()
+    folder = out if out is not None else Path("runs") / campaign.name
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError("out", str(folder), "a folder")
     for name, value in (("--workers", workers), ("--threads", threads)):
         if value is not None and value < (name == "--threads"):
             raise ConfigurationError(name, value, "a whole number, not negative; threads from 1")
     check_cells(cells)
-    plan = Plan.of(cells, folder)
-    count = _default_workers() if workers is None else workers
-    if dry_run:
-        pace = probe(cells) if probing else plan.pace()
-        _print_plan(plan, pace, count, retry_failed, probing, as_json)
-        return
-    write_record(given, cells, folder)
+    return cells, folder
+
+
+def carry_out(
+    campaign: Campaign,
+    plan: Plan,
+    *,
+    workers: int | None,
+    threads: int,
+    retry_failed: bool,
+    console: Console,
+    trackers: tuple[str, ...] = (),
+) -> Plan:
+    """Run what is left of a campaign with progress on a console; return how it stands then."""
+    cells, count = [cell for cell, _ in plan.states], worker_count(workers)
+    write_record(campaign, cells, plan.folder)
     to_do = plan.to_do(retry_failed)
     with SweepProgress(len(cells), plan.pace(), to_do, count, console) as progress:
         Sweep(plan, count, threads, trackers).execute(to_do, progress)
-    raise typer.Exit(_conclude(Plan.of(cells, folder), console, as_json))
+    return Plan.of(cells, plan.folder)
+
+
+def worker_count(workers: int | None) -> int:
+    """Return the runs at a time: as asked, otherwise one for each core."""
+    return _default_workers() if workers is None else workers
 
 
 def _default_workers() -> int:
