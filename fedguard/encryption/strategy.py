@@ -27,7 +27,7 @@ from fedguard.encryption.protocol.guards import MINIMUM_PARTICIPANTS, Guards
 from fedguard.encryption.protocol.ledger import model_digest
 from fedguard.encryption.protocol.records import REFUSED, STAGES, stages_of, to_records
 from fedguard.encryption.protocol.weights import GroupMean, upscaled
-from fedguard.errors import ConfigurationError, RunError, check_number
+from fedguard.errors import ConfigurationError, RunError, check_assumed_malicious, check_number
 from fedguard.strategies.base import RobustStrategy
 from fedguard.traits import Traits, traits_of
 from fedguard.updates import ClientUpdates, Verdict
@@ -79,6 +79,10 @@ class EncryptedStrategy(RobustStrategy):
     ) -> None:
         super().__init__(seed=seed, **flower)
         check_number("minimum_participants", minimum_participants, at_least=2)
+        check_number("groups", groups, at_least=0)
+        check_assumed_malicious(assumed_malicious)
+        if insecure_seed is not None:
+            check_number("insecure_seed", insecure_seed, at_least=0)
         if groups and groups < minimum_participants:
             raise ConfigurationError(
                 "groups",
@@ -86,7 +90,6 @@ class EncryptedStrategy(RobustStrategy):
                 f"0, or at least {minimum_participants} clients per group "
                 "(minimum_participants); a smaller group hides nobody",
             )
-        check_number("groups", groups, at_least=0)
         self.groups = groups
         self.rule = make_rule(rule, groups, assumed_malicious, seed)
         self.guards = Guards(
