@@ -7,7 +7,7 @@ _TASKS = "tests/tasks/test_tasks.py"
 _TALLIES = "tests/runs/test_tallies.py"
 _TENDING = "tests/runs/test_tending.py"
 _ROSTER = "tests/enrolment/test_roster.py"
-_MEMORY = "tests/runs/test_memory.py"
+_MEMORY = "tests/runs/test_kept_memories.py"
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
     (
