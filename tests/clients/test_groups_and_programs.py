@@ -24,6 +24,7 @@ from fedguard.clients.executors import Cohort
 from fedguard.clients.federation import Federation
 from fedguard.clients.grouping import make_groups
 from fedguard.clients.planner import Plan, make_executor, plan, settle
+from fedguard.clients.training import ClientTrainer
 from fedguard.clients.vmap import why_not
 from fedguard.config import parse
 from fedguard.randomness import generator
@@ -211,34 +212,33 @@ def federation(**values) -> Federation:
 
 def test_honest_clients_share_one_tensor_and_others_do_not():
     made = federation()
-    one, _, rows = made.source(0, attacking=True)
-    two, _, own = made.source(1, attacking=False)
+    one, _, rows = made.indexed(0, attacking=True)
+    two, _, own = made.indexed(1, attacking=False)
     assert one.data_ptr() == two.data_ptr()
     assert rows.tolist() == list(range(8))
     assert own.tolist() == list(range(8, 18))
-    poisoned, labels, none = made.source(1, attacking=True)
+    poisoned, labels, none = made.indexed(1, attacking=True)
     assert none is None
     assert (len(poisoned), set(labels.tolist())) == (10, {0})
 
 
 def test_rows_that_are_left_out_are_gone_and_can_come_back():
-    made = federation()
-    whole = made.examples(0, attacking=False)[0]
-    made.leave_out(0, torch.tensor([0, 3]))
-    kept = made.examples(0, attacking=False)[0]
-    assert torch.equal(kept, whole[[1, 2, 4, 5, 6, 7]])
-    assert torch.equal(made.whole_shard(0, attacking=False)[0], whole)
-    x, _, rows = made.source(0, attacking=False)
+    trainer = ClientTrainer(nn.Linear(6, 3), federation(attack=Attack()), SETTINGS, 0)
+    whole = trainer.examples(0)[0]
+    trainer.left_out[0] = torch.tensor([0, 3])
+    assert torch.equal(trainer.examples(0)[0], whole[[1, 2, 4, 5, 6, 7]])
+    assert torch.equal(trainer.federation.shard(0, attacking=False)[0], whole)
+    x, _, rows = trainer.data_of(0, attacking=False)
     assert (len(x), rows) == (6, None)
-    made.leave_out(0, torch.tensor([7]))
-    assert torch.equal(made.examples(0, attacking=False)[0], whole[:7])
-    made.leave_out(0, torch.tensor([], dtype=torch.long))
-    assert torch.equal(made.examples(0, attacking=False)[0], whole)
+    trainer.left_out[0] = torch.tensor([7])
+    assert torch.equal(trainer.examples(0)[0], whole[:7])
+    trainer.left_out[0] = torch.tensor([], dtype=torch.long)
+    assert torch.equal(trainer.examples(0)[0], whole)
 
 
 def test_integers_are_not_normalised():
     made = federation(dataset=text_dataset(20), attack=Attack())
-    x, _ = made.examples(0, attacking=False)
+    x, _ = made.shard(0, attacking=False)
     assert x.dtype == torch.int64
     assert torch.equal(x, made.dataset.x_train[:8])
     assert made.class_counts().tolist() == [[8], [10]]

@@ -117,8 +117,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/unlearning/rows.py",
-        "_, y = federation.whole_shard(client, attacking=True)",
-        "_, y = federation.whole_shard(client, attacking=False)",
+        "_, y = federation.shard(client, attacking=True)",
+        "_, y = federation.shard(client, attacking=False)",
         "tests/unlearning/test_client_side.py",
     ),
     (
@@ -129,8 +129,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/unlearning/verification.py",
-        "x, y = federation.whole_shard(client, attacking=False)",
-        "x, y = federation.whole_shard(client, attacking=True)",
+        "x, y = federation.shard(client, attacking=False)",
+        "x, y = federation.shard(client, attacking=True)",
         "tests/unlearning/test_verification_metrics.py",
     ),
     (

@@ -75,13 +75,13 @@ def test_rows_are_left_out_and_epochs_put_back():
     made = trainer()
     with instructed(made, [told(1, share=0.4, epochs=1)]):
         assert made.settings.local_epochs == 1
-        kept = made.federation.examples(1, attacking=True)[1]
+        kept = made.data_of(1, attacking=True)[1]
         assert len(kept) == ROWS - 12
     assert made.settings.local_epochs == 2
     # what is forgotten stays forgotten, whatever later instructions are about
     with instructed(made, [told(0, label=0)]):
-        assert len(made.federation.examples(1, attacking=True)[1]) == ROWS - 12
-        assert not (made.federation.examples(0, attacking=True)[1] == 0).any()
+        assert len(made.data_of(1, attacking=True)[1]) == ROWS - 12
+        assert not (made.data_of(0, attacking=True)[1] == 0).any()
     plain = ask(RecordDict(), 1, "train")
     with instructed(made, [(1, plain)]):
         assert made.settings.local_epochs == 2
@@ -128,7 +128,7 @@ def climb(asked, *, held=True, contributed=True):
 @pytest.mark.parametrize("held", [True, False])
 def test_a_client_climbs_on_its_forgotten_rows_with_its_own_stream(held):
     made, found, server = climb(request(1, label=2), held=held)
-    x, y = made.federation.whole_shard(1, attacking=True)
+    x, y = made.federation.shard(1, attacking=True)
     forget = (x[y == 2], y[y == 2])
     other = FlatModel(network())
     vector = FlatModel(network()).whole_vector()
@@ -148,7 +148,7 @@ def test_a_client_climbs_on_its_forgotten_rows_with_its_own_stream(held):
 
 def test_contributions_are_of_the_model_before_the_ascent():
     made, found, _ = climb(request(1, label=2))
-    x, y = made.federation.whole_shard(1, attacking=True)
+    x, y = made.federation.shard(1, attacking=True)
     module = network()
     expected = contributions(module, prunable_layers(module), x[y == 2], y[y == 2])
     mean = torch.tensor(found.content.config_records[CONTRIBUTIONS]["mean"], dtype=torch.float64)
@@ -171,7 +171,7 @@ def test_a_client_measures_both_sides_apart(asked):
     content = activations_content(made.layout.to_arrays(start(made)), asked, 7)
     found = answer(ask(content, 1, ACTIVATIONS), made, 1)
     tensors = from_record(found.content.array_records["activations"])
-    x, y = made.federation.whole_shard(1, attacking=True)
+    x, y = made.federation.shard(1, attacking=True)
     gone = torch.zeros(ROWS, dtype=torch.bool)
     if asked is not None:
         gone[forgotten_rows(made.federation, 1, None, 0.5)] = True

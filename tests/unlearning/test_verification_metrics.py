@@ -57,9 +57,9 @@ def rows():
 
 def test_what_is_forgotten_is_what_its_client_trained_with(rows):
     fed = federation()
-    x, y = fed.whole_shard(1, attacking=True)
+    x, y = fed.shard(1, attacking=True)
     gone = forgotten_rows(fed, 1, 2, None)
-    bad_x, bad_y = fed.whole_shard(BAD, attacking=True)
+    bad_x, bad_y = fed.shard(BAD, attacking=True)
     assert torch.equal(rows.forget[0], torch.cat([x[gone], bad_x]))
     assert torch.equal(rows.forget[1], torch.cat([y[gone], bad_y]))
     assert rows.forget[1][len(gone) :].tolist() == [1] * ROWS  # poisoned labels
