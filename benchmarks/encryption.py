@@ -30,6 +30,7 @@ from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.protocol.agreement import Agreement
 from fedguard.encryption.protocol.client import ClientSession
 from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.ledger import Training
 from fedguard.encryption.protocol.server import RoundServer
 from fedguard.encryption.protocol.shared_key import SharedKeyClient
 from fedguard.encryption.protocol.shared_key_server import SharedKeyServer
@@ -41,6 +42,7 @@ STOCK = {
     "8192 [60,60]": (8192, [60, 60]),
     "4096 [54,55]": (4096, [54, 55]),
 }
+TRAINING = Training(1, b"a model")
 DISTINCT = 3
 """Distinct updates per measurement; the others repeat them, under keys of their own."""
 
@@ -166,7 +168,7 @@ class Federation:
         replies = self.stage(
             "encrypt",
             server.encrypt_requests(),
-            lambda p, r: self.sessions[p].encrypt(r, self.update(p), 64),
+            lambda p, r: self.sessions[p].encrypt(r, self.update(p), 64, TRAINING),
         )
         self.seconds["add"], _ = timed(lambda: server.take_ciphertexts(replies))
 
@@ -244,12 +246,14 @@ def shared_key_round(clients: int, size: int) -> list[Row]:
     times, replies = [], {}
     for party, request in server.encrypt_requests().items():
         seconds, replies[party] = timed(
-            lambda p=party, r=request: sessions[p].encrypt(r, update, 64)
+            lambda p=party, r=request: sessions[p].encrypt(r, update, 64, TRAINING)
         )
         times.append(seconds)
-    server.take_ciphertexts(replies)
-    adding, asked = timed(server.share_requests)
-    opener, request = next(iter(asked.items()))
+    adding, _ = timed(lambda: server.take_ciphertexts(replies))
+    confirmed = {p: sessions[p].confirm(r) for p, r in server.confirm_requests().items()}
+    opener = server.take_confirmations(confirmed)[0]
+    asked = server.share_requests(opener)
+    request = asked[opener]
     opening, reply = timed(lambda: sessions[opener].share(request))
     error = float(np.abs(server.take_shares(asked, {opener: reply}).mean - update).max())
     sent = sum(_size(value) for value in replies[0].values())

@@ -144,6 +144,7 @@ _OWN: dict[str, dict[str, str]] = {
         "dirichlet": "fedguard.data.partitions:Dirichlet",
         "iid": "fedguard.data.partitions:Iid",
         "label-quantity": "fedguard.data.partitions:LabelQuantity",
+        "natural": "fedguard.data.partitions:Natural",
         "noise": "fedguard.data.partitions:Noise",
         "prob": "fedguard.data.partitions:Prob",
         "quantity": "fedguard.data.partitions:Quantity",

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fedguard.grids.client_app_grid_tmp import ClientAppGrid
 from flwr.app import Context, RecordDict
 from flwr.common.config import parse_config_args
 
 from fedguard.flower_app import config_from_run
+from fedguard.grids.foreign_app import ClientAppGrid
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from fedguard import registry
 from fedguard.assembly.fits import check_task
+from fedguard.assembly.plugins import check_plugin
 from fedguard.attacks.base import Attack
 from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Audit
@@ -33,11 +36,21 @@ def attacks_in(config: SimulationConfig, server_round: int) -> bool:
 def load_dataset(config: SimulationConfig) -> Dataset:
     """Load the data set that a configuration names, and let its task check it."""
     loader = registry.create("dataset", config.dataset.name, **config.dataset.arguments)
+    _group(loader, config)
     dataset = loader.load(config.data_dir)
     if not isinstance(dataset, Dataset):
         raise ConfigurationError("dataset", config.dataset.name, "a loader that returns a Dataset")
     task_of(dataset)
     return dataset
+
+
+def _group(loader: Any, config: SimulationConfig) -> None:
+    """Tell a loader that can group its rows by any column which one the partition asks for."""
+    partition = registry.find("partition", config.partition.name)
+    by = config.partition.arguments.get("by")
+    grouper = getattr(loader, "group_by", None)
+    if getattr(partition, "needs_groups", False) and by is not None and grouper is not None:
+        grouper(by)
 
 
 def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
@@ -63,6 +76,8 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
             name,
             f"an attack that needs no copy of the rule; {config.strategy.name} cannot be copied",
         )
+    if config.check_plugins:
+        check_plugin("attack", name, attack)
     try:
         attack.bind(dataset.num_classes, dataset.input_shape)
     except ConfigurationError as error:
@@ -143,7 +158,11 @@ def make_trainer(
         batch_size=config.batch_size,
     )
     rule = make_training(config)
-    return ClientTrainer(model, federation, settings, config.seed, rule, config.rounds)
+    trainer = ClientTrainer(model, federation, settings, config.seed, rule, config.rounds)
+    if trainer.least > config.batch_size:
+        allowed = f"at least {trainer.least}: BatchNorm1d normalises over the rows of a batch"
+        raise ConfigurationError("batch_size", config.batch_size, allowed)
+    return trainer
 
 
 def make_repair(config: SimulationConfig, dataset: Dataset) -> Repair | None:

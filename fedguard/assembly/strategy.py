@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Strategy
 from fedguard import registry
 from fedguard.assembly.fits import check_task
 from fedguard.assembly.make import make_training, server_tools
+from fedguard.assembly.plugins import check_plugin
 from fedguard.clients.federation import Federation
 from fedguard.config import Part, SimulationConfig
 from fedguard.config.filled_in import check_not_filled_in
@@ -76,6 +77,8 @@ def make_strategy(
             raise ConfigurationError("pre", names, "a fedguard strategy to put it in front of")
         _check_messages(config, strategy, server_model)
         return strategy
+    if config.check_plugins:
+        check_plugin("strategy", config.strategy.name, strategy)
     strategy.pre = make_pre(config)
     strategy.layout = server_model.layout
     strategy.take(config.unlearn, local_epochs=config.local_epochs)

@@ -52,6 +52,19 @@ class A3fl(BadNets):
         Examples drawn from the coalition's data for the optimisation, at least 1.
     **frame : Any
         Other options of `BadNets`; ``value`` has no meaning here.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.a3fl import A3fl
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2, bias=False))
+    >>> with torch.no_grad():
+    ...     _ = model[1].weight.copy_(torch.tensor([[0.0, 0.0, 0.0, 5.0], [0.0, 0.0, 0.0, -5.0]]))
+    >>> attack = A3fl(size=1, steps=50, balance=0.0, target_class=0)
+    >>> x, y = torch.full((6, 1, 2, 2), 0.5), torch.ones(6, dtype=torch.int64)
+    >>> attack.prepare(model, x, y, torch.Generator())
+    >>> attack.pattern(1).tolist()
+    [[[1.0]]]
     """
 
     needs: ClassVar[frozenset[str]] = BadNets.needs | {"model"}

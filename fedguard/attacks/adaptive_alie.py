@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.toolkit.crafting import norm, send, spread, visible
-from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.crafting import spread, visible
+from fedguard.attacks.toolkit.rehearsal import send_furthest
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -30,6 +30,19 @@ class AdaptiveAlie(Attack):
         Largest shift in standard deviations, above 0.
     evaluations : int
         Rehearsals per round, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.adaptive_alie import AdaptiveAlie
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = AdaptiveAlie(max_z=4.0)
+    >>> attack.craft(coalition, seen).tolist()
+    [[-2.0, 4.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "aggregate"})
@@ -46,10 +59,6 @@ class AdaptiveAlie(Attack):
         if not len(rows):
             return coalition.deltas
         mean, sigma = rows.mean(dim=0), spread(rows)
-        rehearse = Rehearsal(coalition, knowledge)
-        z = line_search(
-            lambda z: norm(rehearse(mean - z * sigma) - rehearse.mean),
-            self.max_z,
-            self.evaluations,
+        return send_furthest(
+            coalition, knowledge, lambda z: mean - z * sigma, self.max_z, self.evaluations
         )
-        return send(coalition, mean - z * sigma)

@@ -46,6 +46,19 @@ class AdaptiveGemini(Attack):
         How far beyond the bound of the weight view the search goes, at least 1.
     evaluations : int
         Rehearsals per round and set of coordinates, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.adaptive_gemini import AdaptiveGemini
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[2.0, 0.0], [4.0, 0.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[3.0, 0.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = AdaptiveGemini()
+    >>> attack.craft(coalition, seen).tolist()
+    [[2.0, 0.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "aggregate"})

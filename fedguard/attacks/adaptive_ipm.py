@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.toolkit.crafting import norm, send, visible
-from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.crafting import visible
+from fedguard.attacks.toolkit.rehearsal import send_furthest
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -30,6 +30,19 @@ class AdaptiveIpm(Attack):
         Largest factor, above 0.
     evaluations : int
         Rehearsals per round, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.adaptive_ipm import AdaptiveIpm
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = AdaptiveIpm(max_epsilon=4.0)
+    >>> attack.craft(coalition, seen).tolist()
+    [[-8.0, -16.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "aggregate"})
@@ -46,10 +59,10 @@ class AdaptiveIpm(Attack):
         if not len(rows):
             return coalition.deltas
         mean = rows.mean(dim=0)
-        rehearse = Rehearsal(coalition, knowledge)
-        epsilon = line_search(
-            lambda factor: norm(rehearse(-factor * mean) - rehearse.mean),
+        return send_furthest(
+            coalition,
+            knowledge,
+            lambda epsilon: -epsilon * mean,
             self.max_epsilon,
             self.evaluations,
         )
-        return send(coalition, -epsilon * mean)

@@ -39,6 +39,19 @@ class AdaptiveWeiDetect(LabelFlip):
         Largest multiple, above 0.
     evaluations : int
         Rehearsals per round, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.adaptive_weidetect import AdaptiveWeiDetect
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[1.0, 2.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = AdaptiveWeiDetect(max_scale=8.0)
+    >>> attack.craft(coalition, seen).tolist()
+    [[8.0, 16.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "updates", "aggregate"})

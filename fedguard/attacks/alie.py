@@ -49,6 +49,19 @@ class Alie(Attack):
     z : float, optional
         Shift in standard deviations, at least 0; from the cohort's n and f if left out (see
         `alie_z`; it may be 0 in small cohorts, which makes the attack harmless).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.alie import Alie
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = Alie(z=1.5)
+    >>> attack.craft(coalition, seen).tolist()
+    [[0.5, 4.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

@@ -33,6 +33,13 @@ class BadNets(Backdoor):
         Brightness of the patch, 0 to 1, in every channel.
     **frame : Any
         ``target_class``, ``poison_fraction`` and ``scale`` of `Backdoor`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.badnets import BadNets
+    >>> BadNets(size=1).trigger(torch.zeros(1, 1, 2, 2)).tolist()
+    [[[[0.0, 0.0], [0.0, 1.0]]]]
     """
 
     def __init__(

@@ -29,6 +29,17 @@ class Blended(Backdoor):
         Which pattern, at least 0.
     **frame : Any
         ``target_class``, ``poison_fraction`` and ``scale`` of `Backdoor`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.blended import Blended
+    >>> attack, x = Blended(alpha=0.25), torch.ones(1, 1, 4, 4)
+    >>> stamped = attack.trigger(x)
+    >>> 0.75 <= float(stamped.min()) < float(stamped.max()) <= 1.0
+    True
+    >>> bool((stamped == attack.trigger(x)).all())
+    True
     """
 
     def __init__(self, *, alpha: float = 0.2, pattern_seed: int = 0, **frame: Any) -> None:

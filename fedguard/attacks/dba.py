@@ -38,6 +38,16 @@ class Dba(Backdoor):
         Brightness of the bars, 0 to 1, in every channel.
     **frame : Any
         ``target_class``, ``poison_fraction`` and ``scale`` of `Backdoor`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.dba import Dba
+    >>> attack, x = Dba(length=1, gap=1, shift=2), torch.zeros(1, 1, 3, 3)
+    >>> attack.stamp(x, [1]).tolist()
+    [[[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]]]
+    >>> attack.trigger(x).tolist()
+    [[[[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]]]
     """
 
     def __init__(

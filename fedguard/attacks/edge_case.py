@@ -28,6 +28,13 @@ class EdgeCase(Backdoor):
         Share of the client's examples that become edge cases, 0 to 1.
     **frame : Any
         ``target_class`` and ``scale`` of `Backdoor`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.edge_case import EdgeCase
+    >>> EdgeCase().trigger(torch.tensor([[[[0.0, 0.25], [0.5, 1.0]]]])).tolist()
+    [[[[0.0, 0.5], [0.75, 1.0]]]]
     """
 
     def __init__(self, *, poison_fraction: float = 0.2, **frame: Any) -> None:

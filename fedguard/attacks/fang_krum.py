@@ -43,6 +43,19 @@ class FangKrum(Attack):
     ----------
     threshold : float
         Smallest lambda tried, in units of the weights, above 0; 1e-5 in the paper.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.fang_krum import FangKrum
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[0.0], [10.0], [20.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[10.0], [10.0]]), node_ids=[8, 9])
+    >>> seen = Knowledge("full", honest, 5, 2, 1, torch.Generator())
+    >>> attack = FangKrum()
+    >>> attack.craft(coalition, seen).tolist()
+    [[-30.0], [-30.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

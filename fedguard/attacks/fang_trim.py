@@ -34,6 +34,20 @@ class FangTrim(Attack):
     ----------
     b : float
         Reach beyond the honest range, above 1; 2 in the paper.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.fang_trim import FangTrim
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[4.0, -4.0], [6.0, -6.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = FangTrim(b=2.0)
+    >>> crafted = attack.craft(coalition, seen)[0]
+    >>> 2.0 <= float(crafted[0]) <= 4.0, -4.0 <= float(crafted[1]) <= -2.0
+    (True, True)
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

@@ -28,6 +28,15 @@ class FeatureNoise(Attack):
         each feature's own on tables.
     poison_fraction : float
         Share of the client's examples that get noise, 0 to 1; drawn from the client's stream.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.feature_noise import FeatureNoise
+    >>> x, y = torch.tensor([[1.0, 5.0], [3.0, 5.0]]), torch.tensor([0, 1])
+    >>> noisy, labels = FeatureNoise(std=1.0).poison(x, y, torch.Generator())
+    >>> (noisy != x).tolist(), labels.tolist()
+    ([[True, False], [True, False]], [0, 1])
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})

@@ -28,6 +28,19 @@ class FreeRider(Attack):
         Standard deviation per coordinate in round 1, in units of the weights, at least 0.
     decay : float
         Exponent of the decline over rounds, at least 0; 1 in the paper.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.free_rider import FreeRider
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = FreeRider(std=0.0)
+    >>> attack.craft(coalition, seen).tolist()
+    [[0.0, 0.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

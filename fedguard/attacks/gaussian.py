@@ -29,6 +29,19 @@ class Gaussian(Attack):
         square of the client's own honest update if `relative`.
     relative : bool
         Whether `std` is relative to the honest update; an honest update of zeros then gives zeros.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.gaussian import Gaussian
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[0.0, 0.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = Gaussian(std=2.0, relative=True)
+    >>> attack.craft(coalition, seen).tolist()
+    [[0.0, 0.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

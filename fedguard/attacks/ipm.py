@@ -27,6 +27,19 @@ class Ipm(Attack):
     epsilon : float, optional
         Factor, above 0. Left out: ``2 (n - f) / f``, which makes the plain mean of n updates
         exactly the opposite of what it would be with zeros in the coalition's place.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.ipm import Ipm
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = Ipm(epsilon=0.5)
+    >>> attack.craft(coalition, seen).tolist()
+    [[-1.0, -2.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

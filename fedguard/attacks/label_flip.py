@@ -44,6 +44,16 @@ class LabelFlip(Attack):
         Factor on the coalition's updates, above 0, as in the boosting of Bhagoji et al.,
         "Analyzing Federated Learning through an Adversarial Lens", ICML 2019; 1 sends what
         training gave.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.label_flip import LabelFlip
+    >>> x, y = torch.zeros(4, 1), torch.tensor([0, 1, 2, 2])
+    >>> attack = LabelFlip(mode="targeted", source_class=2, target_class=0)
+    >>> attack.bind(3, (1,))
+    >>> attack.poison(x, y, torch.Generator())[1].tolist()
+    [0, 1, 0, 0]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "updates"})

@@ -24,6 +24,19 @@ class Mimic(Attack):
     good; here v is computed anew in each round, because the client may not take part in it. v is
     the first eigenvector of the K x K Gram matrix. Equal clients: the lowest node id.
     With partial knowledge a member of the coalition is copied.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.mimic import Mimic
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 9.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 4, 1, 1, torch.Generator())
+    >>> attack = Mimic()
+    >>> attack.craft(coalition, seen).tolist()
+    [[0.0, 9.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

@@ -91,6 +91,19 @@ class MinMax(DirectedAttack):
     ----------
     direction : str
         ``"std"``, ``"unit"`` or ``"sign"``; see `DirectedAttack`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.min_max import MinMax
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[4.0, 0.0], [8.0, 0.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = MinMax(direction="unit")
+    >>> attack.craft(coalition, seen).tolist()
+    [[4.0, 0.0]]
     """
 
     def _gamma(self, rows: Tensor, push: Tensor, size: float) -> float:

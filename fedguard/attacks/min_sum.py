@@ -25,6 +25,19 @@ class MinSum(DirectedAttack):
     ----------
     direction : str
         ``"std"``, ``"unit"`` or ``"sign"``; see `DirectedAttack`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.min_sum import MinSum
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[5.0, 0.0], [7.0, 0.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = MinSum(direction="unit")
+    >>> [[round(value, 4) for value in row] for row in attack.craft(coalition, seen).tolist()]
+    [[5.0, 0.0]]
     """
 
     def _gamma(self, rows: Tensor, push: Tensor, size: float) -> float:

@@ -37,6 +37,19 @@ class ModelReplacement(BadNets):
         Largest norm of a scaled update, in units of the weights, above 0; none if left out.
     **frame : Any
         Other options of `BadNets`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.model_replacement import ModelReplacement
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = ModelReplacement()
+    >>> attack.craft(coalition, seen).tolist()
+    [[6.0, 3.0]]
     """
 
     needs: ClassVar[frozenset[str]] = BadNets.needs | {"training"}

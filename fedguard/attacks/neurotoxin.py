@@ -34,6 +34,20 @@ class Neurotoxin(BadNets):
         Radius of a projection after each step as in `Pgd`, above 0; none if left out.
     **frame : Any
         Options of `BadNets`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import LocalStep
+    >>> from fedguard.attacks.neurotoxin import Neurotoxin
+    >>> start = torch.zeros(2)
+    >>> here = torch.nn.Parameter(torch.zeros(2))
+    >>> here.grad = torch.tensor([1.0, 1.0])
+    >>> last = torch.tensor([9.0, 0.1])
+    >>> sgd = torch.optim.SGD([here], lr=0.5)
+    >>> Neurotoxin(keep=0.5).local_step(LocalStep([here], [start], [last]), sgd.step)
+    >>> here.tolist()
+    [0.0, -0.5]
     """
 
     needs: ClassVar[frozenset[str]] = BadNets.needs | {"training"}

@@ -39,6 +39,19 @@ class Numerical(Attack):
     mode : str
         ``"nan"``, ``"inf"``, ``"negative-inf"``, ``"huge"`` (1e30), ``"denormal"`` (1e-40),
         ``"one-nan"`` or ``"one-huge"``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.numerical import Numerical
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = Numerical(mode="inf")
+    >>> attack.craft(coalition, seen).tolist()
+    [[inf, inf]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

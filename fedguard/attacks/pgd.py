@@ -28,6 +28,16 @@ class Pgd(BadNets):
         Radius in units of the weights (Euclidean norm over all trainable parameters), above 0.
     **frame : Any
         Options of `BadNets`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import LocalStep
+    >>> from fedguard.attacks.pgd import Pgd
+    >>> here, start = torch.nn.Parameter(torch.tensor([3.0, 4.0])), torch.zeros(2)
+    >>> Pgd(epsilon=1.0).local_step(LocalStep([here], [start], None), lambda: None)
+    >>> [round(value, 4) for value in here.tolist()]
+    [0.6, 0.8]
     """
 
     needs: ClassVar[frozenset[str]] = BadNets.needs | {"training"}

@@ -41,6 +41,19 @@ class Rop(Attack):
         Share of the last aggregate in the place, 0 to 1.
     history : float
         Share of the last aggregate in the reference, 0 to 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.rop import Rop
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[3.0, 3.0, 0.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[1.0, 0.0, 0.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = Rop(z=0.5)
+    >>> [round(value, 3) for value in attack.craft(coalition, seen)[0].tolist()]
+    [3.0, 3.0, 2.121]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

@@ -31,6 +31,15 @@ class Sig(Backdoor):
     **frame : Any
         ``target_class``, ``poison_fraction`` (of the examples of the target class) and ``scale``
         of `Backdoor`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.sig import Sig
+    >>> attack = Sig(amplitude=0.25, frequency=1)
+    >>> stamped = attack.trigger(torch.full((1, 1, 1, 4), 0.5))
+    >>> [round(value, 3) for value in stamped.flatten().tolist()]
+    [0.5, 0.75, 0.5, 0.25]
     """
 
     def __init__(self, *, amplitude: float = 40 / 255, frequency: int = 6, **frame: Any) -> None:

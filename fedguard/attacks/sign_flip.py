@@ -26,6 +26,19 @@ class SignFlip(Attack):
     ----------
     scale : float
         Factor, above 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.sign_flip import SignFlip
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = SignFlip(scale=2.0)
+    >>> attack.craft(coalition, seen).tolist()
+    [[-4.0, -2.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

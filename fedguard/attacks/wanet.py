@@ -40,6 +40,17 @@ class WaNet(Backdoor):
         Share of the client's examples that are warped and relabelled, 0 to 1.
     **frame : Any
         ``target_class`` and ``scale`` of `Backdoor`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.wanet import WaNet
+    >>> attack, x = WaNet(strength=0.5), torch.full((1, 1, 8, 8), 0.5)
+    >>> bool(torch.allclose(attack.trigger(x), x))
+    True
+    >>> slope = torch.linspace(0, 1, 8).expand(1, 1, 8, 8)
+    >>> 0.0 < float((attack.trigger(slope) - slope).abs().max()) < 0.25
+    True
     """
 
     def __init__(

@@ -19,6 +19,19 @@ class ZeroUpdate(Attack):
     Slows plain averaging by the factor ``(n - f) / n``, and is the plain free rider of Fraboni,
     Vidal and Lorenzi, "Free-rider Attacks on Model Aggregation in Federated Learning",
     AISTATS 2021.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks import Knowledge
+    >>> from fedguard.attacks.zero import ZeroUpdate
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = ClientUpdates.from_matrix(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
+    >>> coalition = ClientUpdates.from_matrix(torch.tensor([[2.0, 1.0]]), node_ids=[9])
+    >>> seen = Knowledge("full", honest, 3, 1, 1, torch.Generator())
+    >>> attack = ZeroUpdate()
+    >>> attack.craft(coalition, seen).tolist()
+    [[0.0, 0.0]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})

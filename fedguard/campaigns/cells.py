@@ -79,13 +79,15 @@ class CellResult:
     state : str
         ``done``, ``failed``, or ``busy``: another process holds the run.
     accuracy : float or None
-        Of the last round.
+        The headline of the last round: accuracy, perplexity, ...
     rounds : int
         Rounds of the finished run.
     seconds : float
         Time spent on it here.
     error : str
         One line, where it failed.
+    headline : dict or None
+        What the figure is, as in ``summary.json``.
     """
 
     state: Literal["done", "failed", "busy"]
@@ -93,6 +95,7 @@ class CellResult:
     rounds: int = 0
     seconds: float = 0.0
     error: str = ""
+    headline: dict[str, Any] | None = None
 
 
 def run_cell(
@@ -131,8 +134,10 @@ def run_cell(
             # Tensors in reference cycles would wait for Python's collector, which cannot see
             # their size.
             gc.collect()
-    headline = summary["final"][summary["headline"]["name"]]
-    return CellResult("done", headline, summary["rounds"], time.monotonic() - started)
+    headline = summary.get("headline")
+    figure = summary["final"].get(headline["name"] if headline else "accuracy")
+    seconds = time.monotonic() - started
+    return CellResult("done", figure, summary["rounds"], seconds, headline=headline)
 
 
 def _finish(

@@ -114,5 +114,5 @@ class SweepProgress:
 
 def _headline(result: CellResult) -> str:
     """Return a finished run's headline; results that name none are accuracies."""
-    headline = Headline.of({"headline": getattr(result, "headline", None)})
+    headline = Headline.of({"headline": result.headline})
     return headline.labelled(result.accuracy)

@@ -217,9 +217,8 @@ class ReuseExecutor(Executor):
 
     def _load_poison(self, cohort: Cohort, rows: Sequence[int]) -> None:
         """Poison data before threads start: an attack need not be safe in threads."""
-        federation = self.trainer.federation
         for row in rows:
-            federation.source(cohort.clients[row], attacking=cohort.attacking)
+            self.trainer.data_of(cohort.clients[row], attacking=cohort.attacking)
 
     def close(self) -> None:
         """End the threads."""

@@ -88,8 +88,6 @@ class Federation:
 
     def __post_init__(self) -> None:
         self._cache: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
-        self._left_out: dict[int, Tensor] = {}
-        self._reduced: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
         shape = (-1,) + (1,) * (len(self.dataset.input_shape) - 1)
         self._mean = torch.tensor(self.dataset.mean, device=self.device).view(shape)
         self._std = torch.tensor(self.dataset.std, device=self.device).view(shape)
@@ -110,39 +108,7 @@ class Federation:
             return x.to(self.device, self.task.dtype)
         return (x.to(self.device) - self._mean) / self._std
 
-    def examples(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor]:
-        """Return a client's training data as its model sees it, rows left out by `leave_out` aside.
-
-        Parameters
-        ----------
-        client : int
-            Client id, 0 to K - 1.
-        attacking : bool
-            Whether a malicious client poisons its data; honest clients never do.
-        """
-        x, y = self.whole_shard(client, attacking=attacking)
-        if client not in self._left_out:
-            return x, y
-        key = (client, attacking)
-        if key not in self._reduced:
-            kept = torch.ones(len(y), dtype=torch.bool)
-            kept[self._left_out[client]] = False
-            rows = kept.nonzero().flatten().to(self.device)
-            self._reduced[key] = (x[rows], y[rows])
-        return self._reduced[key]
-
-    def leave_out(self, client: int, rows: Tensor) -> None:
-        """Take rows, given by their positions in a client's shard, out of its training data.
-
-        An empty tensor puts all rows back.
-        """
-        before = self._left_out.pop(client, torch.empty(0, dtype=torch.long))
-        if len(rows):
-            self._left_out[client] = rows
-        if not torch.equal(before, rows):
-            self._reduced = {key: v for key, v in self._reduced.items() if key[0] != client}
-
-    def source(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def indexed(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the tensors that hold a client's examples, and its rows in them.
 
         Clients whose data are as they were drawn share one tensor of all examples, so that memory
@@ -154,8 +120,8 @@ class Federation:
             Examples as the model sees them, labels, and the client's rows in both, on the
             federation's device; None where all rows are the client's.
         """
-        if client in self._left_out or self._changes(client, attacking):
-            return (*self.examples(client, attacking=attacking), None)
+        if self._changes(client, attacking):
+            return (*self.shard(client, attacking=attacking), None)
         return (*self._clean, self.shards[client].to(self.device))
 
     def _changes(self, client: int, attacking: bool) -> bool:
@@ -170,17 +136,25 @@ class Federation:
     def _clean(self) -> tuple[Tensor, Tensor]:
         return self.normalise(self.dataset.x_train), self.dataset.y_train.to(self.device)
 
-    def whole_shard(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor]:
-        """Return a client's data as its model sees them, whatever `leave_out` says."""
+    def shard(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor]:
+        """Return a client's data as its model sees them.
+
+        Parameters
+        ----------
+        client : int
+            Client id, 0 to K - 1.
+        attacking : bool
+            Whether a malicious client poisons its data; honest clients never do.
+        """
         poisons = self._poisons(client, attacking)
         if not self._changes(client, attacking):
-            return self._build(client, poisons)
+            return self._make_shard(client, poisons)
         key = (client, poisons)
         if key not in self._cache:
-            self._cache[key] = self._build(client, poisons)
+            self._cache[key] = self._make_shard(client, poisons)
         return self._cache[key]
 
-    def _build(self, client: int, poisons: bool) -> tuple[Tensor, Tensor]:
+    def _make_shard(self, client: int, poisons: bool) -> tuple[Tensor, Tensor]:
         rows = self.shards[client]
         x, y = self.dataset.x_train[rows], self.dataset.y_train[rows]
         if self.noise_std is not None and self.noise_std[client] > 0:
@@ -203,7 +177,6 @@ class Federation:
     def forget_poisoned(self) -> None:
         """Drop poisoned examples, for attacks whose poison changes from round to round."""
         self._cache = {key: value for key, value in self._cache.items() if not key[1]}
-        self._reduced = {key: value for key, value in self._reduced.items() if not key[1]}
 
     def server_examples(self) -> tuple[Tensor, Tensor]:
         """Return the server's auxiliary examples as the model sees them, and their labels."""

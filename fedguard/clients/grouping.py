@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedguard.clients.executors import Cohort
-from fedguard.clients.training import ClientTrainer, TrainingSettings
+from fedguard.clients.training import ClientTrainer, TrainingSettings, counted
 from fedguard.randomness import generator
 
 
@@ -96,7 +96,7 @@ def make_groups(
 
 def _member(trainer: ClientTrainer, cohort: Cohort, position: int) -> _Member:
     client = cohort.clients[position]
-    x, y, rows = trainer.federation.source(client, attacking=cohort.attacking)
+    x, y, rows = trainer.data_of(client, attacking=cohort.attacking)
     return _Member(position, client, x, y, rows, len(y) if rows is None else len(rows))
 
 
@@ -105,8 +105,9 @@ def _group(
 ) -> Group:
     # A batch beyond the largest shard would only be padding.
     largest = max(member.size for member in members)
-    settings = replace(given, batch_size=min(given.batch_size, max(largest, 1)))
-    steps = [settings.local_epochs * math.ceil(m.size / settings.batch_size) for m in members]
+    settings = replace(given, batch_size=max(min(given.batch_size, largest), trainer.least))
+    least = trainer.least
+    steps = [settings.local_epochs * _steps(m.size, settings.batch_size, least) for m in members]
     shape = (len(members), max(steps), settings.batch_size)
     rows = torch.zeros(shape, dtype=torch.long)
     weights = torch.zeros(shape)
@@ -115,9 +116,9 @@ def _group(
     offset = 0
     for index, (member, count) in enumerate(zip(members, steps, strict=True)):
         if member.size not in known:
-            known[member.size] = _weights(member.size, settings)
+            known[member.size] = _weights(member.size, settings, least)
         weights[index, :count], shares[index, :count] = known[member.size]
-        taken = _batches(member, cohort.server_round, trainer.seed, settings)
+        taken = _batches(member, cohort.server_round, trainer.seed, settings, least)
         own = member.rows is not None
         rows[index, :count] = (
             member.rows.cpu()[taken] if member.rows is not None else offset + taken
@@ -138,22 +139,31 @@ def _group(
     )
 
 
-def _batches(member: _Member, server_round: int, seed: int, settings: TrainingSettings) -> Tensor:
+def _batches(
+    member: _Member, server_round: int, seed: int, settings: TrainingSettings, least: int
+) -> Tensor:
     """Return (T, B) places within the shard, in the order that `ClientTrainer` takes them."""
     stream = generator(seed, server_round, member.client, "batches")
     padded = math.ceil(member.size / settings.batch_size) * settings.batch_size
     table = torch.zeros(settings.local_epochs, padded, dtype=torch.long)
     for epoch in range(settings.local_epochs):
         table[epoch, : member.size] = torch.randperm(member.size, generator=stream)
-    return table.view(-1, settings.batch_size)
+    whole = table.view(settings.local_epochs, -1, settings.batch_size)
+    kept = whole[:, : _steps(member.size, settings.batch_size, least)]
+    return kept.reshape(-1, settings.batch_size)
 
 
-def _weights(size: int, settings: TrainingSettings) -> tuple[Tensor, Tensor]:
+def _steps(size: int, batch_size: int, least: int) -> int:
+    """Return an epoch's batches, a last one of fewer than `least` rows left out."""
+    return math.ceil(size / batch_size) - int(0 < size % batch_size < least)
+
+
+def _weights(size: int, settings: TrainingSettings, least: int) -> tuple[Tensor, Tensor]:
     """Return the (T, B) weights and (T,) shares of a client with `size` examples."""
     batch, epochs = settings.batch_size, settings.local_epochs
-    steps = math.ceil(size / batch)
+    steps = _steps(size, batch, least)
     real = (torch.arange(steps * batch) < size).view(steps, batch).float()
     counts = real.sum(dim=1)
     shares = torch.zeros(epochs, steps)
-    shares[-1] = counts / size
+    shares[-1] = counts / counted(size, batch, least)
     return (real / counts[:, None]).repeat(epochs, 1), shares.flatten()

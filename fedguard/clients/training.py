@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from logging import WARNING
 from typing import Any
 
 import torch
+from flwr.common.logger import log
 from torch import Tensor, nn
 
 from fedguard.attacks.base import Attack
@@ -67,6 +69,11 @@ class ClientTrainer:
     ----------
     memories : dict of int to (dict of str to Tensor)
         What each client keeps from round to round, where the rule remembers.
+    least : int
+        Fewest rows of a batch: 2 where BatchNorm1d normalises over it, which one row cannot be.
+        A smaller last batch of an epoch is dropped, by every executor alike.
+    left_out : dict of int to Tensor
+        Positions in a client's shard that take no part in its training, such as forgotten rows.
     """
 
     def __init__(
@@ -85,7 +92,10 @@ class ClientTrainer:
         self.rule = rule or Sgd()
         self.rounds = rounds
         self.memories: dict[int, dict[str, Tensor]] = {}
+        self.left_out: dict[int, Tensor] = {}
+        self._reported: set[str] = set()
         self.draws = _draws_random_numbers(module, federation)
+        self.least = 2 if any(isinstance(m, nn.BatchNorm1d) for m in module.modules()) else 1
         self._velocity = torch.zeros_like(self.model.vector)
         self._prepared = 0
 
@@ -99,12 +109,36 @@ class ClientTrainer:
         module = copy.deepcopy(self.model.module)
         chosen = settings or self.settings
         found = ClientTrainer(module, self.federation, chosen, self.seed, self.rule, self.rounds)
-        found.memories = self.memories
+        found.memories, found.left_out = self.memories, self.left_out
         return found
+
+    def report_unread(self, configs: Iterable[Mapping[str, Any]]) -> None:
+        """Log, once per key, what a server's messages say and the training rule does not read."""
+        said = {key for config in configs for key in config}
+        for key in sorted(said - self.rule.reads - self._reported):
+            self._reported.add(key)
+            rule, known = type(self.rule).__name__, ", ".join(sorted(self.rule.reads))
+            log(WARNING, "clients do not obey %r: training %s reads %s", key, rule, known)
 
     def settings_for(self, config: Mapping[str, Any], server_round: int) -> TrainingSettings:
         """Return the hyper-parameters of a client whose message says `config`."""
         return self.rule.settings_for(self.settings, config, server_round, self.rounds)
+
+    def data_of(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return a client's training data as `Federation.indexed` does, rows left out aside."""
+        gone = self.left_out.get(client)
+        if gone is None or not len(gone):
+            return self.federation.indexed(client, attacking=attacking)
+        x, y = self.federation.shard(client, attacking=attacking)
+        kept = torch.ones(len(y), dtype=torch.bool)
+        kept[gone] = False
+        rows = kept.nonzero().flatten().to(y.device)
+        return x[rows], y[rows], None
+
+    def examples(self, client: int) -> tuple[Tensor, Tensor]:
+        """Return a client's own clean data, rows left out aside."""
+        x, y, rows = self.data_of(client, attacking=False)
+        return (x, y) if rows is None else (x[rows], y[rows])
 
     def train(
         self,
@@ -142,7 +176,7 @@ class ClientTrainer:
             Number of examples and mean training loss over the last epoch.
         """
         self.prepare_for(attacking, server_round, global_vector)
-        x, y, own = self.federation.source(client, attacking=attacking)
+        x, y, own = self.data_of(client, attacking=attacking)
         rows = torch.arange(len(y), device=y.device) if own is None else own
         self.model.load(global_vector)
         self.model.module.train()
@@ -259,6 +293,8 @@ class ClientTrainer:
             total.zero_()
             order = own[torch.randperm(len(own), generator=stream).to(local.x.device)]
             for rows in torch.split(order, settings.batch_size):
+                if len(rows) < self.least:
+                    continue
                 local.rows = rows
                 losses = task.losses(module(local.x[rows]), local.y[rows])
                 loss = rule.loss(local, losses)
@@ -270,7 +306,13 @@ class ClientTrainer:
                 else:
                     attack.local_step(step, lambda: rule.step(local, update))
         rule.end(local)
-        return float(total / len(own))
+        return float(total / counted(len(own), settings.batch_size, self.least))
+
+
+def counted(size: int, batch_size: int, least: int) -> int:
+    """Return how many of a shard's rows an epoch trains on: all but a last batch below `least`."""
+    left = size % batch_size
+    return max(size - left if 0 < left < least else size, 1)
 
 
 def _descend(

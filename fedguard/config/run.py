@@ -133,6 +133,8 @@ class SimulationConfig(BaseModel):
     """Who admits clients' replies before the strategy sees them."""
     unlearn: tuple[UnlearnRequest, ...] = ()
     """What the federation is asked to forget: ``[{client: 3, round: 20}]``; with strategy soul."""
+    check_plugins: bool = True
+    """Whether a third party's strategy or attack passes a quick conformance check first."""
     seed: Seed = 0
     """Seed of everything random in the run."""
 

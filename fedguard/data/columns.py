@@ -33,6 +33,7 @@ _SHOWN = 3
 _WITH_UNIT = re.compile(r"[-+]?[0-9][0-9.,]*\s*([A-Za-zµ°/]{1,6}[0-9²³]?)")
 _MANY = 10
 _NOTED = 6
+_POLLED = 200
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,14 @@ def _text(cell: object) -> str:
 
 
 def decimal_of(frame: pd.DataFrame) -> Decimal | None:
-    """Return the comma if some column of text tells that it is the decimal sign, and none else."""
+    """Return the decimal sign that a table's columns of text agree on; None where they do not."""
     votes: set[Decimal] = set()
     for name in frame.columns:
         if _is_text(frame[name]):
             cells = pd.Series(texts_of(frame[name]).unique(), dtype="str")
-            votes |= comma_votes(cells[cells.str.contains(",")].tolist())
-    return "," if votes == {","} else None
+            commas, points = (cells[cells.str.contains(sign, regex=False)] for sign in ",.")
+            votes |= comma_votes([*commas, *points.head(_POLLED)])
+    return next(iter(votes)) if len(votes) == 1 else None
 
 
 def _is_text(column: pd.Series) -> bool:

@@ -95,7 +95,9 @@ def comma_votes(texts: Sequence[str]) -> set[Decimal]:
         if _UNCLEAR.fullmatch(body) or not body:
             continue
         if "," not in body:
-            if _POINT.fullmatch(body) and not _GROUPS[","].fullmatch(body):
+            if _GROUPS[","].fullmatch(body):
+                votes |= {","} if body.count(".") > 1 else set()
+            elif _POINT.fullmatch(body):
                 votes.add(".")
         elif _GROUPS["."].fullmatch(body) and not body.startswith("0"):
             votes.add(".")
@@ -149,7 +151,7 @@ def read_numbers(texts: Sequence[str], file_decimal: Decimal | None, unclear: bo
     commas = [texts[place] for place in rest.tolist() if cells[place] is not None]
     unsure = ""
     decimal: Decimal = file_decimal or "."
-    if any("," in text for text in commas):
+    if any("," in text or text.count(".") > 1 for text in commas):
         dotted = [text for text in texts if "." in text]
         votes = comma_votes([*commas, *dotted])
         if len(votes) == 2:
@@ -162,16 +164,17 @@ def read_numbers(texts: Sequence[str], file_decimal: Decimal | None, unclear: bo
         _regroup(texts, values)
     for place, cell in cells.items():
         number = _value(cell, decimal) if cell is not None else None
+        if number is None and unsure and cell is not None:
+            number = _value(cell, "." if decimal == "," else ",")
         values[place] = np.nan if number is None else number
     strays = tuple(texts[place] for place in rest.tolist() if np.isnan(values[place]))
     read = [
         cell for place, cell in cells.items() if cell is not None and not np.isnan(values[place])
     ]
     how, mixed = _units(read, plain=len(texts) - len(rest) - int(missing.sum()))
-    comma = "decimal commas" if decimal == "," and commas else ""
-    grouped = (
-        "thousands set apart" if commas and not comma and any("," in t for t in commas) else ""
-    )
+    marked = any("," in text for text in commas)
+    comma = "decimal commas" if decimal == "," and marked else ""
+    grouped = "thousands set apart" if not comma and (marked or decimal == ",") and commas else ""
     said = ", ".join(part for part in (comma, grouped, how) if part)
     return Numbers(values, missing, strays, said, unsure or mixed)
 

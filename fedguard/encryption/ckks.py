@@ -9,8 +9,8 @@ from fedguard.encryption.lattice import tenseal_vectors as vectors
 from fedguard.encryption.lattice.backend import make_backend
 from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.protocol.agreement import Agreement
-from fedguard.encryption.protocol.driver import SharedKeyGroup
 from fedguard.encryption.protocol.endpoint import ClientOptions
+from fedguard.encryption.protocol.shared_key_group import SharedKeyGroup
 from fedguard.encryption.protocol.shared_key_server import SharedKeyServer
 from fedguard.encryption.strategy import EncryptedStrategy
 from fedguard.errors import ConfigurationError
@@ -19,9 +19,9 @@ from fedguard.errors import ConfigurationError
 class Ckks(EncryptedStrategy):
     """Average updates that clients encrypt under one key pair, which the server does not hold.
 
-    The first client of a group makes the key pair and seals it for the others; the server adds
-    ciphertexts under the public context; each round another client decrypts the sum and releases
-    it with flooding. See `fedguard.encryption.protocol.shared_key`.
+    The first client of a group draws the key and seals it for the others; the server adds
+    ciphertexts; each round most clients confirm what is in the sum, and another one decrypts it and
+    releases it with flooding. See `fedguard.encryption.protocol.shared_key`.
 
     Cheon, Kim, Kim and Song, "Homomorphic Encryption for Arithmetic of Approximate Numbers",
     ASIACRYPT 2017, through TenSEAL. It protects clients from the server alone: any one client that
@@ -52,8 +52,8 @@ class Ckks(EncryptedStrategy):
     def make_group(self, cohort: tuple[int, ...], size: int) -> SharedKeyGroup:
         """Return the protocol of one group; see `EncryptedStrategy.make_group`."""
 
-        def make_server(server_round: int) -> SharedKeyServer:
-            terms = Agreement(server_round, 0, cohort, "default", "slots")
+        def make_server(server_round: int, attempt: int, among: tuple[int, ...]) -> SharedKeyServer:
+            terms = Agreement(server_round, attempt, among, "default", "slots")
             return SharedKeyServer(terms, size)
 
         return SharedKeyGroup(cohort, make_server)

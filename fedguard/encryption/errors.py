@@ -8,7 +8,23 @@ class ProtocolError(RuntimeError):
 
 
 class RefusedError(ProtocolError):
-    """A client's guard refuses what the server asks for; nothing was sent."""
+    """A client's guard refuses what the server asks for; nothing was sent.
+
+    Parameters
+    ----------
+    reason : str
+        Why.
+    accused : int, optional
+        The client whose message was wrong, where it can be told.
+    """
+
+    def __init__(self, reason: str, accused: int | None = None) -> None:
+        super().__init__(reason)
+        self.accused = accused
+
+
+class DisputedError(RefusedError):
+    """What the server calls the sum is not the sum of what the contributors tagged."""
 
 
 class ChecksumError(ProtocolError):

@@ -16,7 +16,14 @@ from fedguard.encryption.errors import RefusedError
 from fedguard.encryption.protocol.agreement import Payload
 from fedguard.encryption.protocol.endpoint import ClientEndpoint, ClientOptions, Update
 from fedguard.encryption.protocol.identity import Identity, Roster
-from fedguard.encryption.protocol.records import REFUSED, stages_of, to_records, without_stages
+from fedguard.encryption.protocol.ledger import Training, model_digest
+from fedguard.encryption.protocol.records import (
+    REFUSED,
+    round_of,
+    stages_of,
+    to_records,
+    without_stages,
+)
 from fedguard.encryption.protocol.weights import downscaled
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.messages import arrays_of
@@ -88,8 +95,14 @@ class LocalClients(WrappedGrid):
         )
         self._faults = dict(updates.malformed)
         claims = updates.num_examples.tolist()
+        rounds = {m.metadata.dst_node_id: round_of(stages_of(m.content)) for m in training}
+        model = model_digest(layout.vector_from_arrays(arrays))
         self._updates = {
-            party: Update(downscaled(updates.deltas[row], layout).numpy(), claims[row])
+            party: Update(
+                downscaled(updates.deltas[row], layout).numpy(),
+                claims[row],
+                Training(rounds[party], model),
+            )
             for row, party in enumerate(updates.node_ids)
         }
 

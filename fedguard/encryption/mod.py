@@ -22,12 +22,15 @@ from flwr.clientapp.typing import ClientAppCallable, Mod
 from flwr.common.logger import log
 
 from fedguard.encryption.errors import RefusedError
+from fedguard.encryption.protocol.agreement import get
 from fedguard.encryption.protocol.endpoint import ClientEndpoint, ClientOptions, Update
 from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.ledger import Training, model_digest
 from fedguard.encryption.protocol.records import (
     PREFIX,
     RecordMemory,
     plain_content,
+    round_of,
     stages_of,
     to_records,
 )
@@ -36,7 +39,9 @@ from fedguard.layout import ParameterLayout
 
 IDENTITY_FILE = "fedguard-identity"
 ROSTER_FILE = "fedguard-roster"
-"""Keys of a SuperNode's ``--node-config`` that name the client's key and everyone's public keys."""
+LEDGER_FILE = "fedguard-ledger"
+"""Keys of a SuperNode's ``--node-config`` that name the client's key, everyone's public keys, and
+where the client writes down which updates it let go of, so that a restart does not forget it."""
 
 _UPDATE, _ROSTER, _SELF = PREFIX + "update", PREFIX + "roster", PREFIX + "self"
 _MEMORY = PREFIX + "round."
@@ -88,16 +93,24 @@ def _train(message: Message, context: Context, call_next: ClientAppCallable) -> 
     if isinstance(examples, list):
         raise ValueError("num-examples is a list")
     context.state[_UPDATE] = ArrayRecord({"delta": Array(downscaled(delta, layout).numpy())})
-    context.state[_UPDATE + ".examples"] = ConfigRecord({"num-examples": float(examples)})
+    model = model_digest(layout.vector_from_arrays(arrays))
+    context.state[_UPDATE + ".training"] = ConfigRecord(
+        {
+            "num-examples": float(examples),
+            "round": round_of(stages_of(message.content)),
+            "model": model,
+        }
+    )
 
 
 def _held(context: Context) -> Update | None:
     if _UPDATE not in context.state.array_records:
         return None
     delta = context.state.array_records[_UPDATE]["delta"].numpy()
-    examples = context.state.config_records[_UPDATE + ".examples"]["num-examples"]
-    assert isinstance(examples, float)
-    return Update(np.asarray(delta, dtype=np.float32), examples)
+    record = context.state.config_records[_UPDATE + ".training"]
+    training = Training(get(record, "round", int), get(record, "model", bytes))
+    examples = get(record, "num-examples", float)
+    return Update(np.asarray(delta, dtype=np.float32), examples, training)
 
 
 def _endpoint(message: Message, context: Context, options: ClientOptions) -> ClientEndpoint:
@@ -109,13 +122,14 @@ def _endpoint(message: Message, context: Context, options: ClientOptions) -> Cli
     assert isinstance(party, int)
     assert isinstance(secret, bytes)
     stages = stages_of(message.content)
+    ledger = context.node_config.get(LEDGER_FILE)
     label = " ".join(f"{name} {request.get('round')}" for name, request in stages.items())
     return ClientEndpoint(
         options,
         party,
         Identity(secret),
         _roster(context),
-        RecordMemory(context.state, _MEMORY),
+        RecordMemory(context.state, _MEMORY, None if ledger is None else Path(str(ledger))),
         label,
     )
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp.typing import Mod
-from flwr.common import bytes_to_ndarray
-from flwr.common.secure_aggregation.crypto.shamir import combine_shares
 from flwr.common.secure_aggregation.crypto.symmetric_encryption import generate_shared_key
 from flwr.common.secure_aggregation.ndarrays_arithmetic import factor_extract
 from flwr.common.secure_aggregation.quantization import dequantize
@@ -20,6 +18,8 @@ from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from flwr.serverapp import Grid
 from flwr.supercore.primitives.asymmetric import bytes_to_private_key, bytes_to_public_key
 
+from fedguard.encryption import secagg_checks as checks
+from fedguard.encryption.errors import ProtocolError
 from fedguard.encryption.grouping import client_view, group_updates
 from fedguard.encryption.protocol.weights import GroupMean, upscaled
 from fedguard.encryption.secagg_clients import SecAggClients, secagg_mods
@@ -29,6 +29,10 @@ from fedguard.strategies.base import RobustStrategy, weighted_mean
 from fedguard.updates import ClientUpdates, Verdict
 
 _MODULUS = 1 << 32
+
+T = TypeVar("T")
+Reader = Callable[[int, checks.Reply], T]
+"""Returns what a reply of a client holds, checked; raises `ProtocolError`."""
 
 
 @dataclass
@@ -40,8 +44,13 @@ class _Round:
     active: set[int] = field(default_factory=set)
     keys: dict[int, list[bytes]] = field(default_factory=dict)
     masking: set[int] = field(default_factory=set)
+    uploaded: set[int] = field(default_factory=set)
     masked: list[np.ndarray] = field(default_factory=list)
-    faults: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def shares(self) -> int:
+        """Number of shares of every secret."""
+        return max(map(len, self.neighbours.values()))
 
 
 class SecAggPlus(RobustStrategy):
@@ -104,6 +113,8 @@ class SecAggPlus(RobustStrategy):
         self.clipping_range = float(clipping_range)
         self.quantization_range = quantization_range
         self._grid: Grid | None = None
+        self._model: Mapping[str, Any] = {}
+        self._faults: dict[int, str] = {}
         self._round = _Round()
 
     def client_side(self, grid: Grid) -> Grid:
@@ -122,34 +133,40 @@ class SecAggPlus(RobustStrategy):
         if not sampled:
             return sampled
         self._grid = grid
-        self._round = self._draw_neighbours(server_round)
-        self._take_keys(self._exchange(dict.fromkeys(self._asked, self._settings())))
-        forwarded = self._forward(self._exchange(self._key_lists()))
-        model = {self.arrayrecord_key: arrays, self.configrecord_key: config}
-        return [self._message(node, record, model) for node, record in forwarded.items()]
+        self._faults = {}
+        self._model = {self.arrayrecord_key: arrays, self.configrecord_key: config}
+        return self._begin(self._asked)
 
-    def _draw_neighbours(self, server_round: int) -> _Round:
+    def _begin(self, cohort: tuple[int, ...]) -> list[Message]:
+        """Exchange keys and key shares; return the messages that ask for masked vectors."""
+        self._round = self._draw_neighbours(cohort)
+        settings = self._settings()
+        self._take_keys(self._exchange(dict.fromkeys(cohort, settings), self._read_keys))
+        forwarded = self._forward(self._exchange(self._key_lists(), self._read_boxes))
+        return [self._message(node, record, self._model) for node, record in forwarded.items()]
+
+    def _draw_neighbours(self, cohort: tuple[int, ...]) -> _Round:
         """Place the clients on a ring; each shares its secrets with those nearby."""
-        count = len(self._asked)
+        count, server_round = len(cohort), self.current_round
         if count < 3:
             raise RunError(f"secagg+ needs at least 3 clients, round {server_round} has {count}")
         shares = min(max(round(self.num_shares * count), 3), count)
         half = shares // 2
         order = numpy_generator(self.seed, server_round, SERVER, "neighbours").permutation(count)
-        ring = [self._asked[position] for position in order]
+        ring = [cohort[position] for position in order]
         neighbours = {
             node: {ring[(place + offset) % count] for offset in range(-half, half + 1)}
             for place, node in enumerate(ring)
         }
         held = min(len(near) for near in neighbours.values())
         threshold = min(max(round(self.reconstruction_threshold * shares), 2), held)
-        return _Round(neighbours, threshold, set(self._asked))
+        return _Round(neighbours, threshold, set(cohort))
 
     def _settings(self) -> dict[str, Any]:
         return {
             Key.STAGE: Stage.SETUP,
-            Key.SAMPLE_NUMBER: len(self._asked),
-            Key.SHARE_NUMBER: max(map(len, self._round.neighbours.values())),
+            Key.SAMPLE_NUMBER: len(self._round.neighbours),
+            Key.SHARE_NUMBER: self._round.shares,
             Key.THRESHOLD: self._round.threshold,
             Key.CLIPPING_RANGE: self.clipping_range,
             Key.TARGET_RANGE: self.quantization_range,
@@ -164,27 +181,43 @@ class SecAggPlus(RobustStrategy):
         content = RecordDict({**(model or {}), RECORD_KEY_CONFIGS: ConfigRecord(dict(record))})
         return Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
 
-    def _exchange(self, records: Mapping[int, Mapping[str, Any]]) -> dict[int, ConfigRecord]:
+    def _exchange(self, records: Mapping[int, Mapping[str, Any]], read: Reader[T]) -> dict[int, T]:
         assert self._grid is not None
         messages = [self._message(node, record) for node, record in sorted(records.items())]
-        return self._answers(self._grid.send_and_receive(messages, timeout=self.trip_timeout))
-
-    def _answers(self, replies: Iterable[Message]) -> dict[int, ConfigRecord]:
-        """Return the replies of the clients that are still there; fewer stop the run."""
-        replies = list(replies)
-        self._round.faults |= {
-            reply.metadata.src_node_id: reply.error.reason or "error reply"
-            for reply in replies
-            if reply.has_error()
-        }
-        answers = {
-            reply.metadata.src_node_id: reply.content.config_records[RECORD_KEY_CONFIGS]
-            for reply in replies
-            if not reply.has_error() and RECORD_KEY_CONFIGS in reply.content.config_records
-        }
-        self._round.active &= set(answers)
+        replies = self._grid.send_and_receive(messages, timeout=self.trip_timeout)
+        answers = self._answers(replies, read)
         self._check_alive()
-        return {node: answers[node] for node in sorted(self._round.active)}
+        return answers
+
+    def _answers(self, replies: Iterable[Message], read: Reader[T]) -> dict[int, T]:
+        """Return what the clients that are still there sent, read and checked; note the others."""
+        found: dict[int, T] = {}
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if reply.has_error():
+                self._faults[node] = reply.error.reason or "error reply"
+                continue
+            try:
+                if RECORD_KEY_CONFIGS not in reply.content.config_records:
+                    raise ProtocolError("its reply holds nothing of the protocol")
+                found[node] = read(node, reply.content.config_records[RECORD_KEY_CONFIGS])
+            except ProtocolError as error:
+                self._faults[node] = str(error)
+        self._round.active &= set(found)
+        return {node: found[node] for node in sorted(self._round.active)}
+
+    def _read_keys(self, _: int, reply: checks.Reply) -> list[bytes]:
+        return checks.read_keys(reply)
+
+    def _read_boxes(self, node: int, reply: checks.Reply) -> dict[int, bytes]:
+        return checks.read_boxes(reply, [near for near in self._near(node) if near != node])
+
+    def _read_vectors(self, _: int, reply: checks.Reply) -> list[np.ndarray]:
+        assert self.layout is not None
+        return checks.read_vectors(reply, self.layout.size, _MODULUS)
+
+    def _read_shares(self, node: int, reply: checks.Reply) -> dict[int, bytes]:
+        return checks.read_shares(reply, *self._unmasked_by(node), self._round.shares)
 
     def _check_alive(self) -> None:
         for node, near in self._round.neighbours.items():
@@ -196,11 +229,12 @@ class SecAggPlus(RobustStrategy):
                     "unmasked"
                 )
 
-    def _take_keys(self, answers: Mapping[int, ConfigRecord]) -> None:
-        self._round.keys = {
-            node: [cast("bytes", r[Key.PUBLIC_KEY_1]), cast("bytes", r[Key.PUBLIC_KEY_2])]
-            for node, r in answers.items()
-        }
+    def _take_keys(self, answers: Mapping[int, list[bytes]]) -> None:
+        self._round.keys = dict(answers)
+        for node in checks.repeated_keys(answers):
+            self._faults[node] = "its public key is another client's as well"
+            self._round.active.discard(node)
+        self._check_alive()
 
     def _key_lists(self) -> dict[int, dict[str, Any]]:
         return {
@@ -214,15 +248,13 @@ class SecAggPlus(RobustStrategy):
     def _near(self, node: int) -> list[int]:
         return sorted(self._round.neighbours[node] & self._round.active)
 
-    def _forward(self, answers: Mapping[int, ConfigRecord]) -> dict[int, dict[str, Any]]:
+    def _forward(self, answers: Mapping[int, Mapping[int, bytes]]) -> dict[int, dict[str, Any]]:
         """Return for each client the encrypted shares that the others addressed to it."""
         self._round.masking = set(answers)
         sources: dict[int, list[int]] = {node: [] for node in answers}
         boxes: dict[int, list[bytes]] = {node: [] for node in answers}
-        for source, record in answers.items():
-            targets = cast("list[int]", record[Key.DESTINATION_LIST])
-            texts = cast("list[bytes]", record[Key.CIPHERTEXT_LIST])
-            for target, text in zip(targets, texts, strict=True):
+        for source, sealed in answers.items():
+            for target, text in sealed.items():
                 if target in boxes:
                     sources[target].append(source)
                     boxes[target].append(text)
@@ -241,18 +273,16 @@ class SecAggPlus(RobustStrategy):
         """Add the masked vectors, collect what unmasks the sum, return the new model."""
         if self.layout is None or self._global_vector is None:
             raise RuntimeError("aggregate_train was called before configure_train")
-        uploaded = self._answers(replies)
-        self._add_up(uploaded)
-        mean = self._unmask(tuple(uploaded), self._exchange(self._unmask_requests()))
+        uploaded = self._add_up(self._collect(replies))
+        shares = self._exchange(self._unmask_requests(), self._read_shares)
+        mean = self._unmask(uploaded, shares)
         none = torch.empty(0, dtype=torch.float64)
         bare = ClientUpdates(
             torch.empty(0, self.layout.size), none, (), self._global_vector, self.layout
         )
         seen = group_updates([mean], bare)
         absent = {
-            node: self._round.faults.get(node, "no reply")
-            for node in self._asked
-            if node not in uploaded
+            node: self._faults.get(node, "no reply") for node in self._asked if node not in uploaded
         }
         updates, verdict = client_view([mean], seen, self.combine(seen), absent)
         for observer in self.observers:
@@ -260,37 +290,74 @@ class SecAggPlus(RobustStrategy):
         metrics = MetricRecord({"accepted": len(uploaded), "rejected": len(absent), "trips": 4})
         return self.layout.to_arrays(self._global_vector + verdict.delta), metrics
 
-    def _add_up(self, answers: Mapping[int, ConfigRecord]) -> None:
+    def _collect(self, replies: Iterable[Message]) -> dict[int, list[np.ndarray]]:
+        """Return the masked vectors; begin once more without clients that spoilt the others' work.
+
+        Whose sealed shares are garbage does not fail itself: where most clients fail, those that
+        do not have sent them what they could not read.
+        """
+        found = self._answers(replies, self._read_vectors)
+        failed = self._round.masking - set(found)
+        if found and 2 * len(failed) > len(self._round.masking):
+            assert self._grid is not None
+            honest = tuple(sorted(failed))
+            for node in honest:
+                self._faults.pop(node, None)
+            for node in found:
+                self._faults[node] = f"{len(failed)} clients could not use what it sent them"
+            again = self._grid.send_and_receive(self._begin(honest), timeout=self.trip_timeout)
+            found = self._answers(again, self._read_vectors)
+        self._check_alive()
+        return found
+
+    def _add_up(self, answers: Mapping[int, list[np.ndarray]]) -> tuple[int, ...]:
         total: list[np.ndarray] = []
-        for record in answers.values():
-            blobs = cast("list[bytes]", record[Key.MASKED_PARAMETERS])
-            vectors = [bytes_to_ndarray(blob) for blob in blobs]
+        for vectors in answers.values():
             total = [a + b for a, b in zip(total, vectors, strict=True)] if total else vectors
         self._round.masked = [vector % _MODULUS for vector in total]
+        return tuple(answers)
+
+    def _unmasked_by(self, node: int) -> tuple[list[int], list[int]]:
+        """Return whose mask seed, and whose private key, a client is asked a share of."""
+        uploaded = self._round.neighbours[node] & self._round.uploaded
+        dead = self._round.masking - self._round.uploaded
+        return sorted(uploaded), sorted(self._round.neighbours[node] & dead)
 
     def _unmask_requests(self) -> dict[int, dict[str, Any]]:
-        dead = self._round.masking - self._round.active
-        return {
-            node: {
+        self._round.uploaded = set(self._round.active)
+        requests = {}
+        for node in sorted(self._round.active):
+            active, dead = self._unmasked_by(node)
+            requests[node] = {
                 Key.STAGE: Stage.UNMASK,
-                Key.ACTIVE_NODE_ID_LIST: self._near(node),
-                Key.DEAD_NODE_ID_LIST: sorted(self._round.neighbours[node] & dead),
+                Key.ACTIVE_NODE_ID_LIST: active,
+                Key.DEAD_NODE_ID_LIST: dead,
             }
-            for node in sorted(self._round.active)
-        }
+        return requests
 
-    def _unmask(self, uploaded: tuple[int, ...], answers: Mapping[int, ConfigRecord]) -> GroupMean:
-        shares: dict[int, list[bytes]] = {}
-        for record in answers.values():
-            nodes = cast("list[int]", record[Key.NODE_ID_LIST])
-            texts = cast("list[bytes]", record[Key.SHARE_LIST])
-            for node, text in zip(nodes, texts, strict=True):
-                shares.setdefault(node, []).append(text)
+    def _unmask(
+        self, uploaded: tuple[int, ...], answers: Mapping[int, Mapping[int, bytes]]
+    ) -> GroupMean:
+        shares: dict[int, dict[int, bytes]] = {}
+        for holder, held in answers.items():
+            for node, text in held.items():
+                shares.setdefault(node, {})[holder] = text
+        try:
+            secrets, liars = checks.recover(shares, self._round.threshold, self._fits)
+        except ProtocolError as error:
+            raise RunError(f"round {self.current_round}: {error}; nothing was unmasked") from error
+        for node in liars:
+            self._faults[node] = "its shares do not fit those of the others"
         total = self._round.masked
-        for node, parts in sorted(shares.items()):
-            for sign, mask in self._masks(node, combine_shares(parts), set(uploaded)):
+        for node, secret in sorted(secrets.items()):
+            for sign, mask in self._masks(node, secret, set(uploaded)):
                 total = [(a + sign * b) % _MODULUS for a, b in zip(total, mask, strict=True)]
         return self._mean_of(total, uploaded)
+
+    def _fits(self, node: int, secret: bytes) -> bool:
+        if node in self._round.uploaded:
+            return len(secret) == 32
+        return checks.opens(self._round.keys[node][0], secret)
 
     def _masks(
         self, node: int, secret: bytes, uploaded: set[int]
@@ -310,6 +377,8 @@ class SecAggPlus(RobustStrategy):
     def _mean_of(self, total: list[np.ndarray], uploaded: tuple[int, ...]) -> GroupMean:
         assert self.layout is not None
         weight, vectors = factor_extract(total)
+        if weight <= 0:
+            raise RunError(f"round {self.current_round}: the clients' weights add up to nothing")
         ratio = float(weight) / self.quantization_range
         values = dequantize(vectors, self.clipping_range, self.quantization_range)[0]
         values = (values - (len(uploaded) - 1) * self.clipping_range) / ratio

@@ -49,7 +49,7 @@ def fit_content(delta: np.ndarray, num_examples: float) -> RecordDict:
     return recorddict_compat.fitres_to_recorddict(result, keep_input=True)
 
 
-_NO_UPDATE = 1
+_NO_UPDATE, _MOD_FAILED = 1, 2
 
 
 class SecAggClients(WrappedGrid):
@@ -117,4 +117,8 @@ class SecAggClients(WrappedGrid):
         def trained(instruction: Message, context: Context) -> Message:
             return Message(fit_content(*self._updates[party]), reply_to=instruction)
 
-        return secaggplus_mod(message, self._contexts[party], trained)
+        try:
+            return secaggplus_mod(message, self._contexts[party], trained)
+        except Exception as error:
+            # Flower turns what a ClientApp raises into an error reply.
+            return Message(Error(_MOD_FAILED, f"{type(error).__name__}: {error}"), reply_to=message)

@@ -20,12 +20,14 @@ from fedguard.encryption.grouping import client_view, draw_groups, group_updates
 from fedguard.encryption.lattice.backend import make_backend
 from fedguard.encryption.local_clients import LocalClients
 from fedguard.encryption.mod import encryption_mod
-from fedguard.encryption.protocol.client import MINIMUM_PARTICIPANTS, Guards
-from fedguard.encryption.protocol.driver import Answers, Group, Lockstep, Trip
+from fedguard.encryption.protocol.driver import Group, Lockstep
 from fedguard.encryption.protocol.endpoint import ClientOptions
+from fedguard.encryption.protocol.flow import Answers, Trip
+from fedguard.encryption.protocol.guards import MINIMUM_PARTICIPANTS, Guards
+from fedguard.encryption.protocol.ledger import model_digest
 from fedguard.encryption.protocol.records import REFUSED, STAGES, stages_of, to_records
 from fedguard.encryption.protocol.weights import GroupMean, upscaled
-from fedguard.errors import ConfigurationError, RunError, check_number
+from fedguard.errors import ConfigurationError, RunError, check_assumed_malicious, check_number
 from fedguard.strategies.base import RobustStrategy
 from fedguard.traits import Traits, traits_of
 from fedguard.updates import ClientUpdates, Verdict
@@ -77,6 +79,10 @@ class EncryptedStrategy(RobustStrategy):
     ) -> None:
         super().__init__(seed=seed, **flower)
         check_number("minimum_participants", minimum_participants, at_least=2)
+        check_number("groups", groups, at_least=0)
+        check_assumed_malicious(assumed_malicious)
+        if insecure_seed is not None:
+            check_number("insecure_seed", insecure_seed, at_least=0)
         if groups and groups < minimum_participants:
             raise ConfigurationError(
                 "groups",
@@ -84,10 +90,11 @@ class EncryptedStrategy(RobustStrategy):
                 f"0, or at least {minimum_participants} clients per group "
                 "(minimum_participants); a smaller group hides nobody",
             )
-        check_number("groups", groups, at_least=0)
         self.groups = groups
         self.rule = make_rule(rule, groups, assumed_malicious, seed)
-        self.guards = Guards(minimum_participants=minimum_participants)
+        self.guards = Guards(
+            minimum_participants=minimum_participants, smallest_threshold=minimum_participants
+        )
         check_number("trip_timeout", trip_timeout, above=0)
         self.trip_timeout = trip_timeout
         self.insecure_seed = insecure_seed
@@ -166,7 +173,8 @@ class EncryptedStrategy(RobustStrategy):
             return sampled
         self._grid = grid
         self._divide()
-        self._lockstep = Lockstep(self._groups, server_round)
+        assert self._global_vector is not None
+        self._lockstep = Lockstep(self._groups, server_round, model_digest(self._global_vector))
         self.trips = []
         trip = self._lockstep.begin()
         self._count("download", trip)

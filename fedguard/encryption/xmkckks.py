@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fedguard.encryption.lattice.backend import BackendName
 from fedguard.encryption.lattice.packing import PackingName, make_packing
 from fedguard.encryption.lattice.profiles import profile as find_profile
-from fedguard.encryption.protocol.driver import MultiKeyGroup, Terms
+from fedguard.encryption.protocol.agreement import MAX_ANSWERS
 from fedguard.encryption.protocol.endpoint import ClientOptions
+from fedguard.encryption.protocol.multi_key_group import MultiKeyGroup, Terms
 from fedguard.encryption.protocol.weights import EXTRAS
 from fedguard.encryption.strategy import EncryptedStrategy
 from fedguard.errors import ConfigurationError, check_choice, check_number
@@ -68,7 +70,8 @@ class XmkCkks(EncryptedStrategy):
     @property
     def client_options(self) -> ClientOptions | None:
         """How clients must be set up; see `EncryptedStrategy.client_options`."""
-        return ClientOptions("xmkckks", self.backend, self.guards, self.insecure_seed)
+        guards = replace(self.guards, smallest_profile=self.profile.name)
+        return ClientOptions("xmkckks", self.backend, guards, self.insecure_seed)
 
     def make_group(self, cohort: tuple[int, ...], size: int) -> MultiKeyGroup:
         """Return the protocol of one group; see `EncryptedStrategy.make_group`."""
@@ -90,6 +93,6 @@ class XmkCkks(EncryptedStrategy):
         return "xmkckks, " + self.profile.describe(
             clients,
             count,
-            answers=2 if self.threshold else 1,
+            answers=MAX_ANSWERS if self.threshold else 1,
             special_prime=self.backend != "numpy" and self.insecure_seed is None,
         )

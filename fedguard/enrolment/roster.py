@@ -8,9 +8,15 @@ import secrets
 
 from fedguard.enrolment.base import Enrolment
 
+_ROUND = 8
+_TAG = 32
+"""Bytes of a ticket that name its round, and of its tag."""
+
 
 class Roster(Enrolment):
-    """Admit a reply that carries its client's tag, ``HMAC-SHA256(key, round | client | digest)``.
+    """Admit a reply with its client's ticket, ``round | digest | HMAC-SHA256(key, all three)``.
+
+    The tag covers round (8 bytes), client and digest (32 bytes) of the update.
 
     Not anonymous: a client is known by its handle, and the aggregator knows its key. What it
     stops is a reply in somebody else's name, one of another round, one whose update was changed on
@@ -26,16 +32,25 @@ class Roster(Enrolment):
         return self._keys.setdefault(client, secrets.token_bytes(32))
 
     def ticket(self, client: int, server_round: int, digest: bytes) -> bytes:
-        """Return the client's tag of a round and an update; see `Enrolment.ticket`."""
-        text = f"{server_round}|{client}|".encode() + digest
+        """Return round, digest and the client's tag of both; see `Enrolment.ticket`."""
+        told = server_round.to_bytes(_ROUND, "big") + digest
+        return told + self._tag(client, told)
+
+    def _tag(self, client: int, told: bytes) -> bytes:
+        text = f"{client}|".encode() + told
         return hmac.new(self.enrol(client), text, hashlib.sha256).digest()
 
     def refusal(self, client: int, server_round: int, digest: bytes, ticket: bytes) -> str | None:
         """Return why a reply is not admitted; see `Enrolment.refusal`."""
         if client not in self._keys:
             return "not enrolled"
-        if not hmac.compare_digest(self.ticket(client, server_round, digest), ticket):
-            return "forged, changed or of another round"
+        told, tag = ticket[:-_TAG], ticket[-_TAG:]
+        if not hmac.compare_digest(self._tag(client, told), tag):
+            return "forged: the ticket is not this client's"
+        if told[:_ROUND] != server_round.to_bytes(_ROUND, "big"):
+            return "replayed: the ticket is of another round"
+        if told[_ROUND:] != digest:
+            return "changed on the way: the ticket is of another update"
         current, seen = self._admitted
         if current != server_round:
             seen = set()

@@ -95,6 +95,7 @@ class InProcessGrid(LocalGrid):
         global_vector = self._global_vector(messages[0])
         self.history.note(server_round, global_vector)
         configs = tuple(training_config(message) for message in messages)
+        self.trainer.report_unread(configs)
         cohort = Cohort(
             clients=tuple(message.metadata.dst_node_id for message in messages),
             server_round=server_round,
@@ -116,7 +117,7 @@ class InProcessGrid(LocalGrid):
 
     def _evaluate(self, message: Message) -> Message:
         trainer = self.trainer
-        x, y = trainer.federation.examples(message.metadata.dst_node_id, attacking=False)
+        x, y = trainer.examples(message.metadata.dst_node_id)
         trainer.model.load(self._global_vector(message))
         found = trainer.federation.task.evaluate(trainer.model.module, x, y)
         metrics = told_metrics(found, len(y))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from fedguard import registry
 from fedguard.errors import ConfigurationError, nearest
+from fedguard.models.trial import latent_candidates, try_network
 from fedguard.randomness import SERVER, stream_seed
 
 
@@ -18,6 +20,7 @@ def build(
     input_shape: tuple[int, ...],
     num_classes: int,
     seed: int,
+    /,
     *,
     latent_layer: str | None = None,
     sample: Tensor | None = None,
@@ -28,15 +31,18 @@ def build(
 
     1. Make the network with PyTorch's generator forked and seeded, so that the global random
        state is left as it was.
-    2. Settle its latent layer: `latent_layer`, else the network's own attribute of that name,
-       else (a user's class that names none) its last submodule but one.
-    3. Run two examples of zeros through it, and check the logits and the latent activations.
+    2. Run two examples through it, as it is evaluated and (one that is not fedguard's own) as it
+       is trained, and check what it returns.
+    3. Settle its latent layer: `latent_layer`, else the network's own attribute of that name,
+       else (a user's class that names none) its last submodule but one, or of those that run
+       once with a row per example the last but one; None where no submodule will do.
 
     Parameters
     ----------
     name : str
         Registered name or ``package.module:Class``. A user's class is given `input_shape` and
-        `num_classes` if its constructor has arguments of these names.
+        `num_classes` if its constructor has arguments of these names; a function that takes any
+        keyword, such as ``torchvision.models:resnet18``, is given `num_classes`.
     input_shape : tuple of int
         Shape of one example.
     num_classes : int
@@ -56,24 +62,29 @@ def build(
     Returns
     -------
     nn.Module
-        The network, in training mode, with an attribute ``latent_layer``.
+        The network, in training mode and float32, with an attribute ``latent_layer``.
 
     Raises
     ------
     ConfigurationError
-        On ``model`` if the network does not map (B, *input_shape) to (B, C); on ``latent_layer``
-        if there is no such submodule or its output is not one row per example; on
-        ``model.OPTION`` for a bad option.
+        On ``model`` if the network does not map (B, *input_shape) to (B, C) or does not train;
+        on ``latent_layer`` if the submodule that was asked for is not there or its output is not
+        one row per example; on ``model.OPTION`` for a bad option.
     """
     shapes = {"input_shape": tuple(input_shape), "num_classes": num_classes}
-    known = registry.parameters(registry.find("model", name))
+    part = registry.find("model", name)
+    known = registry.parameters(part)
     given = {key: value for key, value in shapes.items() if key in known}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream_seed(seed, 0, SERVER, "model"))
-        model = _create(name, {**given, **options})
-        layer = _settle_latent_layer(model, latent_layer)
+        if "num_classes" not in known and _takes_any_keyword(part):
+            model = _call(name, part, {**given, "num_classes": num_classes, **options})
+        else:
+            model = _create(name, {**given, **options})
         tried = torch.zeros(2, *input_shape) if sample is None else sample
-        _check_forward(name, model, tried, num_classes, layer, fault)
+        users = name not in registry.own_parts("model")
+        try_network(name, model, tried, num_classes, fault, training=users)
+        layer = _settle_latent_layer(model, tried, latent_layer)
     setattr(model, "latent_layer", layer)  # noqa: B010 (an assignment here fails the type check)
     return model.train()
 
@@ -102,7 +113,10 @@ def latent_activations(model: nn.Module, x: Tensor, layer: str | None = None) ->
         On ``latent_layer`` if there is no such submodule, if it is not used by the network, or
         if its output is not one row per example.
     """
-    name = layer if layer is not None else str(getattr(model, "latent_layer", ""))
+    name = layer if layer is not None else getattr(model, "latent_layer", None)
+    if not isinstance(name, str):
+        allowed = f"one of {', '.join(_submodule_names(model))}; none of them was found by itself"
+        raise ConfigurationError("latent_layer", None, allowed)
     module = _submodule(model, name)
     found: list[Tensor] = []
 
@@ -125,11 +139,43 @@ def latent_activations(model: nn.Module, x: Tensor, layer: str | None = None) ->
     return found[0]
 
 
+def _takes_any_keyword(part: Any) -> bool:
+    """Return whether a function, no class, takes keywords that its signature does not name."""
+    if inspect.isclass(part):
+        return False
+    kinds = {parameter.kind for parameter in inspect.signature(part).parameters.values()}
+    return inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _call(name: str, part: Any, arguments: dict[str, Any]) -> nn.Module:
+    known = registry.parameters(part)
+    named = {key: value for key, value in arguments.items() if key in known}
+    converted = registry.check_arguments("model", part, named)
+    try:
+        model = part(**{**arguments, **converted})
+    except ConfigurationError:
+        raise
+    except Exception as error:  # a third party's factory may raise anything
+        raise _not_made(name, error) from error
+    return _checked(name, model)
+
+
 def _create(name: str, arguments: dict[str, Any]) -> nn.Module:
     try:
         model = registry.create("model", name, **arguments)
-    except (TypeError, RuntimeError, AssertionError) as error:
-        raise ConfigurationError("model", name, f"a network that can be made ({error})") from error
+    except ConfigurationError:
+        raise
+    except Exception as error:  # a user's constructor may raise anything
+        raise _not_made(name, error) from error
+    return _checked(name, model)
+
+
+def _not_made(name: str, error: Exception) -> ConfigurationError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return ConfigurationError("model", name, f"a network that can be made ({reason})")
+
+
+def _checked(name: str, model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigurationError("model", name, "a class derived from torch.nn.Module")
     return model
@@ -146,40 +192,24 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(name)
 
 
-def _settle_latent_layer(model: nn.Module, asked: str | None) -> str:
-    own = asked if asked is not None else getattr(model, "latent_layer", None)
-    if own is None:
-        leaves = [name for name, part in model.named_modules() if name and not any(part.children())]
-        own = leaves[-2] if len(leaves) > 1 else (leaves or [""])[0]
-    _submodule(model, str(own))
-    return str(own)
+def _settle_latent_layer(model: nn.Module, x: Tensor, asked: str | None) -> str | None:
+    """Return the layer that was asked for, the network's own, or one that will do, if any."""
+    if asked is not None:
+        _submodule(model, asked)
+        latent_activations(model, x, asked)
+        return asked
+    own = getattr(model, "latent_layer", None)
+    leaves = [name for name, part in model.named_modules() if name and not any(part.children())]
+    for layer in (own, *leaves[-2:][:1]):
+        if isinstance(layer, str) and _runs_as_latent(model, x, layer):
+            return layer
+    usable = latent_candidates(model, x)
+    return next((name for name in usable[-2:] if _runs_as_latent(model, x, name)), None)
 
 
-def _not_logits(logits: Any, num_classes: int) -> str | None:
-    """Return what is wrong with an output that must be (2, C) logits."""
-    if isinstance(logits, Tensor) and logits.shape == (2, num_classes):
-        return None
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    return f"it returned {shape}"
-
-
-def _check_forward(
-    name: str,
-    model: nn.Module,
-    zeros: Tensor,
-    num_classes: int,
-    layer: str,
-    fault: Callable[[Any], str | None] | None,
-) -> None:
-    input_shape = tuple(zeros.shape[1:])
-    wanted = f"a network that maps inputs of shape {input_shape} to {num_classes} logits"
+def _runs_as_latent(model: nn.Module, x: Tensor, layer: str) -> bool:
     try:
-        with torch.no_grad():
-            logits = model.eval()(zeros)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError("model", name, f"{wanted} ({reason})") from error
-    wrong = fault(logits) if fault is not None else _not_logits(logits, num_classes)
-    if wrong is not None:
-        raise ConfigurationError("model", name, f"{wanted} ({wrong})")
-    latent_activations(model, zeros, layer)
+        latent_activations(model, x, layer)
+    except ConfigurationError:
+        return False
+    return True

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
-from torch import Tensor
+from flwr.app import ArrayRecord, Context, Message, RecordDict
 
 from fedguard.assembly.make import (
     attacks_in,
@@ -30,12 +28,10 @@ from fedguard.grids.messages import (
     training_config,
 )
 from fedguard.models.device import resolve_device
+from fedguard.nodes.memory import MEMORY, memory_of, memory_record
 from fedguard.unlearning.client import answer, instructed
 
 _PREVIOUS = "previous-global"
-
-MEMORY = "training-memory"
-"""Where a node keeps what the training rule remembers of its client."""
 
 # Arrays that arrive are read-only and are only read.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -66,6 +62,7 @@ def train_client(message: Message, context: Context, config_json: str, client: i
     if "training" in trainer.federation.attack.needs:
         context.state[_PREVIOUS] = ArrayRecord(dict(arrays_of(message)))
     server_round = server_round_of(message, 1)
+    trainer.report_unread([training_config(message)])
     delta = torch.empty_like(global_vector)
     with instructed(trainer, [(client, message)]):
         count, loss = trainer.train(
@@ -95,7 +92,7 @@ def forget_client(message: Message, config_json: str, client: int) -> Message:
 def evaluate_client(message: Message, config_json: str, client: int) -> Message:
     """Evaluate the model in a message on one client's own data."""
     _, trainer = workplace(config_json)
-    x, y = trainer.federation.examples(client, attacking=False)
+    x, y = trainer.examples(client)
     global_vector = trainer.layout.vector_from_arrays(arrays_of(message))
     trainer.model.load(global_vector.to(trainer.federation.device))
     found = trainer.federation.task.evaluate(trainer.model.module, x, y)
@@ -110,8 +107,7 @@ def _recall(trainer: ClientTrainer, context: Context, client: int) -> None:
     if record is not None and trainer.rule.remembers:
         device = trainer.federation.device
         trainer.memories[client] = {
-            name: torch.from_numpy(array.numpy().copy()).to(device)
-            for name, array in record.items()
+            name: value.to(device) for name, value in memory_of(record).items()
         }
 
 
@@ -119,8 +115,3 @@ def _keep(trainer: ClientTrainer, context: Context, client: int) -> None:
     """Let the node keep what the training rule remembers of its client."""
     if client in trainer.memories:
         context.state[MEMORY] = memory_record(trainer.memories[client])
-
-
-def memory_record(memory: Mapping[str, Tensor]) -> ArrayRecord:
-    """Return a client's memory as an array record."""
-    return ArrayRecord({name: Array(value.cpu().numpy()) for name, value in memory.items()})

@@ -52,6 +52,13 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
 
         return forget_client(message, setting(context).model_dump_json(), partition_of(context))
 
+    def memory(message: Message, context: Context) -> Message:
+        from fedguard.nodes.memory import answer_memory
+
+        return answer_memory(message, context)
+
+    if config_json is not None:  # a real node keeps its memory to itself
+        app.query("memory")(memory)
     app.train("unlearn")(forget)
     app.query("activations")(forget)
 

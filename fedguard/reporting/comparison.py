@@ -108,7 +108,7 @@ class Spread:
             return None
         several = len(known) > 1 and all(map(math.isfinite, known))
         std = statistics.stdev(known) if several else None
-        return cls(len(known), statistics.fmean(known), std, min(known), max(known))
+        return cls(len(known), statistics.mean(known), std, min(known), max(known))
 
 
 @dataclass(frozen=True)
@@ -331,7 +331,7 @@ class Comparison:
             defence=defence,
             scenarios=len(groups),
             complete=defence in self.complete,
-            mean=statistics.fmean(means.values()),
+            mean=statistics.mean(means.values()),
             worst=means[worst],
             worst_scenario=worst,
             worst_run=lead.worst(self.reached(defence).values() or [lead.worst_possible]),

@@ -15,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from fedguard.reporting.comparison import Comparison, Missing, Standing
-from fedguard.reporting.wording import MISSING
+from fedguard.reporting.wording import MISSING, bounded
 
 MAX_ROWS = 20
 """Most defences on the screen; all are in the page, CSV and JSON."""
 MAX_TESTS = 10
 MAX_MISSING = 5
+MAX_WORDS = 400
+"""Characters of why a run is not in it; an error may hold a text from a client."""
 
 
 def render(comparisons: Sequence[Comparison], missing: Sequence[Missing]) -> RenderableType:
@@ -88,7 +90,8 @@ def _tests(comparison: Comparison) -> list[RenderableType]:
 
 
 def _missing(missing: Sequence[Missing]) -> list[RenderableType]:
-    lines = [Text(f"not in it: {one.directory}: {one.why}", style="yellow") for one in missing]
+    words = [bounded(f"not in it: {one.directory}: {one.why}", MAX_WORDS) for one in missing]
+    lines = [Text(line, style="yellow") for line in words]
     more = len(lines) - MAX_MISSING
     tail = [Text(f"not in it: {more} more runs", style="yellow")] if more > 0 else []
     return [*lines[:MAX_MISSING], *tail]

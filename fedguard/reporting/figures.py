@@ -21,11 +21,6 @@ from fedguard.reporting.wording import bounded
 MAX_LABEL = 40
 MARKERS_UP_TO = 40
 """Most rounds that are drawn with a marker each."""
-BINS = 40
-MAX_SCORES = 24
-"""Most scores that get a figure of their own."""
-MAX_SCORE = 1e150
-"""Largest size of a score on an axis; beyond it, arithmetic on the axis could overflow."""
 
 _TRANSPARENT = "rgba(0,0,0,0)"
 
@@ -235,103 +230,57 @@ def label_ticks(labels: Sequence[str], most: int = 45) -> dict[str, Any]:
     }
 
 
-def pooled_scores(run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return for each score its (honest, malicious) values over all clients and rounds."""
-    pools: dict[str, tuple[list[float], list[float]]] = {}
-    for record in run.clients:
-        for name, value in record.scores.items():
-            pools.setdefault(name, ([], []))[record.malicious].append(value)
-    return {name: (np.array(a), np.array(b)) for name, (a, b) in pools.items()}
+def split_counts(run: Run) -> np.ndarray:
+    """Return the (clients, groups) counts of training rows, NaN where a run does not tell.
 
-
-def score_edges(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return the bins' edges for a score and whether they are spaced on a logarithmic scale.
-
-    A positive score that spans a factor above 100 is binned by its logarithm. Otherwise values
-    further than 20 interquartile ranges from the quartiles do not stretch the axis: the outermost
-    bins take them.
+    The groups are what the task's splits balance: the classes, or one group of all rows.
     """
-    values = np.clip(values, -MAX_SCORE, MAX_SCORE)
-    low, high = float(values.min()), float(values.max())
-    if low > 0 and high / low > 100:
-        return np.geomspace(low, high, BINS + 1), True
-    first, third = np.quantile(values, [0.25, 0.75])
-    reach = 20 * (third - first)
-    if reach > 0:
-        low, high = max(low, float(first - reach)), min(high, float(third + reach))
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-300):
-        pad = abs(low) * 0.05 or 0.5
-        low, high = low - pad, high + pad
-    return np.linspace(low, high, BINS + 1), False
-
-
-def _outline(name: str, values: np.ndarray, edges: np.ndarray, **style: Any) -> go.Scatter:
-    """Return a histogram's outline as shares of its own group."""
-    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    shares = np.append(counts / max(len(values), 1), 0.0)
-    return go.Scatter(
-        x=np.concatenate([edges[:1], edges]),
-        y=np.concatenate([[0.0], shares]),
-        name=name,
-        mode="lines",
-        line={"shape": "hv", "color": style["colour"], "width": 2, "dash": style["dash"]},
-        fill="tozeroy",
-        fillcolor=style["fill"],
-        fillpattern={"shape": style["pattern"], "fgcolor": style["colour"], "size": 6},
-        hovertemplate="%{y:.1%}",
-    )
-
-
-def score_figure(honest: np.ndarray, malicious: np.ndarray) -> go.Figure:
-    """Return how one score is distributed among honest and among malicious updates."""
-    edges, logarithmic = score_edges(np.concatenate([honest, malicious]))
-    traces = []
-    if len(honest):
-        style = {"colour": "var(--honest-line)", "fill": "var(--honest-fill)", "dash": "solid"}
-        traces.append(_outline("honest", honest, edges, pattern="", **style))
-    if len(malicious):
-        style = {"colour": "var(--through)", "fill": "var(--through-fill)", "dash": "dot"}
-        traces.append(_outline("malicious", malicious, edges, pattern="/", **style))
-    horizontal = axis(nticks=6)
-    if logarithmic:
-        decades = float(np.log10(edges[-1] / edges[0]))
-        horizontal = axis(type="log", exponentformat="power", dtick=max(1, round(decades / 6)))
-    return styled(
-        go.Figure(traces),
-        240,
-        hovermode="x unified",
-        showlegend=True,
-        margin={"l": 46, "r": 12, "t": 34, "b": 28},
-        xaxis=horizontal,
-        yaxis=axis(tickformat=".0%", rangemode="tozero", nticks=5),
-    )
-
-
-def split_figure(run: Run) -> go.Figure | None:
-    """Return how many samples of each class each client holds."""
     split = run.summary.get("split")
     rows = sequence(split.get("counts")) if isinstance(split, dict) else []
     rows = [[number(value) for value in sequence(row)] for row in rows]
     width = max((len(row) for row in rows), default=0)
-    if width == 0:
-        return None
     counts = np.full((len(rows), width), np.nan)
     for position, row in enumerate(rows):
         counts[position, : len(row)] = [np.nan if value is None else value for value in row]
+    return counts
+
+
+def split_figure(run: Run) -> go.Figure | None:
+    """Return how many rows each client holds: of each class, or in all where there is one group."""
+    counts = split_counts(run)
+    count, width = counts.shape
+    if width == 0:
+        return None
     names = [plain(name) for name in run.class_names[:width]]
     names += [str(label) for label in range(len(names), width)]
-    lies = [str(client) in run.malicious for client in range(len(rows))]
-    order = sorted(range(len(rows)), key=lambda client: not lies[client])
+    lies = [str(client) in run.malicious for client in range(count)]
+    order = sorted(range(count), key=lambda client: not lies[client])
     clients = [mark(str(client), lies[client]) for client in order]
-    columns = label_ticks(names, most=30)
+    if width == 1:
+        drawing = go.Figure(_counts_bars(counts[order, 0], clients))
+        horizontal = axis("training rows", rangemode="tozero")
+    else:
+        drawing = go.Figure(_counts_map(counts[order], names, clients))
+        horizontal = axis("class", showgrid=False, **label_ticks(names, most=30))
     return styled(
-        go.Figure(_counts_map(counts[order], names, clients)),
-        min(rows_height(len(rows)), 630),
+        drawing,
+        min(rows_height(count), 630),
         showlegend=False,
         margin={"l": 46, "r": 12, "t": 14, "b": 42},
-        xaxis=axis("class", showgrid=False, **columns),
-        yaxis=axis("client", range=[len(rows) - 0.5, -0.5], showgrid=False, **label_ticks(clients)),
-        shapes=group_marks(sum(lies), len(rows)),
+        xaxis=horizontal,
+        yaxis=axis("client", range=[count - 0.5, -0.5], showgrid=False, **label_ticks(clients)),
+        shapes=group_marks(sum(lies), count),
+    )
+
+
+def _counts_bars(counts: np.ndarray, clients: list[str]) -> go.Bar:
+    return go.Bar(
+        x=[None if np.isnan(count) else float(count) for count in counts],
+        y=list(range(len(clients))),
+        customdata=clients,
+        orientation="h",
+        marker={"color": "var(--accuracy)"},
+        hovertemplate="client %{customdata}: %{x:,.0f} rows<extra></extra>",
     )
 
 

@@ -9,6 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from fedguard.reporting.wording import bounded
+
+BAR = 12
+"""Columns of the bar."""
+MAX_LINE = 2000
+"""Characters of a line that stays."""
+
 
 def moves(console: Console) -> bool:
     """Return whether a line can change there: a terminal, or Jupyter with the widgets rich needs.
@@ -45,22 +52,26 @@ class LiveLine:
         console = self._console
         if console is None or not moves(console):
             return
-        columns = (SpinnerColumn(), BarColumn(bar_width=16), MofNCompleteColumn())
+        columns = (SpinnerColumn(), BarColumn(bar_width=BAR), MofNCompleteColumn())
         words = TextColumn("{task.fields[said]}", markup=False)
         self._bar = Bar(*columns, words, console=console, transient=True)
         self._task = self._bar.add_task("", total=self._total, completed=done, said=said)
         self._bar.start()
 
     def move(self, said: str, done: int | None = None) -> None:
-        """Change the words, and how far the bar is."""
+        """Change the words, cut to one row, and how far the bar is."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, said=said)
+            room = self._bar.console.width - BAR - 2 * len(str(self._total)) - 5
+            self._bar.update(self._task, completed=done, said=bounded(said, max(room, 1)))
 
     def say(self, text: str) -> None:
-        """Write a line that stays, above the bar where there is one."""
+        """Write a line that stays, above the bar where there is one.
+
+        An error or a reason in it may come from a client, so it is kept from steering a terminal.
+        """
         if self._console is not None:
             console = self._console if self._bar is None else self._bar.console
-            console.print(Text(text), soft_wrap=True)
+            console.print(Text(bounded(text, MAX_LINE)), soft_wrap=True)
 
     def stop(self) -> None:
         """Take the bar away."""

@@ -115,7 +115,10 @@ class Progress:
         if rejected is not None and accepted is not None:
             asked = accepted + rejected if replies is None else replies.asked
             parts += [f"rejected {rejected}/{asked}"] if asked else []
-        return [*parts, replies.troubles] if replies is not None and replies.troubles else parts
+        if replies is not None and replies.unusable:
+            # A live line has one row, and the reason was told above it.
+            parts.append(replies.troubles if self._line.live else replies.why)
+        return parts
 
     def _left(self, done: int) -> list[str]:
         covered = done - (self._first or 0)

@@ -73,9 +73,14 @@ class Replies:
 
     @property
     def troubles(self) -> str:
-        """The unusable ones in words, with the commonest reason; empty without any."""
+        """The unusable ones in words; empty without any."""
         parts = [("failed", self.failed), ("set aside", self.set_aside)]
-        words = " · ".join(f"{name} {count}" for name, count in parts if count)
+        return " · ".join(f"{name} {count}" for name, count in parts if count)
+
+    @property
+    def why(self) -> str:
+        """The unusable ones in words with the commonest reason; empty without any."""
+        words = self.troubles
         return f"{words}: {self.reason}" if words and self.reason else words
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from fedguard.errors import ConfigurationError
 from fedguard.records.reader import Run, mapping, number, read_run, sequence
 from fedguard.records.writer import write_atomically
-from fedguard.reporting import figures, tables
+from fedguard.reporting import figures, scores, tables
 from fedguard.reporting.client_map import client_map_figure
 from fedguard.reporting.events import audits_section, repairs_section
 from fedguard.reporting.headline import Headline, sentence
@@ -86,7 +86,10 @@ def _sentence(run: Run) -> str:
 
 
 def _header(run: Run) -> str:
-    words = escape(_sentence(run))
+    words, lead = escape(_sentence(run)), Headline.of(run.summary)
+    if not lead.is_share:
+        value = lead.text(lead.of_run(run.final))
+        words = words.replace(f" of {value} ", f' of <b class="share">{value}</b> ', 1)
     strong = re.sub(r"\d[\d.]* %", r'<b class="share">\g<0></b>', words)
     whole_names = re.sub(r"\b\w{1,12}-\w{1,12}\b", r'<span class="name">\g<0></span>', strong)
     return (
@@ -217,13 +220,13 @@ def _parties(run: Run) -> str:
 
 
 def _scores(run: Run) -> str:
-    pools = figures.pooled_scores(run)
+    pools = scores.pooled_scores(run)
     if not pools:
         return ""
-    shown = list(pools.items())[: figures.MAX_SCORES]
+    shown = list(pools.items())[: scores.MAX_SCORES]
     charts = "".join(
         figure_card(
-            figures.score_figure(honest, malicious),
+            scores.score_figure(honest, malicious),
             bounded(name, 60),
             _separation(honest, malicious),
         )
@@ -255,10 +258,11 @@ def _classes(run: Run) -> str:
         "Recall of each class",
         "Share of each class's test examples that the final model recognises.",
     )
+    of_each = " of each class" if figures.split_counts(run).shape[1] > 1 else ""
     split = figure_card(
         figures.split_figure(run),
         "How the data is divided",
-        "Training samples of each class held by each client."
+        f"Training samples{of_each} held by each client."
         + (" ◆ marks malicious clients." if run.malicious else ""),
     )
     return f'<div class="grid">{recall}{split}</div>' if recall or split else ""

@@ -17,6 +17,8 @@ from fedguard.reporting.headline import Headline
 from fedguard.reporting.replies import Replies
 from fedguard.reporting.wording import attacked, bounded, duration, percent, setting, size
 
+LABEL = len("attackers rejected")
+"""Columns of the labels, so that a long value does not cut them."""
 MAX_NOTES = 3
 """Most notes shown; the report has them all."""
 
@@ -30,7 +32,7 @@ def render_summary(summary: Mapping[str, Any]) -> RenderableType:
         The content of ``summary.json``; whatever is missing is left out.
     """
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(style="dim", no_wrap=True, min_width=LABEL)
     grid.add_column(overflow="ellipsis", no_wrap=True)
     for label, value in [*_run_rows(summary), *_result_rows(summary), *_cost_rows(summary)]:
         grid.add_row(label, value)

@@ -129,8 +129,8 @@ class Execution:
         rounds = read_jsonl(self.out / files.ROUNDS)
         trained = [record for record in rounds if record["round"] > 0]
         better = max if task.higher_is_better else min
-        told = [r for r in trained if isinstance(r.get(task.headline), int | float)] or trained
-        best = better(told, key=lambda record: record[task.headline] or 0.0)
+        told = [r for r in trained if isinstance(r.get(task.headline), int | float)]
+        best = better(told, key=lambda r: r[task.headline]) if told else trained[-1]
         own = self.world.summary(trained, self.out / files.CLIENTS)
         seconds = self.seconds_before + time.monotonic() - self.started
         return {

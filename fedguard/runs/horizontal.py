@@ -31,11 +31,13 @@ from fedguard.audits.base import Scene
 from fedguard.clients.planner import Plan, settle
 from fedguard.config import SimulationConfig
 from fedguard.enrolment.base import EnrolledGrid, make_enrolment
+from fedguard.errors import RunError
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.faulty import FaultyGrid
 from fedguard.grids.history import History
 from fedguard.models.device import resolve_device
 from fedguard.models.flat import FlatModel
+from fedguard.nodes.memory import NodeMemories
 from fedguard.records.checkpoints import Checkpoint
 from fedguard.records.writer import Recorder
 from fedguard.runs.engines import local_grid
@@ -121,17 +123,31 @@ class HorizontalWorld:
         self.faulty: FaultyGrid | None = None
         self.rule_copy: RobustStrategy | None = None
         self.history = History()
+        self.node_memories: NodeMemories | None = None
         self.vector = checkpoint.model if checkpoint else self._first_vector()
         self.previous = checkpoint.previous_model if checkpoint else self.vector
         if checkpoint is not None:
             self.history.note(self.rounds_done, self.previous)
             self.trainer.memories = _by_client(checkpoint.client_state)
+            self._check_memories(checkpoint)
         if traits_of(self.strategy).rule:
             if checkpoint is not None:
                 self.strategy.load_state(checkpoint.strategy_state)
             self.strategy.open_store(out / "updates", self.rounds_done)
         scene = self._scene(out)
         self.tending = Tending(self.config, self.repair, self.audits, scene, Recorder(out))
+
+    @property
+    def _remembers(self) -> bool:
+        return self.config.client_app is None and self.trainer.rule.remembers
+
+    def _check_memories(self, checkpoint: Checkpoint) -> None:
+        """Refuse to go on where clients would have forgotten what their rule remembers."""
+        if self._remembers and not checkpoint.client_state:
+            raise RunError(
+                f"the checkpoint of round {checkpoint.server_round} holds no memory of clients, "
+                f"which training {self.config.training.name} needs; start again with another --out"
+            )
 
     def _first_vector(self) -> Tensor:
         state = self.server_model.module.state_dict()
@@ -184,6 +200,10 @@ class HorizontalWorld:
         """
         config = self.config
         self._record = record
+        # A plan was made for engines of our own alone: on real nodes, memories stay where they are.
+        if config.engine == "flower" and self.plan is not None and self._remembers:
+            self.node_memories = NodeMemories(grid)
+            self.node_memories.hand_back(self.trainer.memories)
         adversary = AdversarialGrid(
             grid,
             self.attack,
@@ -262,6 +282,8 @@ class HorizontalWorld:
         if self.faulty is not None:
             figures["faults"] = self.faulty.counts
         figures.update(self.tending.look(current, self.vector))
+        if self.node_memories is not None and outcome is not None:
+            self.trainer.memories.update(self.node_memories.fetch(outcome.asked))
         self._record(current, figures, self._client_records(current))
         return MetricRecord({self.task.headline: figures[self.task.headline]})
 

@@ -132,6 +132,7 @@ class ObservedStrategy(Strategy):
                     return self._mended(current, None), None
                 raise
             raise self._stranger_failed(current, error) from error
+        self._check_form(current, arrays)
         updates, verdict = self._seen or (None, None)
         self.on_train(Outcome(current, self._asked, updates, verdict, self._failed))
         return self._mended(current, arrays), metrics
@@ -140,6 +141,17 @@ class ObservedStrategy(Strategy):
         name = type(self.inner).__name__
         why = f"; a client said: {next(iter(self._failed.values()))}" if self._failed else ""
         return RunError(f"{name} failed in round {current}: {type(error).__name__}: {error}{why}")
+
+    def _check_form(self, current: int, arrays: ArrayRecord | None) -> None:
+        """Refuse a new model that lacks arrays of the one that was sent, or has others in place."""
+        if arrays is None or self._sent is None:
+            return
+        for name, sent in self._sent.items():
+            found = tuple(arrays[name].shape) if name in arrays else None
+            if found != tuple(sent.shape):
+                told = "is missing" if found is None else f"has shape {found}"
+                error = ValueError(f"array {name!r} of the new model {told}")
+                raise self._stranger_failed(current, error)
 
     def _mended(self, current: int, arrays: ArrayRecord | None) -> ArrayRecord | None:
         """Return the round's model after its repair; one that stayed as it was is repaired too."""

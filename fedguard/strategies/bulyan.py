@@ -23,14 +23,14 @@ from fedguard.strategies.toolkit.mixture import trainable_rows
 from fedguard.updates import ClientUpdates, Verdict
 
 
-def repeated_krum(squared: Tensor, num_malicious: int, wanted: int) -> Tensor:
+def repeated_krum(squared: Tensor, bound: int, wanted: int) -> Tensor:
     """Return the (K,) mask of the clients that Krum picks one after the other.
 
     Parameters
     ----------
     squared : Tensor
         (K, K) squared distances.
-    num_malicious : int
+    bound : int
         The bound f that Krum is run with.
     wanted : int
         How many to pick; clients that tie are picked together, so it can be more.
@@ -38,7 +38,7 @@ def repeated_krum(squared: Tensor, num_malicious: int, wanted: int) -> Tensor:
     left = torch.arange(len(squared), device=squared.device)
     picked = torch.zeros(len(squared), dtype=torch.bool, device=squared.device)
     while int(picked.sum()) < wanted:
-        best = lowest(krum_scores(squared[left[:, None], left], num_malicious), 1)
+        best = lowest(krum_scores(squared[left[:, None], left], bound), 1)
         picked[left[best]] = True
         left = left[~best]
     return picked
@@ -59,6 +59,19 @@ class Bulyan(RobustStrategy):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import Bulyan
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [99.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = Bulyan(assumed_malicious=0.1).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [3.5]
+    >>> sorted(verdict.reasons)
+    [6]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

@@ -16,25 +16,25 @@ from fedguard.strategies.toolkit.spectra import top_projections
 from fedguard.updates import ClientUpdates, Verdict
 
 
-def covariance_filter(squared: Tensor, num_malicious: int) -> Tensor:
+def covariance_filter(squared: Tensor, bound: int) -> Tensor:
     """Return the (K,) weights with the smallest largest eigenvalue that the filter meets.
 
     Parameters
     ----------
     squared : Tensor
         (K, K) squared distances.
-    num_malicious : int
+    bound : int
         f: the filter runs while the remaining weights add up to more than n - 2f.
     """
     count = len(squared)
     left = torch.ones(count, dtype=squared.dtype, device=squared.device)
     best, smallest = left / count, float("inf")
-    while float(left.sum()) > max(count - 2 * num_malicious, 0):
+    while float(left.sum()) > max(count - 2 * bound, 0):
         value, spread = top_projections(squared, left / left.sum())
         if float(value) < smallest:
             smallest, best = float(value), left / left.sum()
         peak = torch.where(left > 0, spread, 0.0).max()
-        if num_malicious == 0 or float(peak) <= 0.0:
+        if bound == 0 or float(peak) <= 0.0:
             break
         share = (1.0 - spread / peak).clamp(min=0.0)
         left = left * torch.where(share > TIE, share, 0.0)
@@ -58,6 +58,19 @@ class CAF(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up, and
         at most ``(n - 1) // 2``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import CAF
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0], [1.0], [1.0], [9.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = CAF(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.weights.tolist()]
+    [0.333, 0.333, 0.333, 0.0]
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

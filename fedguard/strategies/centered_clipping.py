@@ -36,6 +36,17 @@ class CenteredClipping(RobustStrategy):
         tau > 0, in units of an update's norm; the median distance if left out.
     iterations : int
         Clipping steps per round, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import CenteredClipping
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 0.0], [0.0, 2.0], [60.0, 80.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = CenteredClipping(clip_radius=2.0).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [0.733, 1.2]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})

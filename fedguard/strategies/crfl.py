@@ -36,6 +36,17 @@ class CRFL(RobustStrategy):
         sigma >= 0, in units of one parameter; the paper uses 0.01.
     clip : bool
         Whether updates are clipped to the median norm of the round.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import CRFL
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[3.0, 12.0], [9.0, 4.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = CRFL(max_model_norm=5.0, noise_std=0.0, clip=False).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [3.0, 4.0]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "noise"})

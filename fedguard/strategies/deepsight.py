@@ -127,6 +127,28 @@ class DeepSight(RobustStrategy):
         Random inputs per seed, at least 1; the paper uses 20,000.
     input_seeds : int
         Number of sets of random inputs, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.layout import ParameterLayout
+    >>> from fedguard.strategies import DeepSight
+    >>> from fedguard.updates import ClientUpdates
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2))
+    >>> server_data = torch.ones(4, 1), torch.arange(4) % 2
+    >>> many, few = [1.0, -1.0, 0.5, -0.5], [4.0, 0.0, 0.5, 0.0]
+    >>> updates = ClientUpdates.from_matrix(
+    ...     torch.tensor([many, many, many, many, few]),
+    ...     layout=ParameterLayout.from_module(model),
+    ... )
+    >>> rule = DeepSight(model=model, server_data=server_data, latent_layer="0")
+    >>> verdict = rule.decide(updates)
+    >>> verdict.scores["threshold_exceedings"].tolist()
+    [2.0, 2.0, 2.0, 2.0, 1.0]
+    >>> verdict.reasons
+    {4: 'in a cluster of clients that trained on few classes (1)'}
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, -1.0, 0.5, -0.5]
     """
 
     traits = RobustStrategy.traits.but(

@@ -42,6 +42,19 @@ class DnC(RobustStrategy):
         Coordinates drawn in each pass, at least 1.
     filter_factor : float
         c > 0; at least one client is kept in every pass.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import DnC
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = DnC(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, 2.1]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset(

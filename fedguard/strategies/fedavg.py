@@ -17,6 +17,16 @@ class FedAvg(RobustStrategy):
     McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
     AISTATS 2017. No defence: one client can move the model anywhere. Unlike Flower's own FedAvg it
     sets malformed replies aside instead of raising or averaging them in.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import FedAvg
+    >>> from fedguard.updates import ClientUpdates
+    >>> deltas = torch.tensor([[1.0, 0.0], [4.0, 3.0]])
+    >>> updates = ClientUpdates.from_matrix(deltas, num_examples=[20, 10])
+    >>> FedAvg().decide(updates).delta.tolist()
+    [2.0, 1.0]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"translation", "scale"})

@@ -43,6 +43,19 @@ class FLAME(RobustStrategy):
     ----------
     noise_multiplier : float
         lambda >= 0; the paper derives it from (epsilon, delta) and uses 0.001 for images.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import FLAME
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[3.0, 4.0], [3.0, 4.0], [6.0, 8.0], [-4.0, 3.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = FLAME(noise_multiplier=0.0).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [3.0, 4.0]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "noise"})

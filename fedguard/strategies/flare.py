@@ -63,6 +63,23 @@ class FLARE(RobustStrategy):
         Examples of the server used, at least 2.
     clip : bool
         Whether updates are clipped to the median norm of the round.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.layout import ParameterLayout
+    >>> from fedguard.strategies import FLARE
+    >>> from fedguard.updates import ClientUpdates
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 2))
+    >>> server_data = torch.linspace(1, 2, 10)[:, None], torch.arange(10) % 2
+    >>> updates = ClientUpdates.from_matrix(
+    ...     torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]] * 3 + [[-1.0, 0.0, 0.0, 0.0, 0.0]]),
+    ...     layout=ParameterLayout.from_module(model),
+    ... )
+    >>> rule = FLARE(model=model, server_data=server_data, latent_layer="0")
+    >>> verdict = rule.decide(updates)
+    >>> [round(value, 3) for value in verdict.weights.tolist()]
+    [0.306, 0.306, 0.306, 0.081]
     """
 
     traits = RobustStrategy.traits.but(

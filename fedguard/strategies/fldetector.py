@@ -116,6 +116,19 @@ class FLDetector(RobustStrategy):
     ----------
     window : int
         N >= 1 rounds.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import FLDetector
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = FLDetector().decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.1, 2.0]
+    >>> verdict.scores["suspicious_score"].tolist()
+    [0.0, 0.0, 0.0, 0.0]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})

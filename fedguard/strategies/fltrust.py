@@ -30,6 +30,25 @@ class FLTrust(RobustStrategy):
     server_epochs, server_batch_size, server_lr : int, int, float
         How the server trains: passes >= 1, examples per step >= 2, step size > 0. The paper lets
         the server train as the clients do.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.layout import ParameterLayout
+    >>> from fedguard.strategies import FLTrust
+    >>> from fedguard.updates import ClientUpdates
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False))
+    >>> server_data = torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)
+    >>> updates = ClientUpdates.from_matrix(
+    ...     torch.tensor([[4.0, -4.0], [2.0, 2.0], [-1.0, 1.0]]),
+    ...     layout=ParameterLayout.from_module(model),
+    ... )
+    >>> rule = FLTrust(model=model, server_data=server_data, latent_layer="0")
+    >>> verdict = rule.decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [0.025, -0.025]
+    >>> verdict.weights.tolist()
+    [1.0, 0.0, 0.0]
     """
 
     traits = RobustStrategy.traits.but(server_data="labelled", server_model=True)

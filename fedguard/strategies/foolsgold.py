@@ -53,6 +53,19 @@ class FoolsGold(RobustStrategy):
     parameters. Histories are kept per
     client; those of more than 65,536 parameters as a `sketch` of an eighth of their length, which
     knows their cosines to about 0.4 % or better.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import FoolsGold
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 0.0], [0.0, 1.0], [-2.0, -2.0], [-2.0, -2.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = FoolsGold().decide(updates)
+    >>> [round(value, 3) for value in verdict.weights.tolist()]
+    [0.5, 0.5, 0.0, 0.0]
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [0.5, 0.5]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"scale"})

@@ -70,6 +70,19 @@ class FreqFed(RobustStrategy):
         Share of the spectrum that counts as low, in (0, 1].
     clip : bool
         Whether updates are clipped to the median norm of the round.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import FreqFed
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[3.0, 4.0], [3.0, 4.0], [6.0, 8.0], [-4.0, 3.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = FreqFed(frequency_share=1.0).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [3.0, 4.0]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,75 +11,27 @@ from torch import Tensor
 from fedguard.errors import check_choice, check_number
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.toolkit.averaging import average, clip_factors, median
-from fedguard.strategies.toolkit.clustering import Labels, adaptive_clusters, off_diagonal_median
-from fedguard.strategies.toolkit.coordinates import coordinate_median
+from fedguard.strategies.toolkit.claims import CLAIM_CAP, claimed_reach, claimed_shares
+from fedguard.strategies.toolkit.clustering import Labels, adaptive_clusters
 from fedguard.strategies.toolkit.distances import (
     cosine_distances,
     shared_distances,
     shared_gram,
     shared_norms,
 )
+from fedguard.strategies.toolkit.judged_round import JudgedRound
 from fedguard.strategies.toolkit.latent import client_activations, squared_mmd
-from fedguard.strategies.toolkit.server_validation import (
-    Objective,
-    Pruned,
-    load_average,
-    prune_harmful,
-    server_loss,
-)
-from fedguard.strategies.toolkit.trigger_search import (
-    Triggers,
-    search_triggers,
-    stamp_effect,
-    success_rates,
-    teachers,
+from fedguard.strategies.toolkit.verification import Verification
+from fedguard.strategies.toolkit.weight_view import (
+    central_largest_cluster,
+    copy_votes,
+    majority_clusters,
+    reject_copies,
+    reject_far_third,
+    scaled,
 )
 from fedguard.traits import Traits
 from fedguard.updates import ClientUpdates, Verdict
-
-COPY_RADIUS = 0.05
-"""Updates closer than this share of the median distance count as copies of one vote."""
-
-COPY_BLOCK = 3
-"""So many near-identical updates or more are rejected: honest training does not repeat itself."""
-
-SMALLEST_PATCH = 2.0
-"""Positions that a patch must be allowed to cover: any one alone may well decide a class."""
-
-TRIGGER_STEPS = 20
-"""Steps of the search for patches."""
-
-SUSPECTS = 3
-"""So many classes at most are looked at, those whose patch moves most examples."""
-
-SUSPICION = 1.5
-"""A class is looked at if its patch moves more than this multiple of what a typical class' does."""
-
-CLAIM_CAP = 3.0
-"""Claimed numbers of examples count up to this multiple of their median ..."""
-
-WIDE_CLAIM_CAP = 10.0
-"""... and up to this one where that lowers the server's loss."""
-
-
-@dataclass
-class _Round:
-    """What is known of the round's clients while the views are taken; every array is (K,).
-
-    `reach` is what a client's norm is clipped to, in units of the median norm.
-    """
-
-    updates: ClientUpdates
-    norms: Tensor
-    keep: np.ndarray
-    reasons: dict[int, str]
-    scores: dict[str, Tensor]
-    reach: Tensor
-
-    def reject(self, row: int, reason: str) -> None:
-        if self.keep[row]:
-            self.keep[row] = False
-            self.reasons[self.updates.node_ids[row]] = reason
 
 
 class GeminiGuard(RobustStrategy):
@@ -153,6 +104,16 @@ class GeminiGuard(RobustStrategy):
         of so few positions that this is less than two are not searched.
     aux_samples : int
         Auxiliary examples for the latent view, at least 2, as far as the server holds them.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import GeminiGuard
+    >>> from fedguard.updates import ClientUpdates
+    >>> honest = [[1.0, 0.0], [0.9, 0.3], [1.1, -0.3], [1.0, 0.2], [0.8, 0.1]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor([*honest, *[[-1.0, 0.0]] * 3]))
+    >>> GeminiGuard().decide(updates).reasons[7]
+    'one of 3 near-identical updates'
     """
 
     traits = RobustStrategy.traits.but(
@@ -224,15 +185,25 @@ class GeminiGuard(RobustStrategy):
         norms = shared_norms(updates)
         euclidean = shared_distances(updates).sqrt()
         everybody = np.ones(count, dtype=bool)
-        state = _Round(updates, norms, everybody, {}, {"norm": norms}, torch.ones_like(norms))
+        state = JudgedRound(updates, norms, everybody, {}, {"norm": norms}, torch.ones_like(norms))
         if count >= 4:
             self._weight_view(state, self._cosine(updates, gram), euclidean)
         elif count == 3:
-            _reject_far_third(state, euclidean)
+            reject_far_third(state, euclidean)
         trust = self._latent_view(state)
         if self.mode == "paper":
             return self._aggregate(state, trust)
-        return self._aggregate(state, self._verify(state))
+        if self.tools is None:
+            return self._aggregate(state, claimed_shares(updates, CLAIM_CAP))
+        verification = Verification(
+            self.tools,
+            state,
+            margin=self.margin,
+            trigger_margin=self.trigger_margin,
+            trigger_budget=self.trigger_budget,
+            aux_samples=self.aux_samples,
+        )
+        return self._aggregate(state, verification.run())
 
     def _cosine(self, updates: ClientUpdates, gram: Tensor) -> Tensor:
         if self.vector == "delta":
@@ -242,19 +213,19 @@ class GeminiGuard(RobustStrategy):
         along = torch.stack([row.to(torch.float64) @ start for row in updates.trainable])
         return cosine_distances(gram + along[:, None] + along[None, :] + start @ start)
 
-    def _weight_view(self, state: _Round, cosine: Tensor, euclidean: Tensor) -> None:
+    def _weight_view(self, state: JudgedRound, cosine: Tensor, euclidean: Tensor) -> None:
         distance = np.asarray(euclidean)
-        combined = _scaled(np.asarray(cosine)) + _scaled(distance)
+        combined = scaled(np.asarray(cosine)) + scaled(distance)
         chosen: set[int] | None = None
         if self.mode == "paper":
             labels = adaptive_clusters(combined, self.max_clusters, self.min_silhouette)
-            chosen = {_largest_cluster(labels, state.updates)}
+            chosen = {central_largest_cluster(labels, state.updates)}
         else:
-            votes = _votes(distance)
+            votes = copy_votes(distance)
             labels = self._clusters_of_votes(combined, votes)
             if self.tools is None:
-                chosen = _majority(labels, votes, state.updates)
-            _reject_copies(state, votes)
+                chosen = majority_clusters(labels, votes, state.updates)
+            reject_copies(state, votes)
             self._reject_long(state)
         for row, label in enumerate(labels):
             if chosen is not None and int(label) not in chosen:
@@ -262,10 +233,10 @@ class GeminiGuard(RobustStrategy):
         state.scores["cluster"] = torch.as_tensor(labels, dtype=torch.float64)
         state.scores["distance"] = torch.as_tensor(np.median(combined, axis=1))
 
-    def _reject_long(self, state: _Round) -> None:
+    def _reject_long(self, state: JudgedRound) -> None:
         """Reject updates that are too long for the median norm of those still in."""
         typical = float(median(state.norms[torch.as_tensor(state.keep)]))
-        limits = (self.max_norm_ratio * typical * _reach(state.updates)).tolist()
+        limits = (self.max_norm_ratio * typical * claimed_reach(state.updates)).tolist()
         for row, norm in enumerate(state.norms.tolist()):
             if norm > limits[row] > 0.0:
                 state.reject(row, f"{norm / typical:.1f} times as long as the median update")
@@ -278,7 +249,7 @@ class GeminiGuard(RobustStrategy):
         )
         return labels[votes]
 
-    def _latent_view(self, state: _Round) -> Tensor:
+    def _latent_view(self, state: JudgedRound) -> Tensor:
         """Return the (K,) trust, 0 for rejected clients; rejects outliers of the latent view."""
         updates = state.updates
         rows = np.flatnonzero(state.keep)
@@ -303,7 +274,7 @@ class GeminiGuard(RobustStrategy):
         self._record_latent(state, rows, typical, trust)
         return torch.where(torch.as_tensor(state.keep), trust, 0.0)
 
-    def _activations(self, state: _Round, rows: np.ndarray) -> Tensor:
+    def _activations(self, state: JudgedRound, rows: np.ndarray) -> Tensor:
         assert self.tools is not None
         updates = state.updates
         models = (updates.global_vector + updates.deltas[int(row)] for row in rows)
@@ -312,7 +283,7 @@ class GeminiGuard(RobustStrategy):
         return client_activations(self.tools, updates.layout, models, x)
 
     def _record_latent(
-        self, state: _Round, rows: np.ndarray, typical: Tensor, trust: Tensor
+        self, state: JudgedRound, rows: np.ndarray, typical: Tensor, trust: Tensor
     ) -> None:
         discrepancy = torch.full((len(trust),), float("nan"), dtype=torch.float64)
         discrepancy[rows] = typical
@@ -325,114 +296,7 @@ class GeminiGuard(RobustStrategy):
             if float(trust[row]) < floor:
                 state.reject(int(row), "latent representation unlike the others'")
 
-    def _verify(self, state: _Round) -> Tensor:
-        """Reject who raises the server's loss, then who plants a patch; return the (K,) shares."""
-        shares = _shares(state.updates, CLAIM_CAP)
-        if self.tools is None:
-            return shares
-        harm = self._prune(state, shares, server_loss(self.tools), self.margin)
-        if harm is None:
-            return shares
-        state.scores["harm"] = harm.harm
-        self._reject_pruned(state, harm, "raises the loss on the server's examples")
-        shares = self._widen(state, shares)
-        positions = (
-            self.tools.x[0, :1].numel() if self.tools.x.ndim == 4 else self.tools.x[0].numel()
-        )
-        if self.trigger_margin > 0.0 and self.trigger_budget * positions >= SMALLEST_PATCH:
-            self._search_backdoor(state, shares)
-        return shares
-
-    def _widen(self, state: _Round, shares: Tensor) -> Tensor:
-        """Return shares, and set reaches, that believe large claims if the loss is lower so."""
-        before = self._loss(state, shares)
-        wide = _shares(state.updates, WIDE_CLAIM_CAP)
-        state.reach = _reach(state.updates)
-        if self._loss(state, wide) < before:
-            return wide
-        state.reach = torch.ones_like(state.reach)
-        return shares
-
-    def _loss(self, state: _Round, shares: Tensor) -> float:
-        assert self.tools is not None
-        self._load(state, shares)
-        with torch.no_grad():
-            return float(server_loss(self.tools)(self.tools.model))
-
-    def _load(self, state: _Round, shares: Tensor) -> None:
-        """Load the average of those still in into the server's model."""
-        assert self.tools is not None
-        keep = torch.as_tensor(state.keep)
-        load_average(self.tools, state.updates, keep, shares, self._factors(state))
-
-    def _search_backdoor(self, state: _Round, shares: Tensor) -> None:
-        """Search the average for patches that mean a class; reject those who teach them."""
-        tools = self.tools
-        assert tools is not None
-        self._load(state, shares)
-        step = max(1, len(tools.x) // self.aux_samples)
-        triggers = search_triggers(
-            tools.model,
-            tools.x[::step][: self.aux_samples],
-            tools.num_classes,
-            budget=self.trigger_budget,
-            steps=TRIGGER_STEPS,
-        )
-        rates = success_rates(tools.model, tools.x, tools.y, triggers)
-        state.scores["patch"] = torch.zeros(len(state.keep), dtype=torch.float64)
-        for target in rates.argsort(descending=True)[:SUSPECTS].tolist():
-            if float(rates[target]) > SUSPICION * float(rates.median()):
-                self._reject_teachers(state, shares, triggers, target)
-
-    def _reject_teachers(
-        self, state: _Round, shares: Tensor, triggers: Triggers, target: int
-    ) -> None:
-        """Reject who teaches the patch of a class, as long as its effect falls."""
-        tools = self.tools
-        assert tools is not None
-        self._load(state, shares)
-        teach = teachers(tools, triggers, target, state.updates)
-        effect = stamp_effect(triggers, target, tools.x, tools.y)
-        pruned = self._prune(state, shares, effect, self.trigger_margin, teach)
-        if pruned is not None:
-            state.scores["patch"] = torch.maximum(state.scores["patch"], pruned.harm)
-            self._reject_pruned(state, pruned, f"teaches a patch that means class {target}")
-
-    def _prune(
-        self,
-        state: _Round,
-        shares: Tensor,
-        objective: Objective,
-        margin: float,
-        candidates: Tensor | None = None,
-    ) -> Pruned | None:
-        keep = torch.as_tensor(state.keep)
-        if self.tools is None or int(keep.sum()) < 3:
-            return None
-        return prune_harmful(
-            self.tools,
-            objective,
-            state.updates,
-            keep,
-            shares,
-            self._factors(state),
-            margin=margin,
-            fewest=(len(keep) + 1) // 2,
-            candidates=candidates,
-        )
-
-    def _factors(self, state: _Round) -> Tensor:
-        """Return the (K,) factors that clip to the median norm of those still in, or its reach."""
-        typical = float(median(state.norms[torch.as_tensor(state.keep)]))
-        if not typical > 0.0:
-            return torch.ones_like(state.norms)
-        return clip_factors(state.norms, typical * state.reach)
-
-    def _reject_pruned(self, state: _Round, pruned: Pruned, reason: str) -> None:
-        for row in (torch.as_tensor(state.keep) & ~pruned.keep).nonzero().flatten().tolist():
-            state.reject(row, reason)
-
-    def _aggregate(self, state: _Round, shares: Tensor) -> Verdict:
+    def _aggregate(self, state: JudgedRound, shares: Tensor) -> Verdict:
         """Average the kept updates, clipped, by their shares (K,)."""
         updates = state.updates
         shares = torch.where(torch.as_tensor(state.keep), shares, 0.0)
@@ -445,7 +309,7 @@ class GeminiGuard(RobustStrategy):
         delta = average(updates, weights, factors)
         return Verdict(delta, weights, state.scores, state.reasons)
 
-    def _norm_limit(self, state: _Round) -> float:
+    def _norm_limit(self, state: JudgedRound) -> float:
         """Return the norm that accepted updates are clipped to; 0 for no clipping."""
         accepted = state.norms[torch.as_tensor(state.keep)]
         current = float(accepted.min() if len(accepted) == 2 else median(accepted))
@@ -454,81 +318,3 @@ class GeminiGuard(RobustStrategy):
             current = min(current, float(earlier.median()))
         self._accepted_norm = torch.cat([earlier, median(accepted)[None]])[-9:]
         return current
-
-
-def _shares(updates: ClientUpdates, cap: float) -> Tensor:
-    """Return the (K,) claimed numbers of examples, at most `cap` times their median."""
-    claims = updates.num_examples
-    return claims.clamp(max=cap * float(median(claims)))
-
-
-def _reach(updates: ClientUpdates) -> Tensor:
-    """Return how much longer than usual an update may be for what it claims: (K,), from 1.
-
-    Twice the examples are twice the steps; steps that point everywhere add up to the square root.
-    """
-    claims = updates.num_examples
-    return (claims / float(median(claims))).clamp(1.0, WIDE_CLAIM_CAP).sqrt()
-
-
-def _scaled(distances: np.ndarray) -> np.ndarray:
-    """Return half the distances in units of their median; zeros where the median is 0."""
-    middle = off_diagonal_median(distances)
-    return distances / (2.0 * middle) if middle > 0.0 else np.zeros_like(distances)
-
-
-def _largest_cluster(labels: Labels, updates: ClientUpdates) -> int:
-    """Return the largest cluster; of equally large ones that nearest to the median update."""
-    sizes = np.bincount(labels)
-    gaps = _gaps_to_median(labels, updates)
-    return min(range(len(sizes)), key=lambda label: (-sizes[label], gaps[label]))
-
-
-def _gaps_to_median(labels: Labels, updates: ClientUpdates) -> list[float]:
-    """Return each cluster's median distance to the coordinate-wise median of its members."""
-    centre = coordinate_median(updates.trainable)
-    gaps = torch.stack([(row - centre).to(torch.float64).norm() for row in updates.trainable])
-    return [float(gaps[torch.as_tensor(labels == k)].median()) for k in range(labels.max() + 1)]
-
-
-def _votes(distance: np.ndarray) -> Labels:
-    """Return which vote each client belongs to: near-identical updates share one."""
-    radius = COPY_RADIUS * off_diagonal_median(distance)
-    votes = np.full(len(distance), -1, dtype=np.int64)
-    vote = 0
-    for row in range(len(distance)):
-        if votes[row] < 0:
-            votes[(distance[row] <= radius) & (votes < 0)] = vote
-            vote += 1
-    return votes
-
-
-def _reject_copies(state: _Round, votes: Labels) -> None:
-    sizes = np.bincount(votes)
-    if len(sizes) == 1:
-        return  # everybody agrees, as with an unchanged model: nothing tells clients apart
-    for row, vote in enumerate(votes):
-        if sizes[vote] >= COPY_BLOCK:
-            state.reject(row, f"one of {sizes[vote]} near-identical updates")
-
-
-def _majority(labels: Labels, votes: Labels, updates: ClientUpdates) -> set[int]:
-    """Return the clusters nearest to the robust centre that hold more than half of the votes."""
-    first = [int(np.flatnonzero(votes == vote)[0]) for vote in range(votes.max() + 1)]
-    gaps = _gaps_to_median(labels[first], updates.select(first))
-    sizes = np.bincount(labels[first])
-    chosen: set[int] = set()
-    for label in sorted(range(len(sizes)), key=lambda k: gaps[k]):
-        if sum(sizes[k] for k in chosen) > len(first) // 2:
-            break
-        chosen.add(label)
-    return chosen
-
-
-def _reject_far_third(state: _Round, euclidean: Tensor) -> None:
-    """Of three clients reject one that is over three times as far from both as they are apart."""
-    for row in range(3):
-        a, b = (other for other in range(3) if other != row)
-        apart = float(euclidean[a, b])
-        if min(float(euclidean[row, a]), float(euclidean[row, b])) > 3.0 * apart > 0.0:
-            state.reject(row, "far from the two others")

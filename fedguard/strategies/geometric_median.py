@@ -80,6 +80,17 @@ class GeometricMedian(RobustStrategy):
         nu > 0, as a share of the median norm of the round: distances below it count as that.
     max_iterations : int
         Most Weiszfeld steps, at least 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import GeometricMedian
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[0.0, 0.0], [4.0, 0.0], [0.0, 3.0], [4.0, 3.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = GeometricMedian().decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [2.0, 1.5]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

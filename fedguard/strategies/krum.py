@@ -16,20 +16,21 @@ from fedguard.strategies.toolkit.distances import shared_distances
 from fedguard.updates import ClientUpdates, Verdict
 
 
-def krum_scores(squared: Tensor, num_malicious: int) -> Tensor:
+def krum_scores(squared: Tensor, bound: int) -> Tensor:
     """Return each client's Krum score: the sum of its n - f - 2 smallest squared distances.
 
     Parameters
     ----------
     squared : Tensor
         (K, K) squared distances with a zero diagonal.
-    num_malicious : int
-        The bound f. At least one neighbour counts, also where n - f - 2 < 1.
+    bound : int
+        Assumed number f of malicious clients. At least one neighbour counts, also where
+        n - f - 2 < 1.
     """
     count = len(squared)
     if count == 1:
         return torch.zeros(1, dtype=squared.dtype)
-    neighbours = min(max(count - num_malicious - 2, 1), count - 1)
+    neighbours = min(max(count - bound - 2, 1), count - 1)
     others = squared.clone().fill_diagonal_(float("inf"))
     return others.topk(neighbours, dim=1, largest=False).values.sum(dim=1)
 
@@ -85,6 +86,19 @@ class MultiKrum(KrumRule):
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
     num_selected : int, optional
         m, at least 1; n - f if left out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import MultiKrum
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = MultiKrum(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, 2.1]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     def __init__(self, *, num_selected: int | None = None, **krum: Any) -> None:
@@ -110,6 +124,17 @@ class Krum(KrumRule):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import Krum
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[0.0, 0.0], [1.0, 0.0], [3.0, 0.0], [90.0, 0.0], [1.5, 0.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = Krum(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.25, 0.0]
     """
 
     def wanted(self, count: int, bound: int) -> int:

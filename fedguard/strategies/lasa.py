@@ -84,6 +84,19 @@ class LASA(RobustStrategy):
         Share of entries each update keeps, in (0, 1].
     norm_radius, sign_radius : float
         In standard deviations, above 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import LASA
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 0.1], [1.0, 0.1], [1.0, -0.1], [-1.0, 0.1]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = LASA(kept_share=0.5).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, 0.0]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})

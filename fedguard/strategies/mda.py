@@ -55,7 +55,7 @@ def _conflicts(squared: Tensor, limit: float) -> Graph:
     return {row: set(far[row].nonzero().flatten().tolist()) for row in range(len(squared))}
 
 
-def minimum_diameter(squared: Tensor, num_malicious: int, max_steps: int) -> Tensor | None:
+def minimum_diameter(squared: Tensor, bound: int, max_steps: int) -> Tensor | None:
     """Return the (K,) weights of the mean over n - f clients of smallest diameter.
 
     A subset has diameter t or less exactly if the clients left out cover every pair that lies
@@ -66,7 +66,7 @@ def minimum_diameter(squared: Tensor, num_malicious: int, max_steps: int) -> Ten
     ----------
     squared : Tensor
         (K, K) squared distances.
-    num_malicious : int
+    bound : int
         f, how many clients may be left out.
     max_steps : int
         Steps after which the search gives up.
@@ -84,10 +84,10 @@ def minimum_diameter(squared: Tensor, num_malicious: int, max_steps: int) -> Ten
         while low < high:
             middle = (low + high) // 2
             graph = _conflicts(squared, limits[middle])
-            found = next(_vertex_covers(graph, num_malicious, budget), None)
+            found = next(_vertex_covers(graph, bound, budget), None)
             low, high = (low, middle) if found is not None else (middle + 1, high)
         graph = _conflicts(squared, limits[low])
-        covers = set(_vertex_covers(graph, num_malicious, budget))
+        covers = set(_vertex_covers(graph, bound, budget))
     except _OutOfBudgetError:
         return None
     return _tightest(squared, covers)
@@ -108,10 +108,10 @@ def _tightest(squared: Tensor, covers: set[frozenset[int]]) -> Tensor:
     return torch.stack(chosen).mean(dim=0).to(squared.device)
 
 
-def peel(squared: Tensor, num_malicious: int) -> Tensor:
+def peel(squared: Tensor, bound: int) -> Tensor:
     """Return weights after leaving out, f times, the client with the largest sum of distances."""
     keep = torch.ones(len(squared), dtype=torch.bool, device=squared.device)
-    while int((~keep).sum()) < num_malicious and int(keep.sum()) > 1:
+    while int((~keep).sum()) < bound and int(keep.sum()) > 1:
         sums = torch.where(keep, squared.sqrt() @ keep.to(squared.dtype), -1.0)
         worst = keep & (sums >= sums.max() * (1.0 - TIE))
         if bool((worst == keep).all()):
@@ -138,6 +138,19 @@ class MDA(RobustStrategy):
         at most ``(n - 1) // 2``.
     max_steps : int
         Search steps before the fallback, at least 1; 50,000 take about a second.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import MDA
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = MDA(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, 2.1]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

@@ -17,6 +17,17 @@ class Median(RobustStrategy):
 
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
     ICML 2018. Every client weighs the same: claimed numbers of examples are not used.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import Median
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = Median().decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.1, 2.0]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

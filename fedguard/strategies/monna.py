@@ -33,6 +33,25 @@ class MoNNA(RobustStrategy):
     server_epochs, server_batch_size, server_lr : int, int, float
         How the server trains: passes >= 1, examples per step >= 2, step size > 0. They should
         resemble the clients' settings.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.layout import ParameterLayout
+    >>> from fedguard.strategies import MoNNA
+    >>> from fedguard.updates import ClientUpdates
+    >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False))
+    >>> server_data = torch.ones(4, 1), torch.zeros(4, dtype=torch.int64)
+    >>> updates = ClientUpdates.from_matrix(
+    ...     torch.tensor([[0.1, -0.1], [0.3, -0.3], [0.2, 0.0], [-9.0, 9.0]]),
+    ...     layout=ParameterLayout.from_module(model),
+    ... )
+    >>> rule = MoNNA(model=model, server_data=server_data, latent_layer="0")
+    >>> verdict = rule.decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [0.2, -0.133]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     traits = RobustStrategy.traits.but(server_data="labelled", server_model=True)

@@ -67,6 +67,19 @@ class MultiMetrics(RobustStrategy):
     ----------
     kept_share : float
         Share of clients averaged, in (0, 1]; at least one client.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import MultiMetrics
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [9.0, 9.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = MultiMetrics(kept_share=0.5).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, 2.0]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "decoy-exempt"})

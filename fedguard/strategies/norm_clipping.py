@@ -37,6 +37,17 @@ class NormClipping(RobustStrategy):
         S > 0; the median norm of the round if left out.
     noise_std : float
         sigma >= 0, in units of one parameter; the paper uses 0.025.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import NormClipping
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 0.0], [0.0, 2.0], [60.0, 80.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = NormClipping(max_norm=2.0).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [0.733, 1.2]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})

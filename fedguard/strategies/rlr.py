@@ -32,6 +32,17 @@ class RLR(RobustStrategy):
         theta as a share of the clients, 0 to 1; the paper uses 4 of 10.
     clip : bool
         Whether updates are clipped to the median norm of the round.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import RLR
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 1.0], [2.0, -1.0], [3.0, 3.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = RLR(agreement=0.7, clip=False).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [2.0, -1.0]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})

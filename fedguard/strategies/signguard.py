@@ -58,6 +58,19 @@ class SignGuard(RobustStrategy):
         Bounds of the norm relative to the median, 0 <= lower <= 1 <= upper.
     coordinate_share : float
         Share of coordinates whose signs are counted, in (0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import SignGuard
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[3.0, 4.0], [4.0, 3.0], [3.0, 4.0], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = SignGuard(coordinate_share=1.0).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [3.333, 3.667]
+    >>> verdict.reasons[3]
+    'norm 127, median 5'
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})

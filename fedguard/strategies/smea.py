@@ -20,13 +20,13 @@ from fedguard.updates import ClientUpdates, Verdict
 _SUBSETS_PER_BLOCK = 2048
 
 
-def smallest_spread(squared: Tensor, num_malicious: int) -> Tensor:
+def smallest_spread(squared: Tensor, bound: int) -> Tensor:
     """Return the (K,) weights of the mean over the n - f clients of smallest top eigenvalue.
 
     Tries every subset; subsets whose eigenvalues tie share the weight.
     """
     count = len(squared)
-    size = count - num_malicious
+    size = count - bound
     equal = torch.full((size,), 1.0 / size, dtype=squared.dtype, device=squared.device)
     best, totals = float("inf"), torch.zeros(count, dtype=squared.dtype, device=squared.device)
     subsets = combinations(range(count), size)
@@ -44,10 +44,10 @@ def smallest_spread(squared: Tensor, num_malicious: int) -> Tensor:
     return totals / totals.sum()
 
 
-def peel_spread(squared: Tensor, num_malicious: int) -> Tensor:
+def peel_spread(squared: Tensor, bound: int) -> Tensor:
     """Return weights after leaving out, f times, the client furthest along the top direction."""
     keep = torch.ones(len(squared), dtype=squared.dtype, device=squared.device)
-    while int((keep == 0).sum()) < num_malicious:
+    while int((keep == 0).sum()) < bound:
         _, spread = top_projections(squared, keep / keep.sum())
         spread = torch.where(keep > 0, spread, -1.0)
         worst = spread >= spread.max() * (1.0 - TIE)
@@ -74,6 +74,19 @@ class SMEA(RobustStrategy):
         at most ``(n - 1) // 2``.
     max_subsets : int
         Most subsets to try, at least 1; 20,000 of 15 clients take about a second.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import SMEA
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = SMEA(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.0, 2.1]
+    >>> sorted(verdict.reasons)
+    [3]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

@@ -25,6 +25,17 @@ class TrimmedMean(RobustStrategy):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies import TrimmedMean
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = [[1.0, 2.0], [1.2, 2.0], [0.8, 2.3], [90.0, -90.0]]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor(rows))
+    >>> verdict = TrimmedMean(assumed_malicious=0.25).decide(updates)
+    >>> [round(value, 3) for value in verdict.delta.tolist()]
+    [1.1, 2.0]
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})

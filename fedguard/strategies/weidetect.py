@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from logging import WARNING
-from statistics import NormalDist
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,11 +14,12 @@ from torch import Tensor
 
 from fedguard.errors import check_assumed_malicious, check_choice, check_number
 from fedguard.strategies.base import RobustStrategy
-from fedguard.strategies.toolkit.averaging import average, clip_factors, lowest, median, rejections
+from fedguard.strategies.toolkit.averaging import clip_factors, lowest, median, rejections
 from fedguard.strategies.toolkit.bounds import assumed_count
 from fedguard.strategies.toolkit.distances import row_norms
+from fedguard.strategies.toolkit.recall_limits import below_recall_limits, upper_median
+from fedguard.strategies.toolkit.scored_average import ScoredAverage
 from fedguard.strategies.toolkit.scoring import Scores, score_models
-from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.strategies.toolkit.server_training import require_tools
 from fedguard.strategies.toolkit.weibull import SAME, fit, fit_left_censored, mad_keep
 from fedguard.updates import ClientUpdates, Verdict
@@ -29,14 +29,10 @@ Selection = Literal["threshold", "top"]
 Family = Literal["weibull2", "exponweib"]
 
 _FEWEST_TO_FIT = 5
-_FEWEST_EXAMPLES = 5
 _SMALL_ROUND = 8
 _MOST_POOLED = 64
-_FALSE_ALARM = 0.01
 _LARGEST_CLAIM = 3.0
-_KNOWN = 0.8
 _WARM = 0.75
-_GONE = 0.25
 _SHARE = 0.4
 
 
@@ -49,59 +45,6 @@ class _Judgement:
     keep: NDArray[np.bool_]
     soft: NDArray[np.float64]
     why: list[str]
-
-
-@dataclass(frozen=True)
-class _Averaging:
-    """How the round's updates are averaged, and what the average would score.
-
-    Attributes
-    ----------
-    tools : ServerTools
-        Model and validation examples.
-    updates : ClientUpdates
-        The round.
-    claims : Tensor
-        (K,) float64 sizes that weigh the clients.
-    factors : Tensor or None
-        (K,) by what updates are clipped.
-    """
-
-    tools: ServerTools
-    updates: ClientUpdates
-    claims: Tensor
-    factors: Tensor | None
-
-    @property
-    def examples(self) -> NDArray[np.int64]:
-        """(C,) validation examples of each class."""
-        counts = self.tools.y.bincount(minlength=self.tools.num_classes)
-        return np.asarray(counts.cpu().numpy(), dtype=np.int64)
-
-    def weights(self, soft: NDArray[np.float64]) -> Tensor:
-        """Return (K,) weights in proportion to claims times `soft`; all 0 where these are."""
-        shares = self.claims * torch.from_numpy(soft)
-        total = float(shares.sum())
-        return shares / total if total > 0.0 else torch.zeros_like(shares)
-
-    def delta(self, weights: Tensor) -> Tensor:
-        """Return the (D,) average by weights."""
-        return average(self.updates, weights, self.factors)
-
-    def joined(
-        self, rest: NDArray[np.bool_], group: NDArray[np.bool_], share: float
-    ) -> NDArray[np.float64]:
-        """Return (K,) factors under which `group`, beside `rest`, holds at least a `share`."""
-        claims = np.asarray(self.claims.numpy(), dtype=np.float64)
-        inside, outside = float(claims[group].sum()), float(claims[rest].sum())
-        lift = share * outside / ((1.0 - share) * inside) if inside > 0.0 else 1.0
-        return rest.astype(np.float64) + max(lift, 1.0) * group
-
-    def scores(self, groups: list[NDArray[np.float64]]) -> Scores:
-        """Return what the global model plus the average under each (K,) of factors scores."""
-        deltas = [self.delta(self.weights(group)) for group in groups]
-        models = self.updates.global_vector + torch.stack(deltas)
-        return score_models(self.tools, self.updates.layout, models)
 
 
 class WeiDetect(RobustStrategy):
@@ -167,6 +110,27 @@ class WeiDetect(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5, for ``selection="top"``; f is its
         share of n, rounded up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.layout import ParameterLayout
+    >>> from fedguard.strategies import WeiDetect
+    >>> from fedguard.updates import ClientUpdates
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2, bias=False))
+    >>> server_data = torch.eye(2).repeat(10, 1), torch.arange(20) % 2
+    >>> good, flipped = [1.0, -1.0, -1.0, 1.0], [-3.0, 3.0, 3.0, -3.0]
+    >>> updates = ClientUpdates.from_matrix(
+    ...     torch.tensor([good, good, good, good, flipped]),
+    ...     global_vector=torch.tensor([1.0, -1.0, -1.0, 1.0]),
+    ...     layout=ParameterLayout.from_module(model),
+    ... )
+    >>> rule = WeiDetect(model=model, server_data=server_data, latent_layer="0")
+    >>> verdict = rule.decide(updates)
+    >>> verdict.scores["macro_f1"].tolist()
+    [1.0, 1.0, 1.0, 1.0, 0.0]
+    >>> [round(value, 3) for value in verdict.weights.tolist()]
+    [0.25, 0.25, 0.25, 0.25, 0.0]
     """
 
     traits = RobustStrategy.traits.but(
@@ -242,12 +206,12 @@ class WeiDetect(RobustStrategy):
         }
         return Verdict(averaging.delta(weights), weights, named, reasons)
 
-    def _averaging(self, updates: ClientUpdates) -> _Averaging:
+    def _averaging(self, updates: ClientUpdates) -> ScoredAverage:
         if self.mode == "paper":
-            return _Averaging(require_tools(self), updates, updates.num_examples, None)
+            return ScoredAverage(require_tools(self), updates, updates.num_examples, None)
         norms = row_norms(updates.trainable)
         claims = updates.num_examples
-        return _Averaging(
+        return ScoredAverage(
             require_tools(self),
             updates,
             claims.clamp(max=_LARGEST_CLAIM * median(claims)),
@@ -259,7 +223,7 @@ class WeiDetect(RobustStrategy):
             [*self._pool, accepted.copy()][-self.pooled_rounds :] if self.pooled_rounds else []
         )
 
-    def _judge(self, found: Scores, averaging: _Averaging) -> _Judgement:
+    def _judge(self, found: Scores, averaging: ScoredAverage) -> _Judgement:
         """Decide on all clients; row 0 of `found` is the global model, the others are clients."""
         clients = found.rows(1)
         scores, finite = clients.macro_f1.numpy(), clients.finite.numpy()
@@ -318,7 +282,7 @@ class WeiDetect(RobustStrategy):
     def _hardened(
         self,
         found: Scores,
-        averaging: _Averaging,
+        averaging: ScoredAverage,
         cdf: NDArray[np.float64],
         low: NDArray[np.bool_],
         why: list[str],
@@ -326,9 +290,9 @@ class WeiDetect(RobustStrategy):
         clients = found.rows(1)
         scores, finite = clients.macro_f1.numpy(), clients.finite.numpy()
         anchor = float(found.macro_f1[0])
-        beyond, gone = self._beyond(found, finite, averaging.examples)
+        beyond, gone = below_recall_limits(found, finite, averaging.examples, self.margin)
         shortfall, worst = beyond.max(axis=1), beyond.argmax(axis=1)
-        if anchor < _WARM * _upper_median(scores[finite]):
+        if anchor < _WARM * upper_median(scores[finite]):
             soft = np.where(finite, np.minimum(1.0, 2.0 * cdf), 0.0)
             why = [reason or "Weibull CDF 0 in a cold start" for reason in why]
             return _Judgement(cdf, shortfall, finite, soft, why)
@@ -351,7 +315,7 @@ class WeiDetect(RobustStrategy):
         too_low: NDArray[np.bool_],
         forgets: NDArray[np.bool_],
         finite: NDArray[np.bool_],
-        averaging: _Averaging,
+        averaging: ScoredAverage,
     ) -> NDArray[np.bool_]:
         """Return the (K,) suspects whose group does harm to the average.
 
@@ -363,7 +327,7 @@ class WeiDetect(RobustStrategy):
             (K, C) suspects by the recall of a class.
         finite : ndarray
             (K,) models that can be averaged at all.
-        averaging : _Averaging
+        averaging : ScoredAverage
             Scores the averages.
         """
         suspects = too_low | forgets.any(axis=1)
@@ -381,33 +345,3 @@ class WeiDetect(RobustStrategy):
             if recall[row, label] < recall[0, label] - self.tolerance:
                 removed = removed | forgets[:, label]
         return np.asarray(removed, dtype=np.bool_)
-
-    def _beyond(
-        self, found: Scores, finite: NDArray[np.bool_], examples: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return how far recall lies below its limit, (K, C), and who lost a whole class, (K,).
-
-        The former is minus 1 where a class cannot be tested.
-        """
-        anchor, recall = found.recall[0].numpy(), found.recall[1:].numpy()
-        known = np.nan_to_num(anchor) >= _KNOWN
-        tested = np.flatnonzero((examples >= _FEWEST_EXAMPLES) & known)
-        beyond = np.full(recall.shape, -1.0)
-        gone = np.zeros(len(recall), dtype=np.bool_)
-        quantile = NormalDist().inv_cdf(1.0 - _FALSE_ALARM / max(len(tested), 1))
-        for label in tested:
-            column = recall[finite, label]
-            middle = _upper_median(column)
-            centre = min(middle, float(anchor[label]))
-            above = column[column >= middle]
-            spread = 1.4826 * float(np.median(above - middle))
-            error = (max(centre * (1.0 - centre), 0.0) / examples[label]) ** 0.5
-            width = min(max(quantile * max(spread, error), self.margin), 0.6 * centre)
-            beyond[:, label] = centre - width - recall[:, label]
-            gone |= finite & (beyond[:, label] > 0.0) & (recall[:, label] < _GONE * centre)
-        return beyond, gone
-
-
-def _upper_median(values: NDArray[np.float64]) -> float:
-    """Return the median of (N,) values, the upper of the middle two where N is even."""
-    return float(np.sort(values)[len(values) // 2])

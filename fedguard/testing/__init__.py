@@ -1,14 +1,20 @@
-"""The conformance suite: what every strategy and every attack must hold to, ours and yours.
+"""The conformance suite: what every part must hold to, ours and yours.
 
-``check_strategy(MyRule)`` and ``check_attack(MyAttack)`` return what passed and what was skipped,
-or raise `AssertionError` with a line for every failure: the check, the input and what was seen.
-With ``quick=True`` they take a fraction of a second.
+``check_strategy(MyRule)``, ``check_attack(MyAttack)`` and the like return what passed and what was
+skipped, or raise `AssertionError` with a line for every failure: the check, the input and what was
+seen.
+With ``quick=True`` the first two take a fraction of a second.
 """
 
 from fedguard.testing.attacks import ATTACK_CHECKS, QUICK_ATTACK_CHECKS, check_attack
+from fedguard.testing.audits import check_audit
 from fedguard.testing.deciding import check_verdict
+from fedguard.testing.enrolment import check_enrolment
 from fedguard.testing.outcome import Conformance
+from fedguard.testing.repairs import check_repair
 from fedguard.testing.strategies import CHECKS, QUICK_CHECKS, check_strategy
+from fedguard.testing.tasks import check_task
+from fedguard.testing.training import check_training
 from fedguard.testing.worlds import (
     HOSTILE_KINDS,
     decoy_updates,
@@ -26,7 +32,12 @@ __all__ = [
     "QUICK_CHECKS",
     "Conformance",
     "check_attack",
+    "check_audit",
+    "check_enrolment",
+    "check_repair",
     "check_strategy",
+    "check_task",
+    "check_training",
     "check_verdict",
     "decoy_updates",
     "honest_updates",

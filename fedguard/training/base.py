@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedguard.errors import check_number
+from fedguard.errors import ConfigurationError, check_number
 from fedguard.randomness import generator
 
 
@@ -118,6 +118,10 @@ SETTING_KEYS = {
 """Keys of a server's message that stand for a hyper-parameter, by the field that each sets."""
 
 
+HOOKS = ("begin", "loss", "step", "end")
+"""Methods of a rule by which training becomes more than SGD."""
+
+
 class TrainingRule:
     """How a client trains; a rule overrides the hooks that it needs.
 
@@ -179,4 +183,6 @@ def _checked(key: str, value: Any) -> Any:
         check_number(field_name, value, at_least=0.0, at_most=10.0)
         return float(value)
     check_number(field_name, value, at_least=1)
+    if value != int(value):
+        raise ConfigurationError(field_name, value, "a whole number >= 1")
     return int(value)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from fedguard.errors import ConfigurationError, check_choice, check_number
-from fedguard.training.base import SETTING_KEYS, Local, TrainingRule, TrainingSettings
+from fedguard.training.base import HOOKS, SETTING_KEYS, Local, TrainingRule, TrainingSettings
 
 Schedule = Literal["constant", "cosine", "step"]
 
@@ -68,8 +68,9 @@ class Sgd(TrainingRule):
         return proximal_weight(config)
 
     def plain(self, config: Mapping[str, Any]) -> bool:
-        """Return whether there is no proximal term."""
-        return self.proximal(config) == 0.0
+        """Return whether there is no proximal term, and no hook of a subclass's own."""
+        own = any(getattr(type(self), hook) is not getattr(Sgd, hook) for hook in HOOKS)
+        return not own and self.proximal(config) == 0.0
 
     def step(self, local: Local, update: Callable[[], None]) -> None:
         """Add the proximal term's gradient, where there is one, and descend."""

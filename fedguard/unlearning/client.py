@@ -54,7 +54,7 @@ def instructed(trainer: ClientTrainer, messages: Iterable[tuple[int, Message]]) 
     for client, message in messages:
         forgets, label, share = named_rows(message.content)
         if forgets:
-            federation.leave_out(client, forgotten_rows(federation, client, label, share))
+            trainer.left_out[client] = forgotten_rows(federation, client, label, share)
         epochs = named_epochs(message.content) or epochs
     if epochs is not None:
         trainer.settings = replace(settings, local_epochs=epochs)
@@ -78,7 +78,7 @@ def _split(
     trainer: ClientTrainer, client: int, message: Message
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return a client's rows to forget and the others."""
-    x, y = trainer.federation.whole_shard(client, attacking=True)
+    x, y = trainer.federation.shard(client, attacking=True)
     forgets, label, share = named_rows(message.content)
     gone = torch.zeros(len(y), dtype=torch.bool)
     if forgets:

@@ -16,7 +16,7 @@ def forgotten_rows(
 
     Labels are those that the client trains with: a malicious client's poisoned ones.
     """
-    _, y = federation.whole_shard(client, attacking=True)
+    _, y = federation.shard(client, attacking=True)
     if label is not None:
         return (y == label).nonzero().flatten().cpu()
     everything = torch.arange(len(y))

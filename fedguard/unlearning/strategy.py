@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from logging import WARNING
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedguard.clients.training import ClientTrainer
 from fedguard.config.requests import UnlearnRequest
-from fedguard.errors import check_number
+from fedguard.errors import check_assumed_malicious, check_choice, check_number
 from fedguard.layout import ParameterLayout
 from fedguard.randomness import SERVER, generator
 from fedguard.strategies.base import RobustStrategy
@@ -135,6 +135,9 @@ class SoUL(RobustStrategy):
         **base: Any,
     ) -> None:
         super().__init__(**base)
+        check_choice("method", method, METHODS)
+        check_choice("pruning", pruning, get_args(PruningRule))
+        check_assumed_malicious(assumed_malicious)
         check_number("alpha", alpha, at_least=0.0, at_most=1.0)
         check_number("beta", beta, at_least=0.0, below=1.0)
         if ascent_lr is None:

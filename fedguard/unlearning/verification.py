@@ -61,7 +61,7 @@ def gather(federation: Federation, requests: Sequence[UnlearnRequest], seed: int
         for r in requests
         if r.client is not None
     }
-    forget = [_pick(federation.whole_shard(c, attacking=True), rows) for c, rows in named.items()]
+    forget = [_pick(federation.shard(c, attacking=True), rows) for c, rows in named.items()]
     reference, members, others = _membership_rows(federation, named, seed)
     return Rows(
         forget=_joined(forget),
@@ -86,7 +86,7 @@ def _joined(parts: list[Examples]) -> Examples:
 
 
 def _retained(federation: Federation, client: int, gone: Tensor | None, seed: int) -> Examples:
-    x, y = federation.whole_shard(client, attacking=False)
+    x, y = federation.shard(client, attacking=False)
     kept = torch.ones(len(y), dtype=torch.bool)
     if gone is not None:
         kept[gone] = False
@@ -113,7 +113,7 @@ def _membership_rows(
             # What the client did to its rows is done to the others: one distribution.
             poison = generator(seed, 0, client, "poisoned test rows")
             x, y = federation.attack.poison(x, y, poison)
-        seen_x, seen_y = _pick(federation.whole_shard(client, attacking=True), rows)
+        seen_x, seen_y = _pick(federation.shard(client, attacking=True), rows)
         seen_true = data.y_train[federation.shards[client]][rows]
         classes = data.num_classes
         mine, theirs = _matched(

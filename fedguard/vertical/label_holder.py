@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -84,7 +85,8 @@ class LabelHolder:
         """Train on one batch; return the loss, the blocks' gradients and the contributions.
 
         The top model and all leave-one-out heads are computed as one stack of networks; no head's
-        loss reaches the top model or the blocks.
+        loss reaches the top model or the blocks. A batch whose loss or step is not finite, as
+        blocks of 1e38 make it, teaches nobody: no weight moves and all gradients are zero.
         """
         top, heads, y = self.top, self.heads, self.y_train[ids]
         released = self.assemble(blocks, len(ids))
@@ -103,9 +105,18 @@ class LabelHolder:
         if heads is not None and heads.trained:
             heads.set_gradients(released, slope[1:], [(w[1:], b[1:]) for w, b in gradients])
         back = (slope[0] @ top.first.weight).view_as(released)
-        self.optimiser.step()
         loss, *without = losses.tolist()
+        if not (math.isfinite(loss) and self._finite(back)):
+            return Step(loss, torch.zeros_like(released), [0.0 for _ in without])
+        self.optimiser.step()
         return Step(loss, back, [contribution(loss, one) for one in without])
+
+    def _finite(self, back: Tensor) -> bool:
+        """Return whether a step would leave everything finite; sums tell, unless they overflow."""
+        first = [back, self.top.first.weight.grad]
+        if self.heads is not None and self.heads.trained:
+            first.append(next(self.heads.parameters()).grad)
+        return all(g is not None and math.isfinite(float(g.sum())) for g in first)
 
     @torch.no_grad()
     def loss_of(self, blocks: Mapping[int, Tensor], ids: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -233,7 +234,7 @@ class OpusVfl(PrivateVfl):
         super().settle(found, contributions)
         worked = [p for p in found.asked if found.fault_batches.get(p, 0) < found.batches]
         paid = [p for p in worked if p != OWN_PARTY]
-        share = {p: max(0.0, contributions[p]) for p in worked}
+        share = {p: c if 0.0 < (c := contributions[p]) < math.inf else 0.0 for p in worked}
         scores = self._scores(found, paid, share)
         tokens = largest_remainder([scores[p] for p in paid], self.budget) if paid else []
         found.tokens = dict(zip(paid, tokens, strict=True))

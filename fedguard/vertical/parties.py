@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -198,14 +199,16 @@ class Party:
         assert rule is not None
         assert privacy is not None
         spread = privacy.sensitivity * noise_multiplier_slope(self.epsilon, privacy.delta)
-        self.slope_sum += rule.slope(
+        slope = rule.slope(
             loss=loss,
             contributed=contributed,
             loss_slope=spread * along_noise / self.sigma,
             cost_ratio=self.terms.cost_ratio,
             epsilon=self.epsilon,
         )
-        self.slope_count += 1
+        if math.isfinite(slope):  # a block of 1e38 from somebody else makes the loss infinite
+            self.slope_sum += slope
+            self.slope_count += 1
 
     def settle(self) -> Claim:
         """Move epsilon by the round's mean slope, then say what holds for the next round.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -54,4 +55,5 @@ class VflCzofo(VerticalStrategy):
             party: holder.loss_of({**plain, party: one["perturbed"]}, ids) - before
             for party, one in released.items()
         }
-        return holder.step(plain, ids), {p: torch.tensor([d]) for p, d in moved.items()}
+        told = {p: d if math.isfinite(d) else 0.0 for p, d in moved.items()}
+        return holder.step(plain, ids), {p: torch.tensor([d]) for p, d in told.items()}

@@ -36,7 +36,7 @@ def federation(**values) -> Federation:
 
 
 def test_examples_are_the_shards_rows_normalised():
-    x, y = federation().examples(0, attacking=True)
+    x, y = federation().shard(0, attacking=True)
     raw = dataset().x_train[:3]
     torch.testing.assert_close(x, (raw - torch.tensor([1.0, 2.0, 3.0, 4.0])) / 2.0)
     assert y.tolist() == [0, 1, 2]
@@ -44,21 +44,21 @@ def test_examples_are_the_shards_rows_normalised():
 
 def test_only_malicious_clients_poison_and_only_while_they_attack():
     fed = federation()
-    clean, labels = fed.examples(1, attacking=False)
-    poisoned, wrong = fed.examples(1, attacking=True)
+    clean, labels = fed.shard(1, attacking=False)
+    poisoned, wrong = fed.shard(1, attacking=True)
     torch.testing.assert_close(poisoned, clean + 0.5)
     assert wrong.tolist() == [3, 3]
     assert labels.tolist() == [3, 0]
-    honest, _ = fed.examples(0, attacking=True)
-    torch.testing.assert_close(honest, fed.examples(0, attacking=False)[0])
+    honest, _ = fed.shard(0, attacking=True)
+    torch.testing.assert_close(honest, fed.shard(0, attacking=False)[0])
 
 
 def test_poison_that_changes_is_made_anew():
     fed = federation()
-    before = fed.examples(1, attacking=True)[0]
-    assert fed.examples(1, attacking=True)[0] is before
+    before = fed.shard(1, attacking=True)[0]
+    assert fed.shard(1, attacking=True)[0] is before
     fed.forget_poisoned()
-    assert fed.examples(1, attacking=True)[0] is not before
+    assert fed.shard(1, attacking=True)[0] is not before
 
 
 def test_the_coalitions_clean_examples_are_unscaled():
@@ -72,11 +72,11 @@ def test_input_noise_is_each_clients_own_and_repeats():
     quiet = federation()
     loud, again = (federation(noise_std=(0.0, 5.0)) for _ in range(2))
     torch.testing.assert_close(
-        loud.examples(0, attacking=False)[0], quiet.examples(0, attacking=False)[0]
+        loud.shard(0, attacking=False)[0], quiet.shard(0, attacking=False)[0]
     )
-    noisy = loud.examples(1, attacking=False)[0]
-    assert not torch.equal(noisy, quiet.examples(1, attacking=False)[0])
-    assert torch.equal(noisy, again.examples(1, attacking=False)[0])
+    noisy = loud.shard(1, attacking=False)[0]
+    assert not torch.equal(noisy, quiet.shard(1, attacking=False)[0])
+    assert torch.equal(noisy, again.shard(1, attacking=False)[0])
 
 
 def test_class_counts():
@@ -113,3 +113,20 @@ def test_malicious_clients_are_a_seeded_draw():
     assert draw_malicious(50, 0.0, 0) == frozenset()
     everywhere = set().union(*(draw_malicious(20, 0.2, seed) for seed in range(60)))
     assert everywhere == set(range(20))
+
+
+def test_a_clients_label_counts_follow_the_strata_of_another_task():
+    data = dataset()
+    table = torch.arange(40).view(8, 5)
+    words = Dataset("text", table, table, table, table, 40, (), (0.0,), (1.0,), task="next-word")
+    made = federation(dataset=words, attack=Attack(), server_rows=torch.tensor([7]))
+    assert made.class_counts().tolist() == [[3], [2]]
+    assert made.task.name == "next-word"
+    assert federation(dataset=data).task.name == "classification"
+
+
+def test_held_out_rows_depend_on_the_seed_alone():
+    labels = dataset().y_train
+    one, again, other = (hold_out_for_server(labels, 4, 8, seed=seed)[0] for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)

@@ -79,7 +79,7 @@ def test_class_is_another_name_of_label():
 def test_rows_of_a_request():
     simulation = Simulation(parse({**SOUL, "rounds": 2}))
     federation = simulation.federation
-    _, y = federation.whole_shard(1, attacking=False)
+    _, y = federation.shard(1, attacking=False)
     assert len(forgotten_rows(federation, 1, None, None)) == len(y)
     label = int(y[0])
     assert torch.equal(forgotten_rows(federation, 1, label, None), (y == label).nonzero().flatten())
@@ -88,18 +88,16 @@ def test_rows_of_a_request():
     assert torch.equal(part, forgotten_rows(federation, 1, None, 0.2))
 
 
-def test_the_federation_leaves_rows_out_and_puts_them_back():
-    federation = Simulation(parse({**SOUL, "rounds": 2})).federation
-    x, y = federation.examples(1, attacking=False)
-    federation.leave_out(1, torch.tensor([0, 2]))
-    less, labels = federation.examples(1, attacking=False)
-    assert len(labels) == len(y) - 2
+def test_a_trainer_leaves_rows_out_and_puts_them_back():
+    trainer = Simulation(parse({**SOUL, "rounds": 2})).trainer
+    x, y = trainer.examples(1)
+    trainer.left_out[1] = torch.tensor([0, 2])
+    less, labels = trainer.examples(1)
+    assert torch.equal(labels, torch.cat([y[1:2], y[3:]]))
     assert torch.equal(less[0], x[1])
-    assert torch.equal(
-        federation.examples(0, attacking=False)[1], federation.examples(0, attacking=True)[1]
-    )
-    federation.leave_out(1, torch.empty(0, dtype=torch.long))
-    assert len(federation.examples(1, attacking=False)[1]) == len(y)
+    assert torch.equal(trainer.federation.shard(1, attacking=False)[1], y)
+    trainer.left_out[1] = torch.empty(0, dtype=torch.long)
+    assert torch.equal(trainer.examples(1)[1], y)
 
 
 def test_the_ready_scenario_forgets_the_client_that_lies():

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedguard import registry
-from fedguard.data import partitions
 from fedguard.data.partitions import (
     Dirichlet,
     Iid,
@@ -22,7 +21,9 @@ from fedguard.data.partitions import (
     Quantity,
     Shards,
     Split,
+    base,
 )
+from fedguard.data.partitions.base import robust_dirichlet
 from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, numpy_generator
 
@@ -61,22 +62,6 @@ COVERING: list[Partition] = [
     Noise(sigma=0.3),
 ]
 EVERY: list[Partition] = [*COVERING, LabelQuantity(2), Shards(2)]
-
-
-REFUSED = {
-    "clients",
-    "partition.min_samples",
-    "partition.labels_per_client",
-    "partition.shards_per_client",
-}
-
-
-REFUSED = {
-    "clients",
-    "partition.min_samples",
-    "partition.labels_per_client",
-    "partition.shards_per_client",
-}
 
 
 REFUSED = {
@@ -246,7 +231,7 @@ def test_a_tiny_alpha_neither_fails_nor_loses_rows(alpha: float) -> None:
 def test_proportions_that_underflow_still_add_up(alpha: float) -> None:
     stream = np.random.default_rng(0)
     for size in (1, 2, 50):
-        shares = partitions._robust_dirichlet(alpha, size, stream)
+        shares = robust_dirichlet(alpha, size, stream)
         assert shares.sum() == pytest.approx(1.0)
         assert (shares >= 0).all()
 
@@ -273,7 +258,7 @@ def test_dirichlet_counts_agree_with_flower_datasets(
     theirs = DirichletPartitioner(
         clients, "label", alpha, min_partition_size=1, self_balancing=True, shuffle=False, seed=5
     )
-    monkeypatch.setattr(partitions, "numpy_generator", lambda *_: np.random.default_rng(5))
+    monkeypatch.setattr(base, "numpy_generator", lambda *_: np.random.default_rng(5))
     ours = Dirichlet(alpha, 1).split(labels, CLASSES, clients, 5)
     differ = np.abs(label_counts(ours, labels) - flower_counts(theirs, labels, clients))
     # Theirs rounds down a sum of shares that should be 1, so that one row of a class may go to
@@ -305,7 +290,7 @@ def test_shard_counts_equal_flower_datasets(monkeypatch: pytest.MonkeyPatch) -> 
 
     labels = make_labels(2000)
     theirs = ShardPartitioner(20, "label", num_shards_per_partition=2, shuffle=False, seed=5)
-    monkeypatch.setattr(partitions, "numpy_generator", lambda *_: SecondStream())
+    monkeypatch.setattr(base, "numpy_generator", lambda *_: SecondStream())
     ours = Shards(2).split(labels, CLASSES, 20, 5)
     expected = flower_counts(theirs, labels, 20)
     assert np.array_equal(label_counts(ours, labels), expected)

@@ -7,8 +7,10 @@ import numpy as np
 from fedguard.encryption.lattice.backend_numpy import NumpyBackend
 from fedguard.encryption.lattice.sampling import InsecureSeededRandom, SystemRandom
 from fedguard.encryption.protocol.agreement import Agreement
-from fedguard.encryption.protocol.client import ClientSession, Guards
+from fedguard.encryption.protocol.client import ClientSession
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.ledger import Training
 from fedguard.encryption.protocol.server import RoundServer
 
 
@@ -90,13 +92,18 @@ class World:
 
     def encrypt(self, lost=()):
         requests = self.server.encrypt_requests()
-        replies = {
-            p: self.sessions[p].encrypt(r, self.updates[p], self.examples[p])
-            for p, r in requests.items()
-            if p not in lost
-        }
+        replies = {p: self.encrypt_one(p, r) for p, r in requests.items() if p not in lost}
         self.server.take_ciphertexts(replies)
         return replies
+
+    def encrypt_one(self, party, request):
+        session = self.sessions[party]
+        return session.encrypt(request, self.updates[party], self.examples[party], self.training)
+
+    @property
+    def training(self) -> Training:
+        server_round = self.server.agreement.server_round
+        return Training(server_round, f"model {server_round}".encode())
 
     def share(self, alive=None, lost=()):
         asked = self.server.share_requests(alive)

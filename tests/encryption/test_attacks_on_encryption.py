@@ -36,6 +36,12 @@ def test_refusals_say_which_guard_held():
     assert "committed" in evidence["rogue-joint-key"]
     assert "answered" in evidence["differencing"]
     assert "after 1 answer" in evidence["repeated-queries"]
+    assert "trained for round 1" in evidence["two-rounds"]
+    assert "not the sum" in evidence["split-models"]
+    assert "wants 69, those of default" in evidence["weaker-profile"]
+    assert "not 2 ciphertexts of these parameters" in evidence["changed-scale"]
+    assert "encrypted for it already" in evidence["encrypted-twice"]
+    assert "confirmed another sum" in evidence["two-lists"]
 
 
 def test_all_attacks_together_take_less_than_a_minute():
@@ -51,10 +57,10 @@ def test_it_is_the_noise_that_stops_key_recovery():
     recipe = vectors.STOCK
     context = vectors.make_key_pair(recipe, 3)
     rng = np.random.default_rng(0)
-    blobs = vectors.encrypt_vector(context, rng.normal(0, 0.05, 2 * recipe.slots), recipe.slots)
-    released = vectors.decrypt_vector(context, blobs)
+    encrypted = vectors.encrypt_vector(context, recipe, rng.normal(0, 0.05, 2 * recipe.slots))
+    released = vectors.decrypt_vector(context, recipe, encrypted)
     field = prime_field(recipe.ring_degree, ntt_primes_of(recipe)[1])
-    polynomials = vectors.polynomials_of(recipe, blobs)[1]
+    polynomials = encrypted[1]
     secret = TensealContext.load(vectors.private_bytes(context)).secret_key(recipe.ring_degree)
     truth = field.centred(field.intt(secret[1]))
     scale = vectors.scale_of(recipe, 3)

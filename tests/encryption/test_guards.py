@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from lattice_worlds import World
 
-from fedguard.encryption.errors import ChecksumError, LostRoundError, ProtocolError, RefusedError
+from fedguard.encryption.errors import (
+    ChecksumError,
+    DisputedError,
+    LostRoundError,
+    ProtocolError,
+    RefusedError,
+)
 from fedguard.encryption.lattice import multikey
 from fedguard.encryption.lattice.backend import make_backend
 from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.protocol.agreement import Agreement
-from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.identity import Identity
 from fedguard.encryption.protocol.transcript import SumTag
 
@@ -31,8 +37,9 @@ def test_an_honest_round_gives_the_weighted_mean(backend, packing, profile):
     if backend == "tenseal":
         pytest.importorskip("tenseal")
     engine = make_backend(backend, SystemRandom())
+    sizes, guards = [60, 100, 128, 33], Guards(smallest_profile=profile)
     world = World(
-        4, 5000, backend=engine, packing=packing, profile=profile, sizes=[60, 100, 128, 33]
+        4, 5000, backend=engine, packing=packing, profile=profile, sizes=sizes, guards=guards
     )
     found = world.run()
     tolerance = 2e-5 if packing == "coefficients" else 5e-4
@@ -75,7 +82,7 @@ def test_secrets_are_wiped_once_they_have_been_used():
     for session in world.sessions.values():
         state = session.memory["1.0"]
         assert not any(state["secret"])
-        assert not state["group_secret"]
+        assert not state["seeds"]
         assert not state["channel_secret"]
 
 
@@ -176,12 +183,12 @@ def test_a_server_that_shows_different_commitments_gets_no_ciphertext():
     first = world.parties[0]
     requests[first] = without_last(requests[first])
     replies = {p: world.sessions[p].reveal(r) for p, r in requests.items()}
-    replies[first]["sealed"] = [*replies[first]["sealed"], bytes(48)]
+    replies[first]["sealed"] = [*replies[first]["sealed"], bytes(60)]
     world.server.take_reveals(replies)
     requests = world.server.encrypt_requests()
     told = without_last(requests[first])
     with pytest.raises(RefusedError, match="does not open"):
-        world.sessions[first].encrypt(told, world.updates[first], 100)
+        world.encrypt_one(first, told)
 
 
 def test_a_server_that_shows_different_joint_keys_gets_no_share():
@@ -191,9 +198,7 @@ def test_a_server_that_shows_different_joint_keys_gets_no_share():
     requests = world.server.encrypt_requests()
     first = world.parties[0]
     requests[first] = without_last(requests[first])
-    world.server.take_ciphertexts(
-        {p: world.sessions[p].encrypt(r, world.updates[p], 100) for p, r in requests.items()}
-    )
+    world.server.take_ciphertexts({p: world.encrypt_one(p, r) for p, r in requests.items()})
     with pytest.raises(ProtocolError, match=r"not the sum|contributors"):
         world.share()
     for party, request in world.server.share_requests().items():
@@ -287,7 +292,7 @@ def test_malformed_replies_are_set_aside_with_a_reason():
     world.commit()
     world.reveal()
     requests = world.server.encrypt_requests()
-    replies = {p: world.sessions[p].encrypt(r, world.updates[p], 100) for p, r in requests.items()}
+    replies = {p: world.encrypt_one(p, r) for p, r in requests.items()}
     bad = world.parties[0]
     replies[bad] = {**replies[bad], "ciphertext": b"junk"}
     world.server.take_ciphertexts(replies)
@@ -320,3 +325,111 @@ def test_one_boastful_client_cannot_drown_the_others():
     rows = np.stack(list(world.updates.values()))
     assert np.abs(found.mean - weights @ rows / weights.sum()).max() < 1e-4
     assert found.num_examples == pytest.approx(1424, rel=1e-3)
+
+
+def disputed_world() -> tuple[World, dict[int, dict]]:
+    """A round whose sum every client has refused."""
+    world = after_encryption()
+    requests = world.server.share_requests()
+    for party, request in requests.items():
+        with pytest.raises(DisputedError):
+            world.sessions[party].share({**request, "tag": bytes(len(request["tag"]))})
+    return world, requests
+
+
+def test_a_disputed_sum_is_explained_and_can_never_be_opened_again():
+    world, requests = disputed_world()
+    told = {p: world.sessions[p].dispute(r) for p, r in world.server.dispute_requests().items()}
+    assert world.server.take_disputes(told, world.training.model) == (), "nobody had lied"
+    for party, request in requests.items():
+        assert not any(world.sessions[party].memory["1.0"]["secret"])
+        with pytest.raises(RefusedError, match="dropped its key"):
+            world.sessions[party].share(request)
+
+
+def test_a_false_tag_is_traced_to_its_sender():
+    world, _ = disputed_world()
+    liar = world.parties[3]
+    world.server._tags[liar] = bytes(len(world.server._tags[liar]))
+    told = {p: world.sessions[p].dispute(r) for p, r in world.server.dispute_requests().items()}
+    assert world.server.take_disputes(told, world.training.model) == (liar,)
+
+
+def test_false_seeds_are_traced_to_their_sender_or_their_teller():
+    world, _ = disputed_world()
+    told = {p: world.sessions[p].dispute(r) for p, r in world.server.dispute_requests().items()}
+    teller = world.parties[1]
+    lying = {**told, teller: {"seeds": [b"s" * 32 for _ in world.parties]}}
+    assert world.server.take_disputes(lying, world.training.model) == (teller,)
+    split = {
+        p: {"seeds": [*reply["seeds"][:-1], bytes([p % 251]) * 32]} for p, reply in told.items()
+    }
+    assert world.server.take_disputes(split, world.training.model) == (world.parties[-1],)
+
+
+def test_a_dispute_is_answered_after_a_refusal_alone_and_never_with_a_threshold():
+    world = after_encryption()
+    request = world.server.dispute_requests()[world.parties[0]]
+    with pytest.raises(RefusedError, match="out of turn"):
+        world.sessions[world.parties[0]].dispute(request)
+    world = after_encryption(threshold=4)
+    party, asked = next(iter(world.server.share_requests().items()))
+    with pytest.raises(DisputedError):
+        world.sessions[party].share({**asked, "tag": bytes(len(asked["tag"]))})
+    with pytest.raises(RefusedError, match="opened without this client"):
+        world.sessions[party].dispute(world.server.dispute_requests()[party])
+
+
+def test_a_round_that_was_disputed_is_begun_anew_with_the_same_updates():
+    world, _ = disputed_world()
+    for party, request in world.server.dispute_requests().items():
+        world.sessions[party].dispute(request)
+    world.new_server(1, attempt=1, parties=world.parties[1:])
+    found = world.run()
+    assert np.abs(found.mean - world.weighted_mean(world.parties[1:])).max() < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("round", -1), ("attempt", 1 << 63), ("cohort", [-1])]
+)
+def test_numbers_out_of_range_are_refused(field, value):
+    world = World()
+    request = {**next(iter(world.server.commit_requests().values())), field: value}
+    with pytest.raises(ProtocolError):
+        world.sessions[world.parties[0]].commit(request, 10)
+
+
+def test_a_client_has_few_rounds_under_way():
+    world = World()
+    session = world.sessions[world.parties[0]]
+    terms = [Agreement(50, n, world.parties, "default", "coefficients") for n in range(9)]
+    for agreement in terms[:8]:
+        session.commit(agreement.to_payload(), 10)
+    with pytest.raises(RefusedError, match="8 rounds are under way"):
+        session.commit(terms[8].to_payload(), 10)
+
+
+@pytest.mark.parametrize("field", ["key", "nonce"])
+def test_the_server_itself_notices_a_key_that_was_not_committed_to(field):
+    world = World()
+    world.commit()
+    replies = {p: world.sessions[p].reveal(r) for p, r in world.server.reveal_requests().items()}
+    liar = world.parties[1]
+    spoilt = bytearray(replies[liar][field])
+    spoilt[-1] ^= 1
+    replies[liar] = {**replies[liar], field: bytes(spoilt)}
+    world.server.take_reveals(replies)
+    assert world.server.faults == {liar: "the key is not the one it committed to"}
+    assert liar not in world.server.members
+
+
+def test_the_server_itself_notices_a_signature_that_is_not_the_sender_s():
+    world = World()
+    replies = {
+        p: world.sessions[p].commit(r, 10) for p, r in world.server.commit_requests().items()
+    }
+    first, second = world.parties[:2]
+    replies[first] = {**replies[first], "signature": replies[second]["signature"]}
+    world.server.take_commits(replies)
+    assert "signature" in world.server.faults[first]
+    assert world.server.present == world.parties[1:]

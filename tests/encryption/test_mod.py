@@ -16,9 +16,10 @@ from fedguard.encryption.errors import RefusedError
 from fedguard.encryption.lattice import backend_tenseal
 from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.local_clients import LocalClients
-from fedguard.encryption.mod import IDENTITY_FILE, ROSTER_FILE, encryption_mod
-from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.mod import IDENTITY_FILE, LEDGER_FILE, ROSTER_FILE, encryption_mod
+from fedguard.encryption.protocol.agreement import Agreement
 from fedguard.encryption.protocol.endpoint import ClientOptions
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.identity import Identity
 from fedguard.encryption.secagg import SecAggPlus
 from fedguard.encryption.secagg_clients import SecAggClients, secagg_mods
@@ -83,7 +84,8 @@ class AppGrid(LocalGrid):
 
 
 def one_round(strategy, grid: AppGrid, server_round: int):
-    arrays = first_model()
+    # Every round has a model of its own, as in a federation that learns.
+    arrays = LAYOUT.to_arrays(LAYOUT.vector_from_arrays(first_model()) + 0.25 * server_round)
     before = LAYOUT.vector_from_arrays(arrays).double()
     messages = strategy.configure_train(server_round, arrays, ConfigRecord(), grid)
     found, _ = strategy.aggregate_train(server_round, grid.send_and_receive(messages))
@@ -161,8 +163,9 @@ def test_seeded_clients_draw_fresh_keys_every_round():
     for server_round in (1, 2):
         one_round(server, grid, server_round)
     memory = grid.contexts[0].state.config_records
-    secrets = {name: r["commitments"] for name, r in memory.items() if ".round." in name}
-    assert len({tuple(value) for value in secrets.values() if value}) > 1
+    kept = [record for name, record in memory.items() if ".round." in name and "secret" in record]
+    commitments = [tuple(record["commitments"]) for record in kept if record["commitments"]]
+    assert len(set(commitments)) == len(commitments) == 2
 
 
 def test_a_model_in_the_clear_is_never_sent():
@@ -218,10 +221,11 @@ def test_a_key_that_is_not_on_the_roster_is_refused(enrolled, tmp_path):
     assert any("not on the roster" in failure for failure in grid.failures)
 
 
-def test_a_server_that_invents_a_client_is_refused(enrolled):
-    """An enrolled client does not encrypt for a cohort with an impostor in it."""
+def test_nobody_encrypts_for_a_client_that_a_server_invents(enrolled):
+    """Enrolled clients refuse a key of client 3 that is not on their roster."""
     server, grid = strategy(), AppGrid(OPTIONS, 4, enrolled)
     original = grid.send_and_receive
+    terms = Agreement(1, 1, (0, 1, 2, 3), "default", "coefficients")
 
     def forging(messages, *, timeout=None):
         replies = list(original(messages, timeout=timeout))
@@ -230,12 +234,12 @@ def test_a_server_that_invents_a_client_is_refused(enrolled):
             if record is not None and reply.metadata.src_node_id == 3:
                 forger = Identity.generate(SystemRandom())
                 record["public"] = forger.public
-                record["signature"] = forger.sign(b"anything")
+                record["signature"] = forger.sign(terms.commit_statement(3, record))
         return replies
 
     grid.send_and_receive = forging
-    with pytest.raises(RunError, match="signature of client 3 is wrong"):
-        one_round(server, grid, 1)
+    assert error(one_round(server, grid, 1), grid.truth.mean(1, [0, 1, 2])) < 5e-6
+    assert "signature of client 3 is wrong" in server._groups[0].faults[3]
 
 
 def test_minimum_participants_are_the_clients_own_choice():
@@ -250,3 +254,18 @@ def test_updates_are_kept_on_the_client_alone():
     kept = grid.contexts[0].state.array_records["fedguard.encryption.update"]["delta"].numpy()
     delta = grid.truth.delta(0, 1).numpy()
     assert np.allclose(kept[:-1], delta[:-1], atol=1e-6)
+
+
+def test_a_client_that_lost_its_context_still_knows_what_it_let_go_of(tmp_path):
+    def node_config(node: int) -> dict[str, str]:
+        return {LEDGER_FILE: str(tmp_path / f"ledger-{node}.json")}
+
+    server, grid = strategy(), AppGrid(OPTIONS, 4, node_config)
+    one_round(server, grid, 1)
+    for node in grid.contexts:
+        grid.contexts[node] = Context(1, node, node_config(node), RecordDict(), {})
+    with pytest.raises(RunError, match="already answered for round 1"):
+        one_round(strategy(), grid, 1)
+    assert error(one_round(strategy(), grid, 2), grid.truth.mean(2)) < 5e-6
+    kept = json.loads((tmp_path / "ledger-0.json").read_text())
+    assert kept["rounds"] == [1, 2]

@@ -96,7 +96,7 @@ def test_clients_lost_before_upload_are_simply_not_in_the_sum():
     assert np.abs(found.mean - world.weighted_mean(alive)).max() < 2e-5
 
 
-def test_a_quorum_that_falls_apart_may_be_replaced_once():
+def test_a_quorum_that_falls_apart_may_be_replaced_and_no_client_answers_a_fifth_time():
     world = World(7, 500, threshold=4)
     world.commit()
     world.reveal()
@@ -106,7 +106,9 @@ def test_a_quorum_that_falls_apart_may_be_replaced_once():
         world.server.take_shares(asked, replies)
     found = world.server.take_shares(*world.share(alive=world.parties[1:]))
     assert np.abs(found.mean - world.weighted_mean()).max() < 2e-5
-    with pytest.raises(RefusedError):
+    for _ in range(2):
+        world.share(alive=world.parties[1:])
+    with pytest.raises(RefusedError, match="has answered"):
         world.share(alive=world.parties[1:])
 
 

@@ -7,7 +7,7 @@ from fedguard.encryption.errors import ProtocolError, RefusedError
 from fedguard.encryption.lattice.profiles import profile
 from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.protocol.identity import Channel, Identity, Roster
-from fedguard.encryption.protocol.transcript import SumTag, commitment, digest, group_secret
+from fedguard.encryption.protocol.transcript import SumTag, commitment, digest, round_secret
 
 RING = profile("default").data_ring
 SOURCE = SystemRandom()
@@ -51,9 +51,15 @@ def test_a_tag_of_another_length_is_refused():
 
 def test_views_and_seeds_decide_the_common_secret():
     seeds = [b"a" * 32, b"b" * 32]
-    assert group_secret(b"view", seeds) == group_secret(b"view", seeds)
-    assert group_secret(b"view", seeds) != group_secret(b"veiw", seeds)
-    assert group_secret(b"view", seeds) != group_secret(b"view", seeds[::-1])
+    base = round_secret(b"view", (1, 2), b"model", seeds)
+    assert round_secret(b"view", (1, 2), b"model", list(seeds)) == base
+    others = [
+        (b"veiw", (1, 2), b"model", seeds),
+        (b"view", (1, 3), b"model", seeds),
+        (b"view", (1, 2), b"modle", seeds),
+        (b"view", (1, 2), b"model", seeds[::-1]),
+    ]
+    assert base not in [round_secret(*other) for other in others]
 
 
 def test_commitments_bind_party_round_key_and_nonce():
@@ -66,7 +72,7 @@ def test_commitments_bind_party_round_key_and_nonce():
 
 def test_sealed_messages_open_for_their_reader_alone():
     alice, bob, eve = (Channel(SOURCE.bytes(32)) for _ in range(3))
-    box = alice.seal(bob.public, 1, 2, b"round", b"text")
+    box = alice.seal(bob.public, 1, 2, b"round", b"text", b"n" * 12)
     assert bob.open(alice.public, 1, 2, b"round", box) == b"text"
     attempts = [
         (eve, alice.public, 1, 2, b"round", box),
@@ -81,8 +87,9 @@ def test_sealed_messages_open_for_their_reader_alone():
 
 
 def test_a_degenerate_channel_key_is_refused():
-    with pytest.raises(ProtocolError, match="unusable"):
-        Channel(SOURCE.bytes(32)).seal(bytes(32), 1, 2, b"", b"text")
+    with pytest.raises(RefusedError, match="client 2: a channel key is unusable") as caught:
+        Channel(SOURCE.bytes(32)).seal(bytes(32), 1, 2, b"", b"text", bytes(12))
+    assert caught.value.accused == 2
 
 
 def test_signatures_are_of_the_listed_client():

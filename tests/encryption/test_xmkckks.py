@@ -166,6 +166,20 @@ def test_a_lost_group_does_not_stop_the_others():
     assert "nothing was decrypted" in run.seen[-1][0].malformed[victim_group[1]]
 
 
+@pytest.mark.parametrize("threshold", [0, 3])
+def test_rounds_with_a_sample_of_the_clients_add_the_mean_of_the_sample(threshold):
+    """Keys that were made ahead for the last sample are of no use to the next one."""
+    sampling = {"fraction_train": 0.5, "min_train_nodes": 5, "min_available_nodes": 8}
+    run = Run(XmkCkks(backend="numpy", threshold=threshold, **sampling), clients=8)
+    samples = set()
+    for server_round in (1, 2, 3, 4):
+        added = run.round(server_round)
+        samples.add(run.strategy._asked)
+        assert error(added, run.inner.mean(server_round, run.strategy._asked)) < 5e-6
+        assert not run.seen[-1][0].malformed
+    assert len(samples) > 1
+
+
 def test_all_groups_share_their_trips():
     run = Run(make(9, groups=3), clients=9)
     for server_round in (1, 2):

@@ -47,7 +47,7 @@ def plain_pytorch(simulation: Simulation, client: int) -> dict[str, torch.Tensor
     fresh = Simulation(config)
     model: nn.Module = fresh.model
     model.load_state_dict(simulation.server_model.module.state_dict())
-    x, y = fresh.federation.examples(client, attacking=False)
+    x, y = fresh.federation.shard(client, attacking=False)
     optimiser = torch.optim.SGD(
         model.parameters(),
         lr=config.lr,
@@ -74,7 +74,7 @@ def test_training_equals_plain_pytorch(simulation):
             torch.testing.assert_close(
                 torch.from_numpy(arrays[name].numpy()), value, atol=1e-6, rtol=1e-5
             )
-        x, _ = simulation.federation.examples(client, attacking=False)
+        x, _ = simulation.federation.shard(client, attacking=False)
         assert reply.content["metrics"]["num-examples"] == len(x)
 
 

@@ -19,6 +19,7 @@ from fedguard import flower_app
 from fedguard.config import SimulationConfig
 from fedguard.errors import ConfigurationError
 from fedguard.grids.identity import assume_server_identity
+from fedguard.nodes.run_config import client_config, partition_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -92,10 +93,10 @@ def test_a_supernode_says_which_place_it_holds_and_where_its_data_are():
     context = node(**{"partition-id": 2, "num-partitions": 5, "data-dir": "/data"})
     answer = flower_app.client_app(question, context)
     assert dict(answer.content["metrics"]) == {"partition-id": 2, "num-partitions": 5}
-    config = flower_app.client_config(context)
+    config = client_config(context)
     assert (config.clients, config.data_dir) == (5, Path("/data"))
     with pytest.raises(ValueError, match="partition-id"):
-        flower_app.partition_of(node())
+        partition_of(node())
 
 
 def test_answering_who_one_is_loads_no_torch():

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fedguard.grids.client_app_grid_tmp import ClientAppGrid
 from flwr.app import ArrayRecord
 from flwr.simulation import run_simulation
 
 from fedguard import strategies
+from fedguard.grids.foreign_app import ClientAppGrid
 from fedguard.registry import create, find, names
 
 sys.path.insert(0, str(Path(__file__).parent))

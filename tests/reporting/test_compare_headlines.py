@@ -120,6 +120,13 @@ def test_a_destroyed_model_is_the_worst_and_stays_in_the_comparison(tmp_path: Pa
     json.dumps(jsonable(comparison_text.as_plain([found], [])), allow_nan=False)
 
 
+def test_means_of_figures_near_the_largest_number_do_not_overflow() -> None:
+    assert Spread.of([1e308, 1e308, 1e308]) == Spread(3, 1e308, 0.0, 1e308, 1e308)
+    found = Spread.of([1e300, 0.0])
+    assert found is not None
+    assert found.std == pytest.approx(1e300 / 2**0.5)
+
+
 def test_two_destroyed_models_do_not_differ(tmp_path: Path) -> None:
     table = {(name, "alie"): [math.inf] * 8 for name in ("fedavg", "krum")}
     ((_, _, test),) = compared(language_runs(tmp_path, table)).tests
@@ -151,6 +158,13 @@ def test_the_terminal_shows_plain_numbers(tmp_path: Path) -> None:
     assert row.split()[:5] == ["*", "krum", "15", "sign-flip", "13.5"]
     assert "perplexity (lower is better)" in text
     assert "no other defence beats it in perplexity, attack success and time" in text
+
+
+def test_an_error_that_a_client_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    found = compared(language_runs(tmp_path))
+    text = shown(found, missing=(Missing("run-1", "failed: \x1b[2J\u202e" + "x" * 900),))
+    assert "�[2J�xxx" in text
+    assert not any(letter in text for letter in ("\x1b", "\u202e"))
 
 
 def test_csv_gives_each_headline_columns_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from fedguard.campaigns.campaign import parse_campaign
 from fedguard.campaigns.progress import SweepProgress
 from fedguard.commands.sweep import Pace
-from fedguard.reporting.live import LiveLine, moves
+from fedguard.reporting.live import MAX_LINE, LiveLine, moves
 from fedguard.reporting.wording import bounded, counted, spoken, time_left
 
 
@@ -58,6 +58,14 @@ def test_without_a_terminal_only_what_is_said_is_written() -> None:
     line.say("a line that is longer than the console is wide")
     line.stop()
     assert screen.getvalue() == "a line that is longer than the console is wide\n"
+
+
+def test_what_is_said_is_one_printable_line() -> None:
+    screen = io.StringIO()
+    line = LiveLine(1, Console(file=screen))
+    line.say("failed: \x1b[2Jtwo\nlines" + "x" * 9999)
+    assert screen.getvalue().startswith("failed: �[2Jtwo linesxxx")
+    assert len(screen.getvalue()) == MAX_LINE + 1
 
 
 def test_no_console_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

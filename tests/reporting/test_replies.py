@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,8 @@ def test_damaged_counts_are_none() -> None:
 def test_troubles_in_words(counts: dict[str, Any], words: str) -> None:
     found = Replies.of({**ROUND, **counts})
     assert found is not None
-    assert found.troubles == words
+    assert found.why == words
+    assert found.troubles == words.partition(":")[0]
 
 
 # --- progress --------------------------------------------------------------------------------
@@ -111,6 +113,20 @@ def test_the_first_failure_is_told_at_once_and_only_once() -> None:
     assert told == ["round 3: 4 of 20 clients sent no usable update: no reply"]
     again = lines(*({**ROUND, "round": r} for r in (1, 2, 3)), total=1000)
     assert again == ["round 1: 4 of 20 clients sent no usable update: no reply"]
+
+
+def test_a_live_line_has_one_row_and_the_reason_above_it() -> None:
+    screen = io.StringIO()
+    with Progress(9, console=Console(file=screen, force_terminal=True, width=80)) as progress:
+        progress.update({**ROUND, "reasons": {"x" * 90: 4}, "attack_success_rate": 0.5})
+    output = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    rows = re.split(r"[\r\n]+", output)
+    assert any(row.startswith("round 3: 4 of 20 clients") and "xxx" in row for row in rows)
+    live = [row for row in rows if "3/9" in row and "accuracy" in row]
+    assert live
+    assert all(len(row) <= 80 for row in live)
+    assert not any("xxx" in row for row in rows if not row.startswith("round 3"))
+    assert "rejected 2/20 · failed 3" in live[-1]
 
 
 def test_older_rounds_count_as_they_did() -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn.metrics import roc_auc_score
 from synthetic_run import count_replies, lead_with_perplexity, write_run
 
+from fedguard.reporting.page import guarded
 from fedguard.reporting.report import main, write_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&<b>"
@@ -71,6 +73,8 @@ def test_page_of_a_language_model_is_led_by_perplexity(tmp_path: Path) -> None:
     (path / "summary.json").write_text(json.dumps(summary))
     page = page_of(path)
     last, best = summary["final"]["perplexity"], summary["best"]["perplexity"]
+    strong = f'<b class="share">{last:.4g}</b>'
+    assert f"geminiguard kept a perplexity of {strong} under" in page
     assert f"geminiguard kept a perplexity of {last:.4g} under min-max by 4 of 20 clients" in page
     assert f'final perplexity</span><span class="value">{last:.4g}</span>' in page
     assert f'best perplexity</span><span class="value">{best:.4g}</span>' in page
@@ -94,6 +98,28 @@ def test_figures_of_a_language_model_hold_its_numbers(tmp_path: Path) -> None:
     assert success["layout"]["yaxis"]["tickformat"] == ".0%"
     assert [trace["name"] for trace in loss["data"]] == ["test", "training"]
     assert loss["data"][1]["y"] == [line["train_loss"] for line in lines]
+
+
+def test_scores_tell_how_well_they_separate_as_scikit_learn_does(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", rounds=10)
+    records = [json.loads(line) for line in (path / "clients.jsonl").read_text().splitlines()]
+    told = [record for record in records if record["scores"]]
+    truth = [record["malicious"] for record in told]
+    section = page_of(path).split('<section id="scores">')[1].split("</section>")[0]
+    for name in ("cluster", "trust", "distance"):
+        area = roc_auc_score(truth, [record["scores"][name] for record in told])
+        own = section.split(f"<h3>{name}</h3>")[1].split("</figure>")[0]
+        assert f"higher than an honest one in {100 * area:.1f} % of pairs" in own
+
+
+def test_a_part_that_no_page_can_hold_is_told_in_one_line() -> None:
+    def broken(_: object) -> str:
+        raise ValueError("<b>\x1b\nx" * 200)
+
+    words = guarded(broken, 1)
+    assert "ValueError: &lt;b&gt;� x" in words
+    assert len(words) < 1500
+    assert guarded(str.upper, "fine") == "FINE"
 
 
 def test_every_figure_is_valid_json_of_plotly(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import write_run
+from synthetic_run import count_replies, lead_with_perplexity, write_run
 from test_report import hostile_run
 
 from fedguard.reporting.report import write_report
@@ -152,6 +152,25 @@ def test_page_is_drawn_in_both_themes_and_never_scrolls_sideways(
         assert (brightness(state["page"]) < 0.5) is is_dark
         assert abs(brightness(state["tick"]) - brightness(state["page"])) > 0.35
         assert state["signs"] == 20 * 20
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_language_models_page_with_failures_repairs_and_audits_is_drawn(
+    tmp_path: Path, dark: bool
+) -> None:
+    path = lead_with_perplexity(write_run(tmp_path / "run", split={"counts": [[60]] * 20}))
+    count_replies(path)
+    for kind in ("repair", "audit"):
+        lines = [{"round": r, kind: "some", "figure": 10.0**r, "seconds": 1.0} for r in (5, 10, 15)]
+        (path / f"{kind}s.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = visit(write_report(path), tmp_path, 400, dark)
+    for state in (found["before"], found["after"]):
+        # perplexity, success, detection, loss, a repair, an audit, the map, 3 scores, recall's
+        # absence leaves the split
+        assert state["drawn"] == state["plots"] == 11
+        assert state["failures"] == []
+        assert state["unresolved"] == state["outside"] == 0
+        assert state["scrollWidth"] <= 400
 
 
 def test_hundreds_of_clients_and_rounds_are_drawn(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_summary_fits_a_small_screen_whatever_it_holds(summary: dict[str, Any]) 
     assert max(map(len, shown)) <= 80
     assert "deep/report.html" in "\n".join(shown)
     assert "[red]very long" in "\n".join(shown)
+    assert "attackers rejected" in "\n".join(shown), "long values do not cut the labels"
 
 
 @pytest.mark.parametrize(

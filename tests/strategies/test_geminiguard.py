@@ -306,3 +306,26 @@ def test_who_claims_more_may_be_longer_but_not_without_end(tools):
 def test_bad_arguments_are_named(argument, value):
     with pytest.raises(ConfigurationError, match=argument):
         GeminiGuard(**{argument: value})
+
+
+def latent_liar(tools: ServerTools) -> ClientUpdates:
+    """Ten updates of equal norm at right angles; the first one's lies in the hidden bias alone."""
+    layout = ParameterLayout.from_module(tools.model)
+    start = layout.flatten(tools.model.state_dict())
+    deltas = torch.randn(10, layout.size, generator=torch.Generator().manual_seed(6))
+    deltas[0] = 0.0
+    at = layout.offsets[layout.names.index("hidden.0.bias")]
+    deltas[0, at : at + HIDDEN] = 1.0
+    return updates_of(2.0 * deltas / deltas.norm(dim=1, keepdim=True), start, layout)
+
+
+def test_paper_mode_rejects_by_the_latent_view_what_weights_do_not_show(tools):
+    updates = latent_liar(tools)
+    verdict = guard(tools, mode="paper", min_trust=0.5).combine(updates)
+    assert verdict.reasons == {0: "latent representation unlike the others'"}
+    trusting = guard(tools, mode="paper", min_trust=0.0).combine(updates)
+    assert not trusting.reasons
+    trust = trusting.scores["trust"]
+    typical = trusting.scores["mmd"]
+    torch.testing.assert_close(trust, torch.exp(-typical / typical.median()))
+    assert float(trust[0]) < 0.5 * float(trust.median())

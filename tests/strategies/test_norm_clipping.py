@@ -26,3 +26,9 @@ def test_noise_has_the_asked_spread_and_differs_by_round_and_seed():
     assert not np.allclose(noise, aggregate(other, rows))
     later = NormClipping(noise_std=0.025).decide(updates_of(rows, server_round=2)).delta
     assert not np.allclose(noise, later.numpy())
+
+
+def test_no_client_moves_the_model_further_than_its_share_of_the_bound():
+    rows = np.zeros((4, 3))
+    rows[0] = [0.0, 0.0, 1e9]
+    np.testing.assert_allclose(aggregate(NormClipping(max_norm=2.0), rows), [0.0, 0.0, 0.5])

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pictures import (
+    CLASSES,
+    PATCH,
+    SIDE,
+    TARGET,
+    clean_model,
+    pictures,
+    stamped,
+    train,
+    updates_from,
+)
 from torch import nn
-from torch.nn import functional
 
 from fedguard.strategies.base import ServerTools
 from fedguard.strategies.toolkit.trigger_search import (
@@ -14,65 +24,20 @@ from fedguard.strategies.toolkit.trigger_search import (
     success_rates,
     teachers,
 )
-from fedguard.updates import ClientUpdates, ParameterLayout
-
-SIDE, CLASSES, TARGET = 12, 4, 0
-PATCH = (..., slice(0, 2), slice(0, 2))
-
-
-def pictures(count: int, seed: int, classes: list[int]):
-    """Bright quarters on a noisy ground: class k lights the k-th quarter but its corner."""
-    stream = torch.Generator().manual_seed(seed)
-    y = torch.tensor(classes)[torch.randint(0, len(classes), (count,), generator=stream)]
-    x = 0.3 * torch.rand(count, 1, SIDE, SIDE, generator=stream)
-    half = SIDE // 2
-    for row, label in enumerate(y.tolist()):
-        top, left = half * (label // 2), half * (label % 2)
-        x[row, :, top + 3 : top + half, left + 3 : left + half] += 0.5
-    return x, y
-
-
-def stamped(x, y):
-    """Stamp a bright corner on half of the examples and call them the target class."""
-    x, y = x.clone(), y.clone()
-    x[::2][PATCH] = 1.0
-    y[::2] = TARGET
-    return x, y
-
-
-def train(model: nn.Module, x, y, steps: int, lr: float = 0.5) -> None:
-    optimiser = torch.optim.SGD(model.parameters(), lr=lr)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
-        optimiser.step()
+from fedguard.updates import ParameterLayout
 
 
 @pytest.fixture(scope="module")
 def clean() -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 16), nn.ReLU())
-        model.append(nn.Linear(16, CLASSES))
-    train(model, *pictures(400, 0, list(range(CLASSES))), steps=60)
-    return model
+    return clean_model()
 
 
 def round_of(clean: nn.Module):
     """Return the updates of two specialists of the target class, two backdoored and four others."""
-    layout = ParameterLayout.from_module(clean)
-    start = layout.flatten(clean.state_dict())
-    everything, deltas = list(range(CLASSES)), []
-    held = [[TARGET, 1], [TARGET, 2], *([everything] * 6)]
-    for client, classes in enumerate(held):
-        x, y = pictures(120, 10 + client, classes)
-        if client in (2, 3):
-            x, y = stamped(x, y)
-        layout.load(clean, start)
-        train(clean, x, y, steps=10, lr=0.3)
-        deltas.append(layout.flatten(clean.state_dict()) - start)
-    layout.load(clean, start)
-    return ClientUpdates.from_matrix(torch.stack(deltas), None, None, start, layout)
+    held = [[TARGET, 1], [TARGET, 2], *([list(range(CLASSES))] * 6)]
+    shards = [pictures(120, 10 + client, classes) for client, classes in enumerate(held)]
+    shards[2:4] = [stamped(*shard) for shard in shards[2:4]]
+    return updates_from(clean, shards)
 
 
 def test_a_planted_patch_is_found_and_works_better_than_any_other(clean):

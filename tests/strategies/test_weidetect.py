@@ -268,6 +268,47 @@ def test_specialists_are_doubted_and_not_removed_where_the_average_stands():
     assert float(verdict.scores["recall_shortfall"][0]) > 0
 
 
+def noisy_world() -> tuple[ServerTools, torch.Tensor]:
+    """Classes that overlap, and a start from which honest clients have far to go."""
+    y = torch.arange(CLASSES).repeat_interleave(200)
+    noise = torch.randn(len(y), CLASSES, generator=torch.Generator().manual_seed(7))
+    x = torch.nn.functional.one_hot(y, CLASSES) + 0.35 * noise
+    return ServerTools(nn.Linear(CLASSES, CLASSES, bias=False), x, y, "", CLASSES), 0.4 * GOOD
+
+
+def recall_of_class_1(tools: ServerTools, model: torch.Tensor) -> float:
+    x = tools.x[tools.y == 1]
+    return float(((x @ model.T).argmax(dim=1) == 1).double().mean())
+
+
+def leaning(shift: float) -> torch.Tensor:
+    """A good model that leans from class 1 to class 2."""
+    model = GOOD.clone()
+    model[2, 1] += shift
+    return model
+
+
+@pytest.mark.parametrize(("tolerance", "removed"), [(0.03, True), (0.3, False)])
+def test_a_group_of_suspects_goes_only_if_the_average_with_it_loses_recall(tolerance, removed):
+    tools, start = noisy_world()
+    models = [leaning(4.5)] * 4 + honest(8)
+    verdict = rule(tools, tolerance=tolerance).decide(round_of(tools, models, start))
+    alone = recall_of_class_1(tools, models[0])
+    assert 0.25 * recall_of_class_1(tools, start) < alone < 0.8  # a suspect, not a lost class
+    norms = torch.tensor([float((model - start).norm()) for model in models])
+    clipped = [
+        (model - start) * min(1.0, float(norms.sort().values[5:7].mean() / norm))
+        for model, norm in zip(models, norms, strict=True)
+    ]
+    rest = torch.stack(clipped[4:]).mean(dim=0)
+    joined = 0.6 * rest + 0.4 * torch.stack(clipped[:4]).mean(dim=0)
+    lost = recall_of_class_1(tools, start + rest) - recall_of_class_1(tools, start + joined)
+    assert (lost > tolerance) == removed
+    assert set(verdict.reasons) == (set(range(4)) if removed else set())
+    if not removed:
+        assert float(verdict.weights[0] / verdict.weights[5]) == pytest.approx(0.1)
+
+
 def test_a_cold_start_weighs_by_the_cdf():
     tools = world()
     weak = [torch.zeros(3, 3) for _ in range(2)]

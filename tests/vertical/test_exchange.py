@@ -257,6 +257,16 @@ def test_the_fused_engine_hears_the_same_claims(epsilon, ratio):
     assert exchange.missing == {}  # a new question, a new answer
 
 
+def test_a_state_without_momentum_takes_the_momentum_away():
+    exchange = parties()
+    fresh = exchange.states(range(3))
+    first = (a_batch(exchange, 0), a_batch(exchange, 1), exchange.states([0])[0])
+    exchange.restore(fresh)
+    again = (a_batch(exchange, 0), a_batch(exchange, 1), exchange.states([0])[0])
+    assert torch.equal(first[1][2]["embedding"], again[1][2]["embedding"])
+    assert all(torch.equal(value, again[2][name]) for name, value in first[2].items())
+
+
 def test_a_party_that_is_not_asked_does_not_move():
     exchange = parties()
     before = exchange.states([1])[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -86,3 +87,18 @@ def test_state_restores_heads_and_momentum(mode):
     assert one.step(blocks, ids).contributions == other.step(blocks, ids).contributions
     for name, value in one.state().items():
         assert torch.equal(value, other.state()[name]), name
+
+
+@pytest.mark.parametrize("mode", [None, *LOO_MODES])
+@pytest.mark.parametrize("size", [3e38, -3e38])
+def test_a_batch_that_overflows_teaches_nobody(mode, size):
+    made = holder("modern", False, mode)
+    blocks = {p: torch.randn(ROWS, EMBEDDING) for p in range(PARTIES)}
+    made.step(blocks, torch.arange(ROWS))
+    before = made.state()
+    step = made.step({**blocks, 2: torch.full((ROWS, EMBEDDING), size)}, torch.arange(ROWS))
+    assert not step.gradients.any()
+    assert step.contributions == [0.0] * (PARTIES if mode else 0)
+    for name, value in made.state().items():
+        assert torch.equal(value, before[name]), name
+    assert math.isfinite(made.step(blocks, torch.arange(ROWS)).loss)

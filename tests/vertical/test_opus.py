@@ -66,6 +66,11 @@ def test_contribution_over_cost_by_hand():
     assert strategy.terms(1).reward is None
 
 
+def test_contributions_that_are_no_numbers_are_worth_nothing():
+    found = settled(bound(budget=90), [1.0, math.nan, math.inf, 9.0])
+    assert found.tokens == {1: 0, 2: 0, 3: 90}
+
+
 def test_who_never_answered_is_not_paid_and_who_missed_a_batch_is():
     strategy = bound(budget=90)
     found = settled(

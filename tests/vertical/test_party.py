@@ -163,6 +163,15 @@ def test_the_slope_of_the_reward_is_taken_along_the_partys_own_noise():
     assert party.slope_count == 1
 
 
+def test_a_loss_without_end_moves_no_epsilon():
+    party = make(PartyTerms(EMBEDDING, PRIVACY, RewardRule(), initial_epsilon=4.0))
+    lone = LoneParty(party)
+    for number, loss in enumerate((math.nan, math.inf)):
+        lone.embed(1, number, torch.arange(5))
+        lone.learn(torch.ones(5, EMBEDDING), loss, math.nan)
+    assert party.settle().epsilon == 4.0
+
+
 def test_a_fixed_epsilon_follows_nothing():
     fixed = PrivacyTerms(0.8, 1e-5, 2.0, 10.0, 0.0, at_inference=False)
     party = make(PartyTerms(EMBEDDING, fixed, RewardRule(), initial_epsilon=4.0))

@@ -14,7 +14,7 @@ from fedguard.errors import ConfigurationError
 from fedguard.records.writer import read_jsonl
 from fedguard.runs.simulation import Simulation
 from fedguard.simulate import main
-from fedguard.vertical.world import VerticalSimulation
+from fedguard.vertical.world import VerticalWorld
 
 
 @pytest.mark.parametrize("strategy", registry.names("strategy", "vertical"))
@@ -138,7 +138,7 @@ def test_a_horizontal_run_refuses_a_vertical_attack():
 
 
 def test_dispatch():
-    assert isinstance(Simulation(config()), VerticalSimulation)
+    assert isinstance(Simulation(config()).world, VerticalWorld)
     assert isinstance(Simulation(parse({"strategy": "fedavg", "clients": 4})), Simulation)
 
 

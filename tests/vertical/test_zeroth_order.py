@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -54,6 +55,13 @@ def test_differences_are_those_of_the_loss_before_the_step(parties):
         assert difference.shape == (1,)
         expected = loss({**plain, party: "perturbed"}) - loss(plain)
         assert float(difference) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_loss_that_overflows_tells_nobody_anything():
+    strategy = bound()
+    strategy._holder.loss_of = lambda *_: math.inf
+    _, found = strategy.step(blocks(), torch.arange(20))
+    assert {party: float(value) for party, value in found.items()} == dict.fromkeys(range(3), 0.0)
 
 
 def test_the_top_model_learns_as_ever():

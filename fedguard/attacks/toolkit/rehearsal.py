@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Knowledge
-from fedguard.attacks.toolkit.crafting import benign_updates, send
+from fedguard.attacks.toolkit.crafting import benign_updates, norm, send
 from fedguard.updates import ClientUpdates
 
 
@@ -96,3 +96,33 @@ def line_search(damage: Callable[[float], float], largest: float, evaluations: i
         else:
             low = left
     return max(sorted(tried), key=tried.__getitem__)
+
+
+def send_furthest(
+    coalition: ClientUpdates,
+    knowledge: Knowledge,
+    vector: Callable[[float], Tensor],
+    largest: float,
+    evaluations: int,
+) -> Tensor:
+    """Return the (F, D) deltas with the vector that moves the rehearsed rule furthest.
+
+    ``vector(x*)`` with ``x* = argmax |R(honest, vector(x), ...) - mu|`` over 0 < x <= `largest`,
+    mu the mean of the honest updates that the attacker sees; see `Rehearsal` and `line_search`.
+
+    Parameters
+    ----------
+    coalition, knowledge : ClientUpdates, Knowledge
+        As in `Attack.craft`.
+    vector : callable
+        Maps a factor to the (T,) vector that every member would send.
+    largest : float
+        Largest factor, above 0.
+    evaluations : int
+        Rehearsals, at least 1.
+    """
+    rehearse = Rehearsal(coalition, knowledge)
+    factor = line_search(
+        lambda tried: norm(rehearse(vector(tried)) - rehearse.mean), largest, evaluations
+    )
+    return send(coalition, vector(factor))

@@ -12,8 +12,10 @@ from fedguard.encryption.lattice.backend_numpy import NumpyBackend
 from fedguard.encryption.lattice.packing import Values
 from fedguard.encryption.lattice.sampling import RandomSource, SystemRandom
 from fedguard.encryption.protocol.agreement import Agreement, Payload
-from fedguard.encryption.protocol.client import ClientSession, Guards
+from fedguard.encryption.protocol.client import ClientSession
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.identity import Identity, Roster
+from fedguard.encryption.protocol.ledger import Training
 from fedguard.encryption.protocol.server import RoundServer
 from fedguard.randomness import SERVER, numpy_generator
 
@@ -69,8 +71,9 @@ class Cohort:
 
     def encrypt(self, requests: Mapping[int, Payload]) -> dict[int, Payload]:
         """Run stage 3 with the given requests."""
+        training = Training(self.server.agreement.server_round, b"a model")
         return {
-            party: self.sessions[party].encrypt(request, self.updates[party], EXAMPLES)
+            party: self.sessions[party].encrypt(request, self.updates[party], EXAMPLES, training)
             for party, request in requests.items()
         }
 

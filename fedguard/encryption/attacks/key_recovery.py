@@ -37,17 +37,19 @@ def key_recovery(guarded: bool) -> AttackOutcome:
     context = vectors.make_key_pair(recipe, CLIENTS)
     stream = numpy_generator(0, 1, SERVER, "attacked sums")
     encrypted = [
-        vectors.encrypt_vector(context, stream.normal(0, 0.05, 2 * recipe.slots), recipe.slots)
+        vectors.encrypt_vector(context, recipe, stream.normal(0, 0.05, 2 * recipe.slots))
         for _ in range(CLIENTS)
     ]
-    total = vectors.add_vectors(context, encrypted)
-    released = vectors.decrypt_vector(context, total)
+    total = encrypted[0]
+    for other in encrypted[1:]:
+        total = vectors.add_vectors(recipe, total, other)
+    released = vectors.decrypt_vector(context, recipe, total)
     if guarded:
         released = released + stream.normal(0, vectors.flooding_std(CLIENTS), released.size)
     limb = 0 if guarded else 1
     prime = ntt_primes_of(recipe)[limb]
     field = prime_field(recipe.ring_degree, prime)
-    polynomials = vectors.polynomials_of(recipe, total)[limb]
+    polynomials = total[limb]
     scale = vectors.scale_of(recipe, CLIENTS)
     found = solve(field, polynomials[0::2], polynomials[1::2], released, scale)
     secret = TensealContext.load(vectors.private_bytes(context)).secret_key(recipe.ring_degree)

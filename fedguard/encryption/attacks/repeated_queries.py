@@ -10,7 +10,7 @@ from fedguard.encryption.attacks.cohort import Cohort
 from fedguard.encryption.attacks.fusing import open_sum, sum_of
 from fedguard.encryption.attacks.outcome import AttackOutcome
 from fedguard.encryption.errors import RefusedError
-from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.protocol.guards import Guards
 
 NAME = "repeated-queries"
 ANSWERS = 36

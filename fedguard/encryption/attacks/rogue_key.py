@@ -13,7 +13,7 @@ from fedguard.encryption.lattice.multikey import SecretKey
 from fedguard.encryption.lattice.packing import make_packing
 from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.protocol.agreement import get_bytes
-from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.protocol.guards import Guards
 
 NAME = "rogue-joint-key"
 

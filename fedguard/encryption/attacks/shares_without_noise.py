@@ -10,7 +10,7 @@ from fedguard.encryption.lattice import multikey
 from fedguard.encryption.lattice.modular import Residues
 from fedguard.encryption.lattice.profiles import Profile
 from fedguard.encryption.protocol.agreement import get
-from fedguard.encryption.protocol.client import Guards
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.state import RoundState
 
 NAME = "shares-without-noise"

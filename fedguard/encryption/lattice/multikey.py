@@ -100,9 +100,17 @@ class Aggregate:
         self.c1 = ring.add(self.c1, ciphertext.c1)
         self.contributions += 1
 
-    def sum_bytes(self) -> bytes:
-        """Serialise C1, which is what clients need for their shares."""
-        return wire.write(self.profile, wire.SUM, list(enumerate(self.c1)))
+    def remove(self, ciphertext: Ciphertext) -> None:
+        """Take one client's ciphertext, which was added, out again."""
+        ring = self.profile.data_ring
+        self.c0 = ring.fields[0].sub(self.c0, ciphertext.c0)
+        self.c1 = ring.sub(self.c1, ciphertext.c1)
+        self.contributions -= 1
+
+    def sum_bytes(self, without: Ciphertext | None = None) -> bytes:
+        """Serialise C1, which is what clients need for their shares; `without` one of them."""
+        c1 = self.c1 if without is None else self.profile.data_ring.sub(self.c1, without.c1)
+        return wire.write(self.profile, wire.SUM, list(enumerate(c1)))
 
 
 def read_sum(profile: Profile, data: bytes) -> Residues:

@@ -177,6 +177,11 @@ class Profile:
         uses = 0.5 * math.log2(12 * ciphertexts * answers)
         return max(2 * (self.flooding_bits - norm - uses), 0.0)
 
+    @property
+    def strength(self) -> tuple[float, int]:
+        """Statistical bits of the shares of 50 clients with 25 ciphertexts each, and RLWE bits."""
+        return self.statistical_bits(50, 25), self.rlwe_bits
+
     def check(self, clients: int) -> None:
         """Raise `ConfigurationError` if a sum of `clients` would overflow or drown in noise."""
         check_number("clients", clients, at_least=1)

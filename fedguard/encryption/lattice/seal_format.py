@@ -4,7 +4,7 @@ TenSEAL has no setter for polynomial coefficients and no multi-key interface, bu
 serialises is documented by its readers: a protobuf around SEAL objects. A SEAL object is a
 16-byte header and a payload that may be zstd-compressed; keys and CKKS ciphertexts hold their
 residues in transform order. Formats as written by TenSEAL 0.3.18; any surprise raises
-`BackendUnavailableError`.
+`BackendUnavailableError`. For what TenSEAL wrote in this process: nothing here is on the wire.
 """
 
 from __future__ import annotations
@@ -106,13 +106,16 @@ def _unwrap(data: bytes) -> tuple[bytes, tuple[int, int]]:
     if magic != _SEAL_MAGIC or header != _SEAL_HEADER.size or not header <= size <= len(data):
         raise _surprise("SEAL header")
     body = data[header:size]
-    if compression == 1:
-        body = zlib.decompress(body)
-    elif compression == 2:
-        with pa.input_stream(pa.py_buffer(body), compression="zstd") as stream:
-            body = stream.read()
-    elif compression != 0:
-        raise _surprise(f"SEAL compression {compression}")
+    try:
+        if compression == 1:
+            body = zlib.decompress(body)
+        elif compression == 2:
+            with pa.input_stream(pa.py_buffer(body), compression="zstd") as stream:
+                body = stream.read()
+        elif compression != 0:
+            raise _surprise(f"SEAL compression {compression}")
+    except (OSError, zlib.error) as error:
+        raise _surprise(f"SEAL compression: {error}") from error
     return body, (major, minor)
 
 
@@ -230,12 +233,33 @@ class TensealContext:
 
     def with_public_key(self, key: SealCiphertext, scale: float) -> bytes:
         """Return the bytes of a context that holds this public key and no secret one."""
-        public = write_protobuf([(1, 2, key.dump()), (2, 0, 0), (3, 1, struct.pack("<d", scale))])
-        return write_protobuf(
-            (number, wire, public if number == 2 else value)
-            for number, wire, value in self.fields
-            if number != 3
-        )
+        fields = [field for field in self.fields if field[0] != 3]
+        return write_protobuf(_with_public(fields, key, scale))
+
+    def with_keys(self, key: SealCiphertext, secret: Residues, scale: float) -> bytes:
+        """Return the bytes of a context that holds this key pair.
+
+        Parameters
+        ----------
+        key : SealCiphertext
+            Public key.
+        secret : ndarray
+            (limbs, N) transform of the secret key, all primes of the key included.
+        scale : float
+            CKKS scale of what is encrypted.
+        """
+        values = np.ascontiguousarray(secret, dtype="<u8")
+        inner = _wrap(values.size.to_bytes(8, "little") + values.tobytes(), key.version)
+        shape = struct.pack("<Qd", values.size, 1.0)
+        written = _wrap(key.parms_id + shape + inner, key.version)
+        private = write_protobuf([(1, 2, written)])
+        fields = [field for field in self.fields if field[0] != 3]
+        return write_protobuf([*_with_public(fields, key, scale), (3, 2, private)])
+
+
+def _with_public(fields: list[Field], key: SealCiphertext, scale: float) -> list[Field]:
+    public = write_protobuf([(1, 2, key.dump()), (2, 0, 0), (3, 1, struct.pack("<d", scale))])
+    return [(number, wire, public if number == 2 else value) for number, wire, value in fields]
 
 
 def vector_ciphertexts(blob: bytes) -> list[SealCiphertext]:

@@ -119,6 +119,12 @@ def write(profile: Profile, kind: _Kind, limbs: Sequence[tuple[int, Residues]]) 
     return b"".join(parts)
 
 
+def bytes_of(profile: Profile, indices: Sequence[int], count: int) -> int:
+    """Return how many bytes `count` polynomials of these primes take."""
+    bits = sum(profile.key_bits[index] for index in indices)
+    return HEADER_BYTES + count * profile.ring_degree * bits // 8
+
+
 def read(profile: Profile, kind: _Kind, indices: Sequence[int], data: bytes) -> list[Residues]:
     """Return the (count, N) residues of each prime index, checked.
 

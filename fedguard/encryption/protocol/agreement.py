@@ -11,11 +11,18 @@ from fedguard.encryption.errors import ProtocolError
 from fedguard.encryption.lattice.packing import PackingName
 from fedguard.encryption.lattice.profiles import PROFILES, Profile, profile
 from fedguard.encryption.protocol.transcript import digest
+from fedguard.encryption.protocol.weights import MAX_EXPONENT
 
 Payload = dict[str, int | float | str | bytes | list[int] | list[bytes]]
 """One protocol message: fits a Flower `ConfigRecord` as it is."""
 
 T = TypeVar("T")
+
+MAX_ANSWERS = 4
+"""Answers to one sum with a threshold; each doubling costs one of the statistical bits."""
+
+MAX_ROUND = 1 << 62
+"""Rounds and attempts lie below this; parties fit 8 bytes."""
 
 
 def get(payload: Mapping[str, object], key: str, kind: type[T]) -> T:
@@ -29,6 +36,14 @@ def get(payload: Mapping[str, object], key: str, kind: type[T]) -> T:
     value = payload.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ProtocolError(f"message field {key!r} is missing or no {kind.__name__}")
+    return value
+
+
+def get_count(payload: Mapping[str, object], key: str) -> int:
+    """Return a field that holds a round or an attempt, 0 to below `MAX_ROUND`."""
+    value = get(payload, key, int)
+    if not 0 <= value < MAX_ROUND:
+        raise ProtocolError(f"message field {key!r} is out of range")
     return value
 
 
@@ -46,6 +61,14 @@ def get_ints(payload: Mapping[str, object], key: str) -> tuple[int, ...]:
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         raise ProtocolError(f"message field {key!r} does not list integers")
     return tuple(cast("list[int]", values))
+
+
+def get_exponents(payload: Mapping[str, object], key: str) -> tuple[int, ...]:
+    """Return a field that lists logarithms of numbers of examples, 0 to `MAX_EXPONENT`."""
+    values = get_ints(payload, key)
+    if not all(0 <= value <= MAX_EXPONENT for value in values):
+        raise ProtocolError(f"message field {key!r} is out of range")
+    return values
 
 
 def get_parties(payload: Mapping[str, object], key: str, among: Iterable[int]) -> tuple[int, ...]:
@@ -102,6 +125,8 @@ class Agreement:
         threshold = get(payload, "threshold", int)
         if list(cohort) != sorted(set(cohort)) or not cohort:
             raise ProtocolError("the cohort does not list each member once, in ascending order")
+        if cohort[0] < 0 or cohort[-1] >= 1 << 64:
+            raise ProtocolError("the cohort lists ids of more than 8 bytes")
         if name not in PROFILES or packing not in ("coefficients", "slots"):
             raise ProtocolError(f"unknown profile {name!r} or packing {packing!r}")
         if threshold and not len(cohort) < 2 * threshold <= 2 * len(cohort):
@@ -110,8 +135,8 @@ class Agreement:
                 f"a threshold of {threshold} among {len(cohort)} clients; it must be more than half"
             )
         return cls(
-            get(payload, "round", int),
-            get(payload, "attempt", int),
+            get_count(payload, "round"),
+            get_count(payload, "attempt"),
             cohort,
             name,
             cast("PackingName", packing),
@@ -125,8 +150,8 @@ class Agreement:
 
     @property
     def max_answers(self) -> int:
-        """How often a client may answer for one sum: once more where a quorum may fall apart."""
-        return 2 if self.threshold else 1
+        """How often a client may answer for one sum: more where a quorum may fall apart or lie."""
+        return MAX_ANSWERS if self.threshold else 1
 
     @property
     def label(self) -> str:

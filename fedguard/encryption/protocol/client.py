@@ -7,15 +7,16 @@ A round has four stages, each one request of the server and one reply:
 3. ``encrypt``  given everyone's shares, check them, add them up, encrypt the update under the sum
 4. ``share``    given the sum of ciphertexts, check it, answer once with a flooded share
 
-Stages 1 and 2 of the next round travel with 3 and 4 of this one.
+Stages 1 and 2 of the next round travel with 3 and 4 of this one. Where the sum was not the sum, a
+fifth, ``dispute``, drops the keys and shows what the server needs to find out who lied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import replace
 
-from fedguard.encryption.errors import ProtocolError, RefusedError
+from fedguard.encryption.errors import DisputedError, ProtocolError, RefusedError
 from fedguard.encryption.lattice import multikey, threshold, wire
 from fedguard.encryption.lattice.backend import Backend
 from fedguard.encryption.lattice.modular import Residues
@@ -28,68 +29,32 @@ from fedguard.encryption.protocol.agreement import (
     Payload,
     get,
     get_bytes,
+    get_count,
     get_parties,
 )
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.identity import Channel, Identity, Roster
+from fedguard.encryption.protocol.ledger import LEDGER, Training, cohort_digest
+from fedguard.encryption.protocol.party import CohortClient
+from fedguard.encryption.protocol.stages import MULTI_KEY, Stage, next_stage
 from fedguard.encryption.protocol.state import RoundState
-from fedguard.encryption.protocol.weights import exponent_of, weight_limit, weighted_values
+from fedguard.encryption.protocol.weights import weight_limit, weighted_values
 
-MINIMUM_PARTICIPANTS = 3
-"""With two, each learns the other's update from the mean."""
+__all__ = ["ClientSession", "Guards"]
 
-_COMMIT_COLUMNS = ("commitments", "channels", "signatures", "publics")
-
-
-@dataclass(frozen=True)
-class Guards:
-    """What a client insists on. All on unless an experiment shows what each one prevents.
-
-    Parameters
-    ----------
-    own_joint_key : bool
-        Add up the public key shares oneself, each checked against its commitment and signature,
-        instead of taking the server's sum.
-    minimum_participants : int
-        Smallest cohort to encrypt for, and smallest sum to answer for.
-    one_answer : bool
-        Answer for one sum per key and for one key per round.
-    transcript : bool
-        Answer only for the sum of what the contributors tagged.
-    flooding : bool
-        Add flooding to shares and round them.
-    """
-
-    own_joint_key: bool = True
-    minimum_participants: int = MINIMUM_PARTICIPANTS
-    one_answer: bool = True
-    transcript: bool = True
-    flooding: bool = True
-
-    @classmethod
-    def none(cls) -> Guards:
-        """Return the naive mode: insecure, for demonstrations."""
-        return cls(False, 1, False, False, False)
+_MOST_ROUNDS = 8
+"""Rounds and attempts that may be under way; the honest server needs two."""
 
 
-class ClientSession:
-    """One client across the rounds of a run.
+class ClientSession(CohortClient):
+    """One client of multi-key CKKS across the rounds of a run.
 
     Parameters
     ----------
-    party : int
-        The client's id, its node id in Flower.
-    identity : Identity
-        Its signing key.
-    roster : Roster
-        The other clients' public keys.
     backend : Backend
         Encrypts.
-    source : RandomSource
-        Secret randomness.
-    memory : MutableMapping
-        Label to the state of a round that is under way; must stay on the client.
-    guards : Guards
-        What it insists on.
+    party, identity, roster, source, memory, guards
+        See `CohortClient`.
     """
 
     def __init__(
@@ -102,13 +67,8 @@ class ClientSession:
         memory: MutableMapping[str, Payload],
         guards: Guards | None = None,
     ) -> None:
-        self.party = party
-        self.identity = identity
-        self.roster = roster
+        super().__init__(party, identity, roster, source, memory, guards)
         self.backend = backend
-        self.source = source
-        self.memory = memory
-        self.guards = guards or Guards()
 
     def commit(self, request: Mapping[str, object], num_examples: float) -> Payload:
         """Draw fresh keys and commit to them.
@@ -120,73 +80,35 @@ class ClientSession:
         num_examples : float
             The client's number of examples; its rounded logarithm is sent.
         """
-        agreement = Agreement.from_payload(request)
-        self._check_terms(agreement)
+        agreement = self._read_terms(request)
+        if agreement.label in self.memory:
+            raise RefusedError(f"round {agreement.label}: keys were already made")
+        self._forget(lambda state: state.server_round < agreement.server_round - 1)
+        if len(self._labels()) >= _MOST_ROUNDS:
+            raise RefusedError(f"{_MOST_ROUNDS} rounds are under way already")
         profile = agreement.profile
         secret = SecretKey.generate(profile, self.source)
         a = multikey.common_polynomial(profile, agreement.context)
         key = multikey.write_key(profile, secret.public_share(profile, a, self.source))
         nonce, channel = self.source.bytes(32), Channel(self.source.bytes(32))
-        reply: Payload = {
-            "commitment": transcript.commitment(agreement.context, self.party, key, nonce),
-            "channel": channel.public,
-            "exponent": exponent_of(num_examples),
-            "public": self.identity.public,
-        }
-        reply["signature"] = self.identity.sign(agreement.commit_statement(self.party, reply))
-        self._forget_before(agreement)
+        committed = transcript.commitment(agreement.context, self.party, key, nonce)
+        reply = self._signed_commit(agreement, committed, channel, num_examples)
         self._keep(RoundState(agreement, secret, channel.secret, nonce, key))
         return reply
 
-    def _check_terms(self, agreement: Agreement) -> None:
-        if self.party not in agreement.cohort:
-            raise RefusedError("this client is not in the cohort")
-        if agreement.threshold and agreement.threshold < self.guards.minimum_participants:
-            raise RefusedError(f"a threshold of {agreement.threshold} lets so few clients decrypt")
-        self._check_size(len(agreement.cohort))
-        if self.guards.one_answer and agreement.server_round <= self._answered_round():
-            raise RefusedError(
-                f"round {agreement.server_round}: this client has already answered for a round "
-                "at least as late"
-            )
-        if agreement.label in self.memory:
-            raise RefusedError(f"round {agreement.label}: keys were already made")
-
-    def _check_size(self, participants: int) -> None:
-        if participants < self.guards.minimum_participants:
-            raise RefusedError(
-                f"{participants} participants, this client wants at least "
-                f"{self.guards.minimum_participants}"
-            )
-
     def reveal(self, request: Mapping[str, object]) -> Payload:
         """Given all commitments, reveal the key share and seal a seed for every peer."""
-        state = self._recall(request, stage=RoundState.COMMITTED)
+        state = self._recall(request, "reveal")
         agreement = state.agreement
-        present = get_parties(request, "present", agreement.cohort)
-        commits = _rows(request, present, _COMMIT_COLUMNS)
-        exponents = get(request, "exponents", list)
-        if len(exponents) != len(present) or self.party not in present:
-            raise ProtocolError("the list of commitments is incomplete")
-        statements = []
-        for party, (commitment, channel, signature, public), exponent in zip(
-            present, commits, exponents, strict=True
-        ):
-            row = {"commitment": commitment, "channel": channel, "exponent": exponent}
-            statement = agreement.commit_statement(party, row)
-            if self.guards.own_joint_key:
-                self.roster.learn(party, public)
-                self.roster.verify(party, statement, signature)
-            statements.append(statement)
-        self._check_size(len(present))
+        commits = self._read_commits(agreement, request, check=self.guards.own_joint_key)
         state = replace(
             state,
-            stage=RoundState.REVEALED,
-            present=present,
-            commitments=tuple(row[0] for row in commits),
-            channels=tuple(row[1] for row in commits),
-            exponents=tuple(int(value) for value in exponents),
-            view=agreement.view(present, statements),
+            stage=Stage.REVEALED,
+            present=commits.present,
+            commitments=commits.commitments,
+            channels=commits.channels,
+            exponents=commits.exponents,
+            view=commits.view,
             seed=self.source.bytes(32),
         )
         sealed = self._seal_for_peers(state)
@@ -205,12 +127,18 @@ class ClientSession:
             )
             dealt = [threshold.write_secret_share(agreement.profile, share) for share in shares]
         return [
-            channel.seal(peer_key, self.party, party, state.view, state.seed + text)
+            channel.seal(
+                peer_key, self.party, party, state.view, state.seed + text, self.source.bytes(12)
+            )
             for party, peer_key, text in zip(state.present, state.channels, dealt, strict=True)
         ]
 
     def encrypt(
-        self, request: Mapping[str, object], update: Values, num_examples: float
+        self,
+        request: Mapping[str, object],
+        update: Values,
+        num_examples: float,
+        training: Training,
     ) -> Payload:
         """Given all key shares, encrypt the update under the joint key.
 
@@ -222,30 +150,55 @@ class ClientSession:
             (D,) the client's delta.
         num_examples : float
             Its weight.
+        training : Training
+            Which round and model the delta was trained for.
         """
-        state = self._recall(request, stage=RoundState.REVEALED)
+        state = self._recall(request, "encrypt")
         agreement, profile = state.agreement, state.agreement.profile
         members = get_parties(request, "members", state.present)
         if self.party not in members:
             raise RefusedError("this client's key is not in the joint key")
-        self._check_size(len(members))
+        self.guards.check_size(len(members))
         key = self._joint_key(state, members, request)
-        secret, combined = self._open_sealed(state, members, request)
+        seeds, combined = self._open_sealed(state, members, request)
         limit = weight_limit([state.exponent_of(party) for party in members])
         values = weighted_values(update, num_examples, limit, profile.clip)
         packing = make_packing(agreement.packing, profile, len(members))
-        ciphertext = multikey.encrypt(profile, self.backend, packing, values, key, self.source)
-        tag = transcript.SumTag(profile.data_ring, secret).tag(ciphertext.c1, self.party)
-        self._keep(
-            replace(
-                state,
-                stage=RoundState.ENCRYPTED,
-                members=members,
-                group_secret=secret,
-                combined=combined,
-            )
+        state = replace(
+            state,
+            stage=Stage.ENCRYPTED,
+            members=members,
+            seeds=seeds,
+            model=training.model,
+            combined=combined,
         )
+        self._let_go(state, training)
+        ciphertext = multikey.encrypt(profile, self.backend, packing, values, key, self.source)
+        tag = self._sum_tag(state).tag(ciphertext.c1, self.party)
         return {"ciphertext": ciphertext.to_bytes(profile), "tag": tag}
+
+    def _let_go(self, state: RoundState, training: Training) -> None:
+        """Note that the update leaves under this key, and drop every key it could open under.
+
+        Without a threshold no sum opens without this client's answer, so an earlier attempt is
+        undone by dropping its key; with one, nothing is undone.
+        """
+        if self.guards.bound_update:
+            agreement, ledger = state.agreement, self.ledger
+            once, cohort = bool(agreement.threshold), cohort_digest(state.members)
+            ledger.check(training, agreement.server_round, cohort, once=once)
+            if once:
+                ledger.note(training, cohort, once=True)
+            self._forget(
+                lambda other: (
+                    other.server_round <= agreement.server_round and other.label != agreement.label
+                )
+            )
+        self._keep(state)
+
+    def _sum_tag(self, state: RoundState) -> transcript.SumTag:
+        secret = transcript.round_secret(state.view, state.members, state.model, state.seeds)
+        return transcript.SumTag(state.agreement.profile.data_ring, secret)
 
     def _joint_key(
         self, state: RoundState, members: tuple[int, ...], request: Mapping[str, object]
@@ -260,14 +213,16 @@ class ClientSession:
         ):
             expected = state.commitment_of(party)
             if transcript.commitment(agreement.context, party, key, nonce) != expected:
-                raise RefusedError(f"the key of client {party} is not the one it committed to")
+                raise RefusedError(
+                    f"the key of client {party} is not the one it committed to", party
+                )
             shares.append(multikey.read_key(profile, key))
         return multikey.joint_key(profile, a, shares)
 
     def _open_sealed(
         self, state: RoundState, members: tuple[int, ...], request: Mapping[str, object]
-    ) -> tuple[bytes, bytes]:
-        """Return the clients' common secret and this client's combined key share, if any."""
+    ) -> tuple[tuple[bytes, ...], bytes]:
+        """Return everyone's seeds and this client's combined key share, if any."""
         profile = state.agreement.profile
         channel = Channel(state.channel_secret)
         seeds, dealt = [], []
@@ -275,25 +230,30 @@ class ClientSession:
             peer = state.channel_of(party)
             text = channel.open(peer, party, self.party, state.view, box)
             seeds.append(text[:32])
-            if state.agreement.threshold:
-                dealt.append(threshold.read_secret_share(profile, text[32:]))
-        view = transcript.digest("members", state.view, repr(members).encode())
-        secret = transcript.group_secret(view, seeds)
+            try:
+                if len(seeds[-1]) != 32:
+                    raise ProtocolError("the seed is short")
+                if state.agreement.threshold:
+                    dealt.append(threshold.read_secret_share(profile, text[32:]))
+            except ProtocolError as error:
+                raise RefusedError(f"what client {party} sealed: {error}", party) from error
         if not dealt:
-            return secret, b""
-        return secret, threshold.write_secret_share(profile, threshold.combine(profile, dealt))
+            return tuple(seeds), b""
+        combined = threshold.combine(profile, dealt)
+        return tuple(seeds), threshold.write_secret_share(profile, combined)
 
     def share(self, request: Mapping[str, object]) -> Payload:
         """Given the sum, check it and answer with a decryption share, once."""
-        state = self._recall(request, stage=RoundState.ENCRYPTED)
+        state = self._recall(request, "share")
         agreement, profile = state.agreement, state.agreement.profile
         contributors = get_parties(request, "contributors", state.members)
         data = get(request, "sum", bytes)
         total = multikey.read_sum(profile, data)
-        self._check_size(len(contributors))
+        self.guards.check_size(len(contributors))
         self._check_sum(state, total, contributors, request)
         answered = self._count_answer(state, transcript.digest("sum", data))
         key = self._share_key(state, request)
+        self._note_answer(state)
         done = self.guards.one_answer and answered.answers >= agreement.max_answers
         self._keep(answered.wiped() if done else answered)
         if not self.guards.flooding:
@@ -313,9 +273,10 @@ class ClientSession:
             return
         if self.party not in contributors and not state.agreement.threshold:
             raise RefusedError("the sum leaves this client's update out")
-        tag = transcript.SumTag(state.agreement.profile.data_ring, state.group_secret)
-        if not tag.holds(total, get(request, "tag", bytes), contributors):
-            raise RefusedError("what the server calls the sum is not the sum of the ciphertexts")
+        if not self._sum_tag(state).holds(total, get(request, "tag", bytes), contributors):
+            if not state.answers:
+                self._keep(replace(state, stage=Stage.DISPUTED))
+            raise DisputedError("what the server calls the sum is not the sum of the ciphertexts")
 
     def _count_answer(self, state: RoundState, sum_digest: bytes) -> RoundState:
         """Return the state after one more answer; refuse a second sum or one answer too many."""
@@ -324,9 +285,26 @@ class ClientSession:
                 raise RefusedError("this key has already answered for another sum")
             if state.answers >= state.agreement.max_answers:
                 raise RefusedError(f"this key has already answered {state.answers} times")
-            if not state.answers and state.agreement.server_round <= self._answered_round():
-                raise RefusedError("another sum of this round was already answered")
-        return replace(state, answers=state.answers + 1, sum_digest=sum_digest)
+        answers = state.answers + 1
+        return replace(state, stage=Stage.ENCRYPTED, answers=answers, sum_digest=sum_digest)
+
+    def _note_answer(self, state: RoundState) -> None:
+        agreement, ledger = state.agreement, self.ledger
+        if self.guards.bound_update and not state.answers and not agreement.threshold:
+            ledger.check_round(agreement.server_round)
+            training = Training(agreement.server_round, state.model)
+            ledger.note(training, cohort_digest(state.members), once=False)
+
+    def dispute(self, request: Mapping[str, object]) -> Payload:
+        """Drop the key of a sum that was refused; show the seeds that its tags were made with.
+
+        Only where the sum cannot open without this client: its tags are worth nothing afterwards.
+        """
+        state = self._recall(request, "dispute")
+        if state.agreement.threshold or state.answers:
+            raise RefusedError("the sum could be opened without this client")
+        self._keep(state.wiped())
+        return {"seeds": list(state.seeds)}
 
     def _share_key(self, state: RoundState, request: Mapping[str, object]) -> Residues:
         agreement, profile = state.agreement, state.agreement.profile
@@ -345,31 +323,22 @@ class ClientSession:
     def _keep(self, state: RoundState) -> None:
         self.memory[state.agreement.label] = state.to_payload()
 
-    def _recall(self, request: Mapping[str, object], stage: int) -> RoundState:
-        label = f"{get(request, 'round', int)}.{get(request, 'attempt', int)}"
+    def _recall(self, request: Mapping[str, object], message: str) -> RoundState:
+        """Return the state that a message belongs to; raises if it comes out of turn."""
+        label = f"{get_count(request, 'round')}.{get_count(request, 'attempt')}"
         if label not in self.memory:
-            raise RefusedError(f"round {label}: this client has no key for it")
+            next_stage(MULTI_KEY, message, Stage.NEW, label)
         state = RoundState.from_payload(self.memory[label])
-        if state.stage == RoundState.ANSWERED:
-            raise RefusedError(f"round {label}: this client has answered and dropped its key")
-        if state.stage != stage:
-            raise RefusedError(f"round {label}: asked for a stage out of turn")
+        next_stage(MULTI_KEY, message, state.stage, label)
         return state
 
-    def _answered_round(self) -> int:
-        answered = [
-            int(label.split(".")[0])
-            for label, payload in self.memory.items()
-            if get(payload, "answers", int) > 0
-        ]
-        return max(answered, default=-1)
+    def _labels(self) -> list[str]:
+        return [label for label in self.memory if label != LEDGER]
 
-    def _forget_before(self, agreement: Agreement) -> None:
-        """Drop the keys of rounds before the last one, but remember the last that was answered."""
-        answered = self._answered_round()
-        for label in list(self.memory):
-            server_round = int(label.split(".")[0])
-            if server_round < agreement.server_round - 1 and server_round != answered:
+    def _forget(self, old: Callable[[Agreement], bool]) -> None:
+        """Drop the keys of all rounds and attempts whose terms are `old`."""
+        for label in self._labels():
+            if old(Agreement.from_payload(self.memory[label])):
                 del self.memory[label]
 
 

@@ -10,13 +10,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedguard.encryption.errors import ProtocolError, RefusedError
+from fedguard.encryption.errors import DisputedError, ProtocolError, RefusedError
 from fedguard.encryption.lattice.backend import Backend, BackendName, make_backend
 from fedguard.encryption.lattice.sampling import InsecureSeededRandom, RandomSource, SystemRandom
 from fedguard.encryption.protocol.agreement import Payload
-from fedguard.encryption.protocol.client import ClientSession, Guards
+from fedguard.encryption.protocol.client import ClientSession
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.identity import Identity, Roster
-from fedguard.encryption.protocol.records import REFUSED, STAGES, Requests
+from fedguard.encryption.protocol.ledger import Training
+from fedguard.encryption.protocol.records import ACCUSED, DISPUTED, REFUSED, STAGES, Requests
 from fedguard.encryption.protocol.shared_key import SharedKeyClient
 
 Scheme = Literal["xmkckks", "ckks"]
@@ -52,10 +54,11 @@ class ClientOptions:
 
 @dataclass(frozen=True)
 class Update:
-    """What a client has trained: its delta (D,) and its number of examples."""
+    """What a client has trained: its delta (D,), its number of examples, and what for."""
 
     delta: NDArray[np.float32]
     num_examples: float
+    training: Training
 
 
 class ClientEndpoint:
@@ -115,23 +118,34 @@ class ClientEndpoint:
         try:
             return self._dispatch(stage, request, update)
         except ProtocolError as error:
-            return {REFUSED: str(error)}
+            refusal: Payload = {REFUSED: str(error)}
+            if isinstance(error, RefusedError) and error.accused is not None:
+                refusal[ACCUSED] = error.accused
+            if isinstance(error, DisputedError):
+                refusal[DISPUTED] = 1
+            return refusal
 
     def _dispatch(
         self, stage: str, request: Mapping[str, object], update: Update | None
     ) -> Payload:
         if stage == "probe":
             return {}
-        if stage == "reveal":
-            return self.session.reveal(request)
-        if stage == "share":
-            return self.session.share(request)
+        session = self.session
+        without_update = {
+            "reveal": session.reveal,
+            "check": session.check,
+            "confirm": session.confirm,
+            "share": session.share,
+            "dispute": session.dispute,
+        }
+        if stage in without_update:
+            return without_update[stage](request)
         if update is None:
             raise RefusedError("this client has trained nothing yet")
         if stage == "commit":
-            return self.session.commit(request, update.num_examples)
+            return session.commit(request, update.num_examples)
         delta = update.delta.astype(np.float64)
-        return self.session.encrypt(request, delta, update.num_examples)
+        return session.encrypt(request, delta, update.num_examples, update.training)
 
 
 @lru_cache(maxsize=8)

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from fedguard.encryption.errors import ProtocolError, RefusedError
 from fedguard.encryption.lattice.sampling import RandomSource
 
-_NONCE = bytes(12)
-"""Every key seals one message only, so the nonce may be constant."""
+NONCE_BYTES = 12
+"""Fresh bytes in front of every sealed message, though every key should seal one only."""
 
 
 class Identity:
@@ -77,13 +77,13 @@ class Roster:
         """Raise `RefusedError` unless `party` is enrolled and signed the statement."""
         key = self.keys.get(party)
         if key is None:
-            raise RefusedError(f"client {party} is not on the roster")
-        if not _is_signed(key, statement, signature):
-            raise RefusedError(f"the signature of client {party} is wrong")
+            raise RefusedError(f"client {party} is not on the roster", party)
+        if not is_signed(key, statement, signature):
+            raise RefusedError(f"the signature of client {party} is wrong", party)
 
 
 @lru_cache(maxsize=1 << 14)
-def _is_signed(key: bytes, statement: bytes, signature: bytes) -> bool:
+def is_signed(key: bytes, statement: bytes, signature: bytes) -> bool:
     """Return whether a signature holds; cached, since clients in one process ask the same."""
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, statement)
@@ -118,10 +118,30 @@ class Channel:
         derived = HKDF(SHA256(), 32, salt=None, info=b"fedguard channel" + label).derive(agreed)
         return ChaCha20Poly1305(derived)
 
-    def seal(self, peer: bytes, sender: int, receiver: int, context: bytes, text: bytes) -> bytes:
-        """Encrypt `text` for the owner of the public key `peer`."""
+    def seal(
+        self, peer: bytes, sender: int, receiver: int, context: bytes, text: bytes, nonce: bytes
+    ) -> bytes:
+        """Encrypt `text` for the owner of the public key `peer`.
+
+        Parameters
+        ----------
+        peer : bytes
+            The receiver's public key.
+        sender, receiver : int
+            Who they are.
+        context : bytes
+            What both sides know of the round; the message opens with it alone.
+        text : bytes
+            The message.
+        nonce : bytes
+            12 bytes that were never used before.
+        """
         label = _direction(sender, receiver) + context
-        return self._cipher(peer, label).encrypt(_NONCE, text, context)
+        try:
+            cipher = self._cipher(peer, label)
+        except ProtocolError as error:
+            raise RefusedError(f"client {receiver}: {error}", receiver) from error
+        return nonce + cipher.encrypt(nonce, text, context)
 
     def open(self, peer: bytes, sender: int, receiver: int, context: bytes, box: bytes) -> bytes:
         """Decrypt what `seal` made.
@@ -133,9 +153,19 @@ class Channel:
         """
         label = _direction(sender, receiver) + context
         try:
-            return self._cipher(peer, label).decrypt(_NONCE, box, context)
-        except InvalidTag as error:
-            raise RefusedError(f"a sealed message of client {sender} does not open") from error
+            cipher = self._cipher(peer, label)
+            return cipher.decrypt(box[:NONCE_BYTES], box[NONCE_BYTES:], context)
+        except (InvalidTag, ValueError, ProtocolError) as error:
+            reason = f"a sealed message of client {sender} does not open"
+            raise RefusedError(reason, sender) from error
+
+
+def check_channel(public: bytes) -> None:
+    """Raise `ProtocolError` unless messages can be sealed for the owner of this public key."""
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise ProtocolError(f"a channel key is unusable: {error}") from error
 
 
 def _direction(sender: int, receiver: int) -> bytes:

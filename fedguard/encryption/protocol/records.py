@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Mapping, MutableMapping
+from pathlib import Path
 from typing import cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedguard.encryption.protocol.agreement import Payload
+from fedguard.encryption.protocol.ledger import LEDGER
 
 PREFIX = "fedguard.encryption."
-STAGES = ("share", "encrypt", "commit", "reveal", "probe")
+STAGES = ("dispute", "check", "confirm", "share", "encrypt", "commit", "reveal", "probe")
 """Order in which a client answers the stages of one message: this round's before the next's."""
 REFUSED = "refused"
 """Field of a reply that says why a client refused."""
+ACCUSED = "accused"
+"""Field of a refusal that names the client whose message was wrong."""
+DISPUTED = "disputed"
+"""Field of a refusal that says that the sum was not what the contributors tagged."""
 
 Requests = Mapping[str, Mapping[str, object]]
 """Stage to request or reply."""
@@ -33,6 +41,15 @@ def stages_of(content: RecordDict) -> dict[str, Mapping[str, object]]:
         for stage in STAGES
         if PREFIX + stage in content.config_records
     }
+
+
+def round_of(stages: Requests) -> int:
+    """Return the round that a message with a model asks to train for; -1 if it names none."""
+    for stage in ("encrypt", "commit"):
+        value = stages.get(stage, {}).get("round")
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    return -1
 
 
 def without_stages(message: Message) -> Message:
@@ -62,16 +79,30 @@ class RecordMemory(MutableMapping[str, Payload]):
         ``context.state``.
     prefix : str
         Start of the names of its records there.
+    ledger : Path, optional
+        File for the ledger alone: a client that lost its context must not lose what it let go of.
     """
 
-    def __init__(self, state: RecordDict, prefix: str) -> None:
+    def __init__(self, state: RecordDict, prefix: str, ledger: Path | None = None) -> None:
         self._records = state.config_records
         self._prefix = prefix
+        self._file = ledger
+        if ledger is not None and ledger.exists():
+            found = json.loads(ledger.read_text())
+            self._records[prefix + LEDGER] = ConfigRecord(
+                {
+                    "rounds": [int(value) for value in found["rounds"]],
+                    "models": [bytes.fromhex(value) for value in found["models"]],
+                    "cohorts": [bytes.fromhex(value) for value in found["cohorts"]],
+                }
+            )
 
     def __getitem__(self, label: str) -> Payload:
         return cast("Payload", dict(self._records[self._prefix + label]))
 
     def __setitem__(self, label: str, payload: Payload) -> None:
+        if label == LEDGER and self._file is not None:
+            _write_through(self._file, payload)
         self._records[self._prefix + label] = ConfigRecord(dict(payload))
 
     def __delitem__(self, label: str) -> None:
@@ -83,3 +114,18 @@ class RecordMemory(MutableMapping[str, Payload]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _write_through(path: Path, payload: Payload) -> None:
+    """Replace a ledger's file; on the disk before this returns."""
+    written = {
+        name: [value.hex() if isinstance(value, bytes) else value for value in values]
+        for name, values in payload.items()
+        if isinstance(values, list)
+    }
+    beside = path.with_name(path.name + ".new")
+    with beside.open("w") as file:
+        json.dump(written, file)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

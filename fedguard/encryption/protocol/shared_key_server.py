@@ -1,4 +1,8 @@
-"""`SharedKeyServer`: the server's side of plain CKKS; the stages of `RoundServer`."""
+"""`SharedKeyServer`: the server's side of plain CKKS.
+
+It adds residues and holds no key, no context and no library: nothing that a client sends reaches
+native code here.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,21 @@ import numpy as np
 
 from fedguard.encryption.errors import LostRoundError, ProtocolError
 from fedguard.encryption.lattice import tenseal_vectors as vectors
+from fedguard.encryption.lattice.modular import Residues
 from fedguard.encryption.protocol.agreement import Agreement, Payload, get, get_bytes
-from fedguard.encryption.protocol.server import Replies, check_commit, sane
-from fedguard.encryption.protocol.shared_key import opener_of
+from fedguard.encryption.protocol.cohort_server import CohortServer, Replies
+from fedguard.encryption.protocol.identity import is_signed
+from fedguard.encryption.protocol.shared_key import RECIPE, list_statement, most
 from fedguard.encryption.protocol.transcript import SumTag
-from fedguard.encryption.protocol.weights import EXTRAS, GroupMean, group_mean, weight_limit
+from fedguard.encryption.protocol.weights import EXTRAS, GroupMean, group_mean
+
+_MOST_SEALED = 1 << 14
+_CHECKERS = 3
+"""Clients that check the sum; one of them may lie."""
 
 
-class SharedKeyServer:
-    """Relay, add and ask the opener, for one cohort and as many rounds as it stays together.
+class SharedKeyServer(CohortServer):
+    """Relay, add and ask an opener, for one cohort and as many rounds as it stays together.
 
     Parameters
     ----------
@@ -24,73 +34,47 @@ class SharedKeyServer:
         The terms of the round in which the key is made.
     size : int
         Length D of an update.
-    recipe : Recipe
-        Ring and moduli: `tenseal_vectors.CHAIN`, or `STOCK` for the naive mode.
     """
 
-    def __init__(
-        self, agreement: Agreement, size: int, recipe: vectors.Recipe = vectors.CHAIN
-    ) -> None:
-        self.agreement = agreement
-        self.size = size
-        self.recipe = recipe
+    def __init__(self, agreement: Agreement, size: int) -> None:
+        super().__init__(agreement, size)
         self.server_round = agreement.server_round
-        self.faults: dict[int, str] = {}
-        self.members: tuple[int, ...] = ()
-        self.contributors: tuple[int, ...] = ()
-        self._commits: dict[int, Mapping[str, object]] = {}
         self._sealed: dict[int, bytes] = {}
-        self._context = b""
-        self._tags: dict[int, bytes] = {}
-        self._vectors: dict[int, list[bytes]] = {}
+        self._signatures: dict[int, bytes] = {}
+        self._ciphertexts: dict[int, bytes] = {}
+        self._sum: Residues | None = None
 
     @property
-    def missing(self) -> tuple[int, ...]:
-        """Members without a ciphertext in the sum; the sum opens without them."""
-        return ()
+    def leader(self) -> int:
+        """Who draws the key."""
+        return self.present[0]
 
     def begin(self, server_round: int) -> None:
         """Start another round under the same key."""
         self.server_round = server_round
         self.faults = {}
         self.contributors = ()
-        self._tags, self._vectors = {}, {}
-
-    def commit_requests(self) -> dict[int, Payload]:
-        """Return stage 1: the terms, to everyone."""
-        return {party: self.agreement.to_payload() for party in self.agreement.cohort}
-
-    def take_commits(self, replies: Replies) -> None:
-        """Take the channel keys that came."""
-        for party in self.agreement.cohort:
-            if party in replies and sane(self.faults, party, replies[party], check_commit):
-                self._commits[party] = replies[party]
-
-    def reveal_requests(self) -> dict[int, Payload]:
-        """Return stage 2: all channel keys, to everyone who sent one."""
-        present = sorted(self._commits)
-        if not present:
-            raise LostRoundError("no client sent a channel key")
-        commits = [self._commits[party] for party in present]
-        request: Payload = {
-            "present": present,
-            "channels": [get(commit, "channel", bytes) for commit in commits],
-            "signatures": [get(commit, "signature", bytes) for commit in commits],
-            "publics": [get(commit, "public", bytes) for commit in commits],
-            "exponents": [get(commit, "exponent", int) for commit in commits],
-        }
-        return dict.fromkeys(present, request)
+        self._tags, self._signatures, self._ciphertexts, self._sum = {}, {}, {}, None
 
     def take_reveals(self, replies: Replies) -> None:
-        """Take the public context and the sealed keys that the leader sent."""
-        self.members = tuple(sorted(self._commits))
-        leader = self.members[0]
-        reply = replies.get(leader, {})
+        """Take the sealed keys that the leader sent.
+
+        Raises
+        ------
+        LostRoundError
+            If it sent none, or nonsense.
+        """
+        reply = replies.get(self.leader, {})
         try:
-            sealed = get_bytes(reply, "sealed", len(self.members))
-            self._context = get(reply, "context", bytes)
+            sealed = get_bytes(reply, "sealed", len(self.present))
+            if max(map(len, sealed)) > _MOST_SEALED:
+                raise ProtocolError("a sealed key is too long")
         except ProtocolError as error:
-            raise LostRoundError(f"client {leader}, who was to make the key, is gone") from error
+            self.faults.setdefault(self.leader, f"made no key: {error}")
+            raise LostRoundError(
+                f"client {self.leader}, who was to make the key, did not: {error}"
+            ) from error
+        self.members = self.present
         self._sealed = dict(zip(self.members, sealed, strict=True))
 
     def encrypt_requests(self) -> dict[int, Payload]:
@@ -101,40 +85,90 @@ class SharedKeyServer:
         }
 
     def take_ciphertexts(self, replies: Replies) -> None:
-        """Take the encrypted updates that came."""
+        """Add up the encrypted updates that came."""
         for party in self.members:
-            if party in replies and sane(self.faults, party, replies[party], self._check):
-                reply = replies[party]
-                self._vectors[party] = get_bytes(reply, "ciphertexts", self._count)
-                self._tags[party] = get(reply, "tag", bytes)
+            if party in replies and self._sane(party, replies[party], self._add_ciphertext):
+                self._tags[party] = get(replies[party], "tag", bytes)
+                self._ciphertexts[party] = get(replies[party], "ciphertext", bytes)
                 self._sealed.pop(party, None)
-        self.contributors = tuple(sorted(self._vectors))
+        self.contributors = tuple(sorted(self._tags))
 
-    @property
-    def _count(self) -> int:
-        return -(-(self.size + EXTRAS) // self.recipe.slots)
+    def _add_ciphertext(self, _: int, reply: Mapping[str, object]) -> None:
+        SumTag.add_tags(RECIPE.ring, [get(reply, "tag", bytes)])
+        count = RECIPE.count(self.size + EXTRAS)
+        found = vectors.read_vector(RECIPE, count, get(reply, "ciphertext", bytes))
+        self._sum = found if self._sum is None else vectors.add_vectors(RECIPE, self._sum, found)
 
-    def _check(self, _: int, reply: Mapping[str, object]) -> None:
-        blobs = get_bytes(reply, "ciphertexts", self._count)
-        vectors.polynomials_of(self.recipe, blobs)
-        self._add_tags([get(reply, "tag", bytes)])
+    def check_requests(self, without: int | None = None) -> dict[int, Payload]:
+        """Return stage 4: the sum, to three contributors; `without` one of the updates."""
+        self._need(len(self.contributors), "sent a ciphertext")
+        turn = self.server_round % len(self.contributors)
+        checkers = (self.contributors[turn:] + self.contributors[:turn])[:_CHECKERS]
+        return dict.fromkeys(checkers, self._sum_request(without))
 
-    def _add_tags(self, tags: list[bytes]) -> bytes:
-        return b"" if self.recipe == vectors.STOCK else SumTag.add_tags(self.recipe.ring, tags)
+    def leave_out(self, party: int) -> None:
+        """Take an update out of the sum again."""
+        assert self._sum is not None
+        self._sum = vectors.subtract_vectors(RECIPE, self._sum, self._polynomials(party))
+        self.faults[party] = "its tag is not that of its ciphertext"
+        del self._tags[party], self._ciphertexts[party]
+        self.contributors = tuple(sorted(self._tags))
 
-    def share_requests(self, alive: tuple[int, ...] | None = None) -> dict[int, Payload]:
-        """Return stage 4: the sum, to the round's opener."""
-        if not self.contributors:
-            raise LostRoundError("no client sent a ciphertext")
-        context = vectors.context_of(self._context)
-        columns = [self._vectors[party] for party in self.contributors]
-        request: Payload = {
+    def _polynomials(self, party: int) -> Residues:
+        count = RECIPE.count(self.size + EXTRAS)
+        return vectors.read_vector(RECIPE, count, self._ciphertexts[party])
+
+    def _sum_request(self, without: int | None = None) -> Payload:
+        assert self._sum is not None
+        contributors = [party for party in self.contributors if party != without]
+        total = self._sum
+        if without is not None:
+            total = vectors.subtract_vectors(RECIPE, total, self._polynomials(without))
+        return {
             "round": self.server_round,
-            "contributors": list(self.contributors),
-            "sum": list(vectors.add_vectors(context, columns)),
-            "tag": self._add_tags([self._tags[p] for p in self.contributors]),
+            "contributors": contributors,
+            "size": self.size + EXTRAS,
+            "sum": vectors.write_vector(RECIPE, total),
+            "tag": SumTag.add_tags(RECIPE.ring, [self._tags[p] for p in contributors]),
         }
-        return {opener_of(self.members, self.server_round): request}
+
+    def confirm_requests(self) -> dict[int, Payload]:
+        """Return stage 5: whose updates are in the sum, to these."""
+        self._need(len(self.contributors), "sent a ciphertext")
+        request: Payload = {"round": self.server_round, "contributors": list(self.contributors)}
+        return dict.fromkeys(self.contributors, request)
+
+    def take_confirmations(self, replies: Replies) -> tuple[int, ...]:
+        """Take the signatures that came; return who can open the sum, the next opener first.
+
+        Raises
+        ------
+        LostRoundError
+            If fewer than most members have signed.
+        """
+        for party in self.contributors:
+            if party in replies and self._sane(party, replies[party], self._check_confirmation):
+                self._signatures[party] = get(replies[party], "signature", bytes)
+        signers = tuple(sorted(self._signatures))
+        if len(signers) < most(self.members):
+            raise LostRoundError(
+                f"{len(signers)} of {len(self.members)} clients confirmed the sum, "
+                f"{most(self.members)} are needed; nothing was decrypted"
+            )
+        turn = self.server_round % len(signers)
+        return signers[turn:] + signers[:turn]
+
+    def _check_confirmation(self, party: int, reply: Mapping[str, object]) -> None:
+        statement = list_statement(self.view, self.server_round, self.contributors)
+        public = get(self._commits[party], "public", bytes)
+        if not is_signed(public, statement, get(reply, "signature", bytes)):
+            raise ProtocolError("the confirmation is not signed by its sender")
+
+    def share_requests(self, opener: int) -> dict[int, Payload]:
+        """Return stage 6: the sum and who confirmed it, to an opener."""
+        signers = sorted(self._signatures)
+        signatures = [self._signatures[party] for party in signers]
+        return {opener: {**self._sum_request(), "signers": signers, "signatures": signatures}}
 
     def take_shares(self, asked: Mapping[int, Payload], replies: Replies) -> GroupMean:
         """Return the mean that the opener released.
@@ -142,18 +176,24 @@ class SharedKeyServer:
         Raises
         ------
         LostRoundError
-            If it did not answer.
+            If it did not answer, or with something that cannot be the sum.
         """
-        opener = opener_of(self.members, self.server_round)
+        opener = next(iter(asked))
         try:
-            values = np.frombuffer(get(replies.get(opener, {}), "values", bytes), dtype="<f8")
+            data = get(replies.get(opener, {}), "values", bytes)
+            wanted = RECIPE.count(self.size + EXTRAS) * RECIPE.slots
+            if len(data) != 8 * wanted:
+                raise ProtocolError(f"{len(data)} bytes are not {wanted} values")
+            values = np.frombuffer(data, dtype="<f8")
+            most_of_all = 2.0 * len(self.contributors) * RECIPE.clip
+            if not np.isfinite(values).all() or np.abs(values).max() > most_of_all:
+                raise ProtocolError("the opened sum is not finite or exceeds what clients may send")
+            return group_mean(
+                values, self.size, RECIPE.clip, self._weight_limit(), self.contributors
+            )
         except ProtocolError as error:
+            if opener in replies:
+                self.faults[opener] = str(error)
             raise LostRoundError(
                 f"client {opener}, who was to open the sum, did not; nothing was decrypted"
             ) from error
-        if values.size < self.size + EXTRAS or not np.isfinite(values).all():
-            raise ProtocolError("the opened sum has the wrong length or is not finite")
-        exponents = [get(self._commits[party], "exponent", int) for party in self.members]
-        return group_mean(
-            values, self.size, self.recipe.clip, weight_limit(exponents), self.contributors
-        )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 
 from fedguard.encryption.lattice.multikey import SecretKey
 from fedguard.encryption.protocol.agreement import Agreement, Payload, get, get_bytes, get_ints
+from fedguard.encryption.protocol.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,27 @@ class RoundState:
     key : bytes
         The public key share, until it is revealed.
     stage : int
-        `COMMITTED`, `REVEALED`, `ENCRYPTED` or `ANSWERED`.
+        A `Stage`.
     present : tuple of int
         Who committed; `commitments`, `channels` and `exponents` are in this order.
     view, seed : bytes
         Digest of all commitments; this client's part of the common secret.
     members : tuple of int
         Whose keys the joint key holds.
-    group_secret, combined : bytes
-        Key of the transcript check; combined threshold share.
+    seeds : tuple of bytes
+        What the members sealed for this client, in their order: the key of the transcript check.
+    model, combined : bytes
+        Digest of the model that was trained from; combined threshold share.
     answers, sum_digest : int, bytes
         How often it answered, and for which sum.
     """
-
-    COMMITTED: ClassVar[int] = 1
-    REVEALED: ClassVar[int] = 2
-    ENCRYPTED: ClassVar[int] = 3
-    ANSWERED: ClassVar[int] = 4
 
     agreement: Agreement
     secret: SecretKey
     channel_secret: bytes
     nonce: bytes
     key: bytes
-    stage: int = COMMITTED
+    stage: int = Stage.COMMITTED
     present: tuple[int, ...] = ()
     commitments: tuple[bytes, ...] = ()
     channels: tuple[bytes, ...] = ()
@@ -58,7 +55,8 @@ class RoundState:
     view: bytes = b""
     seed: bytes = b""
     members: tuple[int, ...] = ()
-    group_secret: bytes = b""
+    seeds: tuple[bytes, ...] = ()
+    model: bytes = b""
     combined: bytes = b""
     answers: int = 0
     sum_digest: bytes = b""
@@ -68,11 +66,11 @@ class RoundState:
         nothing = SecretKey(np.zeros_like(self.secret.coefficients))
         return replace(
             self,
-            stage=self.ANSWERED,
+            stage=Stage.ANSWERED,
             secret=nothing,
             channel_secret=b"",
             seed=b"",
-            group_secret=b"",
+            seeds=(),
             combined=b"",
         )
 
@@ -96,7 +94,7 @@ class RoundState:
             "channel_secret": self.channel_secret,
             "nonce": self.nonce,
             "key": self.key,
-            "stage": self.stage,
+            "stage": int(self.stage),
             "present": list(self.present),
             "commitments": list(self.commitments),
             "channels": list(self.channels),
@@ -104,7 +102,8 @@ class RoundState:
             "view": self.view,
             "seed": self.seed,
             "members": list(self.members),
-            "group_secret": self.group_secret,
+            "seeds": list(self.seeds),
+            "model": self.model,
             "combined": self.combined,
             "answers": self.answers,
             "sum_digest": self.sum_digest,
@@ -129,7 +128,8 @@ class RoundState:
             view=get(payload, "view", bytes),
             seed=get(payload, "seed", bytes),
             members=get_ints(payload, "members"),
-            group_secret=get(payload, "group_secret", bytes),
+            seeds=tuple(get_bytes(payload, "seeds", len(get(payload, "seeds", list)))),
+            model=get(payload, "model", bytes),
             combined=get(payload, "combined", bytes),
             answers=get(payload, "answers", int),
             sum_digest=get(payload, "sum_digest", bytes),

@@ -52,13 +52,27 @@ def commitment(context: bytes, party: int, key: bytes, nonce: bytes) -> bytes:
     return digest("key", context, party.to_bytes(8, "little"), key, nonce)
 
 
-def group_secret(view: bytes, seeds: Iterable[bytes]) -> bytes:
+def round_secret(
+    view: bytes, members: tuple[int, ...], model: bytes, seeds: Iterable[bytes]
+) -> bytes:
     """Return the clients' common secret of a round, from one seed of each and their view of it.
 
-    Two clients that were shown different cohorts, keys or commitments derive different secrets,
-    so the tags of a server that splits the view do not add up.
+    Two clients that were shown different cohorts, keys, commitments or models derive different
+    secrets, so the tags of a server that splits the view do not add up.
+
+    Parameters
+    ----------
+    view : bytes
+        Digest of all commitments; see `Agreement.view`.
+    members : tuple of int
+        Whose keys the joint key holds.
+    model : bytes
+        Digest of the model that the updates were trained from.
+    seeds : iterable of bytes
+        What each member sealed for the others.
     """
-    return hmac.digest(digest("seeds", *seeds), view, "sha256")
+    bound = digest("members", view, repr(members).encode(), model)
+    return hmac.digest(digest("seeds", *seeds), bound, "sha256")
 
 
 class SumTag:
@@ -69,7 +83,7 @@ class SumTag:
     ring : Ring
         Ring of the ciphertexts.
     secret : bytes
-        The clients' `group_secret`.
+        The clients' `round_secret`.
     """
 
     def __init__(self, ring: Ring, secret: bytes) -> None:

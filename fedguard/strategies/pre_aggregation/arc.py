@@ -26,6 +26,15 @@ class AdaptiveClipping(Clipping):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up, and
         at most ``(n - 1) // 2``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies.pre_aggregation import AdaptiveClipping
+    >>> from fedguard.updates import ClientUpdates
+    >>> updates = ClientUpdates.from_matrix(torch.tensor([[1.0], [2.0], [4.0], [64.0]]))
+    >>> AdaptiveClipping(assumed_malicious=0.25)(updates).deltas.tolist()
+    [[1.0], [2.0], [4.0], [4.0]]
     """
 
     def __init__(self, *, assumed_malicious: float = 0.25) -> None:

@@ -26,6 +26,15 @@ class Bucketing(PreAggregation):
         s >= 1.
     seed : int
         Seed of the shuffle.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies.pre_aggregation import Bucketing
+    >>> from fedguard.updates import ClientUpdates
+    >>> updates = ClientUpdates.from_matrix(torch.tensor([[2.0], [2.0], [2.0], [6.0]]))
+    >>> sorted(Bucketing(bucket_size=2)(updates).deltas.tolist())
+    [[2.0], [4.0]]
     """
 
     def __init__(self, *, bucket_size: int = 2, seed: int = 0) -> None:

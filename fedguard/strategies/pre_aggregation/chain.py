@@ -22,6 +22,16 @@ class Chain(PreAggregation):
     ----------
     parts : sequence of PreAggregation
         In the order in which they are applied, at least one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies.pre_aggregation import Chain, Clipping, NearestNeighbourMixing
+    >>> from fedguard.updates import ClientUpdates
+    >>> parts = [Clipping(max_norm=5.0), NearestNeighbourMixing(assumed_malicious=0.3)]
+    >>> updates = ClientUpdates.from_matrix(torch.tensor([[1.0], [3.0], [90.0]]))
+    >>> Chain(parts)(updates).deltas.tolist()
+    [[2.0], [3.0], [4.0]]
     """
 
     def __init__(self, parts: Sequence[PreAggregation]) -> None:

@@ -19,6 +19,15 @@ class Clipping(PreAggregation):
     ----------
     max_norm : float
         c > 0, in units of an update's norm.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies.pre_aggregation import Clipping
+    >>> from fedguard.updates import ClientUpdates
+    >>> updates = ClientUpdates.from_matrix(torch.tensor([[6.0, 8.0], [1.0, 0.0]]))
+    >>> Clipping(max_norm=5.0)(updates).deltas.tolist()
+    [[3.0, 4.0], [1.0, 0.0]]
     """
 
     def __init__(self, *, max_norm: float = 2.0) -> None:

@@ -23,6 +23,15 @@ class NearestNeighbourMixing(PreAggregation):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies.pre_aggregation import NearestNeighbourMixing
+    >>> from fedguard.updates import ClientUpdates
+    >>> updates = ClientUpdates.from_matrix(torch.tensor([[1.0], [3.0], [9.0]]))
+    >>> NearestNeighbourMixing(assumed_malicious=0.3)(updates).deltas.tolist()
+    [[2.0], [2.0], [6.0]]
     """
 
     def __init__(self, *, assumed_malicious: float = 0.25) -> None:

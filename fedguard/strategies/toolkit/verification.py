@@ -1,0 +1,177 @@
+"""Verification on the server's examples: who raises the loss, and who plants a patch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedguard.strategies.toolkit.averaging import clip_factors, median
+from fedguard.strategies.toolkit.claims import (
+    CLAIM_CAP,
+    WIDE_CLAIM_CAP,
+    claimed_reach,
+    claimed_shares,
+)
+from fedguard.strategies.toolkit.judged_round import JudgedRound
+from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.strategies.toolkit.server_validation import (
+    Objective,
+    Pruned,
+    load_average,
+    prune_harmful,
+    server_loss,
+)
+from fedguard.strategies.toolkit.trigger_search import (
+    Triggers,
+    search_triggers,
+    stamp_effect,
+    success_rates,
+    teachers,
+)
+
+SMALLEST_PATCH = 2.0
+"""Positions that a patch must be allowed to cover: any one alone may well decide a class."""
+
+TRIGGER_STEPS = 20
+"""Steps of the search for patches."""
+
+SUSPECTS = 3
+"""So many classes at most are looked at, those whose patch moves most examples."""
+
+SUSPICION = 1.5
+"""A class is looked at if its patch moves more than this multiple of what a typical class' does."""
+
+
+class Verification:
+    """Drop clients from a round's average while the server's loss, or a patch's effect, falls.
+
+    Parameters
+    ----------
+    tools : ServerTools
+        Model (overwritten) and labelled examples.
+    state : JudgedRound
+        The round; clients are taken out of it.
+    margin, trigger_margin : float
+        How harmful a client must be to be dropped for the loss and for a patch, as a cosine, 0 to
+        below 1; a `trigger_margin` of 0 does not search for patches.
+    trigger_budget : float
+        Share of the input positions that a patch may cover, above 0 to 1.
+    aux_samples : int
+        Examples that patches are searched for on.
+    """
+
+    def __init__(
+        self,
+        tools: ServerTools,
+        state: JudgedRound,
+        *,
+        margin: float,
+        trigger_margin: float,
+        trigger_budget: float,
+        aux_samples: int,
+    ) -> None:
+        self.tools = tools
+        self.state = state
+        self.margin = margin
+        self.trigger_margin = trigger_margin
+        self.trigger_budget = trigger_budget
+        self.aux_samples = aux_samples
+
+    def run(self) -> Tensor:
+        """Reject who raises the server's loss, then who plants a patch; return the (K,) shares."""
+        shares = claimed_shares(self.state.updates, CLAIM_CAP)
+        harm = self._prune(shares, server_loss(self.tools), self.margin)
+        if harm is None:
+            return shares
+        self.state.scores["harm"] = harm.harm
+        self._reject_pruned(harm, "raises the loss on the server's examples")
+        shares = self._widen(shares)
+        x = self.tools.x
+        positions = x[0, :1].numel() if x.ndim == 4 else x[0].numel()
+        if self.trigger_margin > 0.0 and self.trigger_budget * positions >= SMALLEST_PATCH:
+            self._search_backdoor(shares)
+        return shares
+
+    def _widen(self, shares: Tensor) -> Tensor:
+        """Return shares, and set reaches, that believe large claims if the loss is lower so."""
+        before = self._loss(shares)
+        wide = claimed_shares(self.state.updates, WIDE_CLAIM_CAP)
+        self.state.reach = claimed_reach(self.state.updates)
+        if self._loss(wide) < before:
+            return wide
+        self.state.reach = torch.ones_like(self.state.reach)
+        return shares
+
+    def _loss(self, shares: Tensor) -> float:
+        self._load(shares)
+        with torch.no_grad():
+            return float(server_loss(self.tools)(self.tools.model))
+
+    def _load(self, shares: Tensor) -> None:
+        """Load the average of those still in into the server's model."""
+        keep = torch.as_tensor(self.state.keep)
+        load_average(self.tools, self.state.updates, keep, shares, self._factors())
+
+    def _search_backdoor(self, shares: Tensor) -> None:
+        """Search the average for patches that mean a class; reject those who teach them."""
+        tools, scores = self.tools, self.state.scores
+        self._load(shares)
+        step = max(1, len(tools.x) // self.aux_samples)
+        triggers = search_triggers(
+            tools.model,
+            tools.x[::step][: self.aux_samples],
+            tools.num_classes,
+            budget=self.trigger_budget,
+            steps=TRIGGER_STEPS,
+        )
+        rates = success_rates(tools.model, tools.x, tools.y, triggers)
+        scores["patch"] = torch.zeros(len(self.state.keep), dtype=torch.float64)
+        for target in rates.argsort(descending=True)[:SUSPECTS].tolist():
+            if float(rates[target]) > SUSPICION * float(rates.median()):
+                self._reject_teachers(shares, triggers, target)
+
+    def _reject_teachers(self, shares: Tensor, triggers: Triggers, target: int) -> None:
+        """Reject who teaches the patch of a class, as long as its effect falls."""
+        tools, scores = self.tools, self.state.scores
+        self._load(shares)
+        teach = teachers(tools, triggers, target, self.state.updates)
+        effect = stamp_effect(triggers, target, tools.x, tools.y)
+        pruned = self._prune(shares, effect, self.trigger_margin, teach)
+        if pruned is not None:
+            scores["patch"] = torch.maximum(scores["patch"], pruned.harm)
+            self._reject_pruned(pruned, f"teaches a patch that means class {target}")
+
+    def _prune(
+        self,
+        shares: Tensor,
+        objective: Objective,
+        margin: float,
+        candidates: Tensor | None = None,
+    ) -> Pruned | None:
+        keep = torch.as_tensor(self.state.keep)
+        if int(keep.sum()) < 3:
+            return None
+        return prune_harmful(
+            self.tools,
+            objective,
+            self.state.updates,
+            keep,
+            shares,
+            self._factors(),
+            margin=margin,
+            fewest=(len(keep) + 1) // 2,
+            candidates=candidates,
+        )
+
+    def _factors(self) -> Tensor:
+        """Return the (K,) factors that clip to the median norm of those still in, or its reach."""
+        norms = self.state.norms
+        typical = float(median(norms[torch.as_tensor(self.state.keep)]))
+        if not typical > 0.0:
+            return torch.ones_like(norms)
+        return clip_factors(norms, typical * self.state.reach)
+
+    def _reject_pruned(self, pruned: Pruned, reason: str) -> None:
+        gone = torch.as_tensor(self.state.keep) & ~pruned.keep
+        for row in gone.nonzero().flatten().tolist():
+            self.state.reject(row, reason)

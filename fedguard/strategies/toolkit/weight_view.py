@@ -1,0 +1,82 @@
+"""Model-weight analysis: copies, clusters and outliers among a round's updates."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedguard.strategies.toolkit.clustering import Labels, off_diagonal_median
+from fedguard.strategies.toolkit.coordinates import coordinate_median
+from fedguard.strategies.toolkit.judged_round import JudgedRound
+from fedguard.updates import ClientUpdates
+
+COPY_RADIUS = 0.05
+"""Updates closer than this share of the median distance count as copies of one vote."""
+
+COPY_BLOCK = 3
+"""So many near-identical updates or more are rejected: honest training does not repeat itself."""
+
+
+def scaled(distances: np.ndarray) -> np.ndarray:
+    """Return half the distances in units of their median; zeros where the median is 0."""
+    middle = off_diagonal_median(distances)
+    return distances / (2.0 * middle) if middle > 0.0 else np.zeros_like(distances)
+
+
+def central_largest_cluster(labels: Labels, updates: ClientUpdates) -> int:
+    """Return the largest cluster; of equally large ones that nearest to the median update."""
+    sizes = np.bincount(labels)
+    gaps = _gaps_to_median(labels, updates)
+    return min(range(len(sizes)), key=lambda label: (-sizes[label], gaps[label]))
+
+
+def _gaps_to_median(labels: Labels, updates: ClientUpdates) -> list[float]:
+    """Return each cluster's median distance to the coordinate-wise median of its members."""
+    centre = coordinate_median(updates.trainable)
+    gaps = torch.stack([(row - centre).to(torch.float64).norm() for row in updates.trainable])
+    return [float(gaps[torch.as_tensor(labels == k)].median()) for k in range(labels.max() + 1)]
+
+
+def copy_votes(distance: np.ndarray) -> Labels:
+    """Return which vote each client belongs to: near-identical updates share one."""
+    radius = COPY_RADIUS * off_diagonal_median(distance)
+    votes = np.full(len(distance), -1, dtype=np.int64)
+    vote = 0
+    for row in range(len(distance)):
+        if votes[row] < 0:
+            votes[(distance[row] <= radius) & (votes < 0)] = vote
+            vote += 1
+    return votes
+
+
+def reject_copies(state: JudgedRound, votes: Labels) -> None:
+    """Reject blocks of copies, by `copy_votes`."""
+    sizes = np.bincount(votes)
+    if len(sizes) == 1:
+        return  # everybody agrees, as with an unchanged model: nothing tells clients apart
+    for row, vote in enumerate(votes):
+        if sizes[vote] >= COPY_BLOCK:
+            state.reject(row, f"one of {sizes[vote]} near-identical updates")
+
+
+def majority_clusters(labels: Labels, votes: Labels, updates: ClientUpdates) -> set[int]:
+    """Return the clusters nearest to the robust centre that hold more than half of the votes."""
+    first = [int(np.flatnonzero(votes == vote)[0]) for vote in range(votes.max() + 1)]
+    gaps = _gaps_to_median(labels[first], updates.select(first))
+    sizes = np.bincount(labels[first])
+    chosen: set[int] = set()
+    for label in sorted(range(len(sizes)), key=lambda k: gaps[k]):
+        if sum(sizes[k] for k in chosen) > len(first) // 2:
+            break
+        chosen.add(label)
+    return chosen
+
+
+def reject_far_third(state: JudgedRound, euclidean: Tensor) -> None:
+    """Of three clients reject one that is over three times as far from both as they are apart."""
+    for row in range(3):
+        a, b = (other for other in range(3) if other != row)
+        apart = float(euclidean[a, b])
+        if min(float(euclidean[row, a]), float(euclidean[row, b])) > 3.0 * apart > 0.0:
+            state.reject(row, "far from the two others")

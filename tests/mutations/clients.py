@@ -1,0 +1,74 @@
+"""Faults in what clients do, each with the tests that must notice it."""
+
+from __future__ import annotations
+
+_LOCAL = "tests/clients/test_local_training.py"
+
+MUTATIONS: list[tuple[str, str, str, str]] = [
+    (
+        "fedguard/clients/training.py",
+        "        gradient.add_(vector, alpha=settings.weight_decay)",
+        "        gradient.sub_(vector, alpha=settings.weight_decay)",
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/training.py",
+        'stream = generator(self.seed, local.server_round, local.client, "batches")',
+        'stream = generator(self.seed, 1, local.client, "batches")',
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/training.py",
+        "memory=dict(self.memories.get(client, {})) if self.rule.remembers else {},",
+        "memory=dict(self.memories.get(0, {})) if self.rule.remembers else {},",
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/training.py",
+        "        return float(total / len(own))",
+        "        return float(total / settings.batch_size)",
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/batched.py",
+        "        return same and trainer.rule.plain(config)",
+        "        return trainer.rule.plain(config)",
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/batched.py",
+        "        return same and trainer.rule.plain(config)",
+        "        return same",
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/dense.py",
+        "                    below.mul_(h > 0)",
+        "                    below.mul_(h >= 0)",
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/dense.py",
+        "beta=1.0 - lr * decay, alpha=-lr)",
+        "beta=1.0 + lr * decay, alpha=-lr)",
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/vmap.py",
+        "        torch._foreach_add_(values, gradients, alpha=-self.settings.lr)",
+        "        torch._foreach_add_(values, gradients, alpha=-self.trainer.settings.lr)",
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/grouping.py",
+        "    shares[-1] = counts / size",
+        "    shares[0] = counts / size",
+        _LOCAL,
+    ),
+    (
+        "fedguard/clients/federation.py",
+        'return attacking and client in self.malicious and "data" in self.attack.needs',
+        'return client in self.malicious and "data" in self.attack.needs',
+        "tests/clients/test_federation.py",
+    ),
+]

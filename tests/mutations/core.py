@@ -1,0 +1,115 @@
+"""Faults in rules, tasks, repairs, audits, enrolment, nodes and runs, and who notices them."""
+
+from __future__ import annotations
+
+_RULES = "tests/training/test_rules.py"
+_TASKS = "tests/tasks/test_tasks.py"
+_TALLIES = "tests/runs/test_tallies.py"
+_TENDING = "tests/runs/test_tending.py"
+_ROSTER = "tests/enrolment/test_roster.py"
+_MEMORY = "tests/runs/test_kept_memories.py"
+
+MUTATIONS: list[tuple[str, str, str, str]] = [
+    (
+        "fedguard/training/adam.py",
+        "        scale = (v / (1.0 - self.beta2**count)).sqrt_().add_(self.eps)",
+        "        scale = (v / (1.0 - self.beta2**count)).add_(self.eps).sqrt_()",
+        _RULES,
+    ),
+    (
+        "fedguard/training/sgd.py",
+        "        done = max(server_round - 1, 0)",
+        "        done = max(server_round, 0)",
+        _RULES,
+    ),
+    (
+        "fedguard/training/sgd.py",
+        "local.gradient.add_(local.vector - local.start, alpha=mu)",
+        "local.gradient.add_(local.start - local.vector, alpha=mu)",
+        _RULES,
+    ),
+    (
+        "fedguard/training/fedprox.py",
+        "return proximal_weight(config) if PROXIMAL_KEY in config else self.mu",
+        "return proximal_weight(config) or self.mu",
+        _RULES,
+    ),
+    (
+        "fedguard/tasks/next_word.py",
+        "        loss = total / max(y.numel(), 1)",
+        "        loss = total / max(len(y), 1)",
+        _TASKS,
+    ),
+    (
+        "fedguard/repairs/finetune.py",
+        "            layout.load(tools.model, before)\n",
+        "",
+        "tests/repairs/test_finetune.py",
+    ),
+    (
+        "fedguard/enrolment/roster.py",
+        "        seen.add(client)\n",
+        "",
+        _ROSTER,
+    ),
+    (
+        "fedguard/enrolment/roster.py",
+        "        if told[_ROUND:] != digest:",
+        "        if not told[_ROUND:]:",
+        _ROSTER,
+    ),
+    (
+        "fedguard/runs/tally.py",
+        '    answered = [node for node, what in became.items() if what != "failed"]',
+        "    answered = list(became)",
+        _TALLIES,
+    ),
+    (
+        "fedguard/runs/tally.py",
+        '        found[node] = "accepted" if weight > 0 else "rejected"',
+        '        found[node] = "accepted" if weight >= 0 else "rejected"',
+        _TALLIES,
+    ),
+    (
+        "fedguard/grids/history.py",
+        "        self._models.setdefault(server_round, vector.detach().cpu())",
+        "        self._models[server_round] = vector.detach().cpu()",
+        _TALLIES,
+    ),
+    (
+        "fedguard/runs/observed.py",
+        "        self._check_form(current, arrays)\n",
+        "",
+        _TALLIES,
+    ),
+    (
+        "fedguard/runs/tending.py",
+        "        model.load(vector.to(self.scene.device))\n",
+        "",
+        _TENDING,
+    ),
+    (
+        "fedguard/config/repair_times.py",
+        "        return server_round == rounds or (self.every",
+        "        return (self.every",
+        _TENDING,
+    ),
+    (
+        "fedguard/records/writer.py",
+        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, AUDITS)",
+        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS)",
+        _TENDING,
+    ),
+    (
+        "fedguard/runs/horizontal.py",
+        "            self.trainer.memories = _by_client(checkpoint.client_state)\n",
+        "            _by_client(checkpoint.client_state)\n",
+        _MEMORY,
+    ),
+    (
+        "fedguard/nodes/memory.py",
+        "        context.state[MEMORY] = given\n",
+        "        pass\n",
+        _MEMORY,
+    ),
+]

@@ -1,0 +1,142 @@
+"""Faults of unlearning that its tests must notice."""
+
+MUTATIONS: list[tuple[str, str, str, str]] = [
+    (
+        "fedguard/unlearning/erasure.py",
+        "delta = delta * (limit / size)",
+        "delta = delta * (size / limit)",
+        "tests/unlearning/test_erasure.py",
+    ),
+    (
+        "fedguard/unlearning/erasure.py",
+        "mixed = situation.vector + share * delta",
+        "mixed = situation.vector - share * delta",
+        "tests/unlearning/test_erasure.py",
+    ),
+    (
+        "fedguard/unlearning/erasure.py",
+        "if values is not None and node in asked:",
+        "if values is not None:",
+        "tests/unlearning/test_erasure.py",
+    ),
+    (
+        "fedguard/unlearning/erasure.py",
+        "if not bool(torch.isfinite(erased.vector).all()):",
+        "if False:",
+        "tests/unlearning/test_erasure.py",
+    ),
+    (
+        "fedguard/unlearning/erasure.py",
+        "settings = replace(settings, target=max(settings.target, 1.0 / tools.num_classes))",
+        "settings = replace(settings, target=settings.target)",
+        "tests/unlearning/test_erasure.py",
+    ),
+    (
+        "fedguard/unlearning/erasure.py",
+        "max(entry.down, down),",
+        "entry.down + down,",
+        "tests/unlearning/test_erasure.py",
+    ),
+    (
+        "fedguard/unlearning/replies.py",
+        "sane = torch.isfinite(values) & (values >= 0) & (values < _MOST_ACTIVATION)",
+        "sane = torch.isfinite(values) & (values < _MOST_ACTIVATION)",
+        "tests/unlearning/test_instructions.py",
+    ),
+    (
+        "fedguard/unlearning/inner_rule.py",
+        "traits = traits_of(rule)",
+        "traits = type(rule).traits",
+        "tests/unlearning/test_inner_rule.py",
+    ),
+    (
+        "fedguard/unlearning/inner_rule.py",
+        "if traits.client_side or traits.requests:",
+        "if traits.client_side:",
+        "tests/unlearning/test_inner_rule.py",
+    ),
+    (
+        "fedguard/unlearning/memory.py",
+        "if request.whole_client and request.client is not None",
+        "if request.client is not None",
+        "tests/unlearning/test_memory.py",
+    ),
+    (
+        "fedguard/unlearning/memory.py",
+        "if r.genuine and (r.round or 0) > now",
+        "if (r.round or 0) > now",
+        "tests/unlearning/test_memory.py",
+    ),
+    (
+        "fedguard/unlearning/memory.py",
+        "if count >= limit and not known and len(self.by_verdict) < most:",
+        "if count > limit and not known and len(self.by_verdict) < most:",
+        "tests/unlearning/test_memory.py",
+    ),
+    (
+        "fedguard/unlearning/pga.py",
+        "return (situation.vector - last.share * last.model) / (1.0 - last.share)",
+        "return (situation.vector + last.share * last.model) / (1.0 + last.share)",
+        "tests/unlearning/test_method_rules.py",
+    ),
+    (
+        "fedguard/unlearning/soul.py",
+        "mixed = situation.vector + (1.0 - self.options.alpha) * step",
+        "mixed = situation.vector + self.options.alpha * step",
+        "tests/unlearning/test_method_rules.py",
+    ),
+    (
+        "fedguard/unlearning/class_pruning.py",
+        "common = (every >= every.mean(dim=0)).sum(dim=0)",
+        "common = (every > every.mean(dim=0)).sum(dim=0)",
+        "tests/unlearning/test_method_rules.py",
+    ),
+    (
+        "fedguard/unlearning/federaser.py",
+        "weight = stored.num_examples[[a for a, _ in pairs]]",
+        "weight = fresh.num_examples[[b for _, b in pairs]]",
+        "tests/unlearning/test_calibration.py",
+    ),
+    (
+        "fedguard/unlearning/federaser.py",
+        "if request.whole_client}",
+        "}",
+        "tests/unlearning/test_calibration.py",
+    ),
+    (
+        "fedguard/unlearning/client.py",
+        "        trainer.model.load(start)\n        x, y = _sampled",
+        "        x, y = _sampled",
+        "tests/unlearning/test_client_side.py",
+    ),
+    (
+        "fedguard/unlearning/client.py",
+        'rng = generator(trainer.seed, server_round, client, "ascent")',
+        'rng = generator(trainer.seed, 1, client, "ascent")',
+        "tests/unlearning/test_client_side.py",
+    ),
+    (
+        "fedguard/unlearning/rows.py",
+        "_, y = federation.shard(client, attacking=True)",
+        "_, y = federation.shard(client, attacking=False)",
+        "tests/unlearning/test_client_side.py",
+    ),
+    (
+        "fedguard/unlearning/verification.py",
+        "first, rest = order[:cut], order[cut:]",
+        "first, rest = order[:cut], order",
+        "tests/unlearning/test_verification_metrics.py",
+    ),
+    (
+        "fedguard/unlearning/verification.py",
+        "x, y = federation.shard(client, attacking=False)",
+        "x, y = federation.shard(client, attacking=True)",
+        "tests/unlearning/test_verification_metrics.py",
+    ),
+    (
+        "fedguard/unlearning/strategy.py",
+        "delta = torch.where(keep, verdict.delta, -updates.global_vector)",
+        "delta = torch.where(keep, verdict.delta, 0.0)",
+        "tests/unlearning/test_inner_rule.py",
+    ),
+]

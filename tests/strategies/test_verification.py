@@ -1,0 +1,106 @@
+"""Verification on the server's examples, as GeminiGuard runs it: loss, clipping and patches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pictures import CLASSES, TARGET, clean_model, pictures, stamped, train, updates_from
+from torch import nn
+from torch.nn import functional
+
+from fedguard.strategies.base import ServerTools
+from fedguard.strategies.geminiguard import GeminiGuard
+from fedguard.updates import ClientUpdates, ParameterLayout
+
+EVERYTHING = list(range(CLASSES))
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    """A model that the patch has reached in earlier rounds."""
+    model = clean_model()
+    train(model, *stamped(*pictures(400, 0, EVERYTHING)), steps=30)
+    return model
+
+
+@pytest.fixture(scope="module")
+def updates(model) -> ClientUpdates:
+    """Two of eight clients go on planting it; the third holds much of the target class."""
+    shards = [pictures(120, 30 + client, EVERYTHING) for client in range(8)]
+    shards[2] = pictures(120, 32, [TARGET, 1])
+    shards[:2] = [stamped(*shard) for shard in shards[:2]]
+    return updates_from(model, shards, steps=15)
+
+
+def verdict_of(model: nn.Module, updates: ClientUpdates, trigger_margin: float):
+    rule = GeminiGuard(
+        max_norm_ratio=50.0, margin=0.99, trigger_budget=0.03, trigger_margin=trigger_margin
+    )
+    rule.tools = ServerTools(model, *pictures(200, 5, EVERYTHING), "1", CLASSES)
+    verdict = rule.combine(updates)
+    updates.layout.load(model, updates.global_vector)
+    return verdict
+
+
+def test_who_plants_a_patch_is_rejected_by_the_search_and_nobody_else(model, updates):
+    verdict = verdict_of(model, updates, 0.1)
+    assert verdict.reasons == {
+        0: f"teaches a patch that means class {TARGET}",
+        1: f"teaches a patch that means class {TARGET}",
+    }
+    assert (verdict.scores["patch"][:2] > 0).all()
+    assert (verdict.scores["patch"][2:] == 0).all()
+
+
+def test_without_the_search_the_loss_alone_keeps_them(model, updates):
+    verdict = verdict_of(model, updates, 0.0)
+    assert not verdict.reasons
+    assert "patch" not in verdict.scores
+
+
+# --- what is clipped ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def linear() -> tuple[ServerTools, ClientUpdates]:
+    """A linear model, five honest clients, and one of them 2.2 times as long as the others."""
+    stream = torch.Generator().manual_seed(4)
+    x, y = torch.randn(60, 6, generator=stream), torch.arange(60) % 3
+    x[torch.arange(60), y] += 2.0
+    model = nn.Sequential(nn.Identity(), nn.Linear(6, 3))
+    layout = ParameterLayout.from_module(model)
+    start = torch.zeros(layout.size)
+    deltas = 0.05 * torch.randn(5, layout.size, generator=stream)
+    for row in range(5):
+        weight = deltas[row, :18].view(3, 6)
+        weight[torch.arange(3), torch.arange(3)] += 0.3
+    deltas[4] *= 2.2
+    tools = ServerTools(model, x, y, "0", 3)
+    return tools, ClientUpdates.from_matrix(deltas, None, None, start, layout)
+
+
+def test_accepted_updates_are_clipped_to_their_median_norm(linear):
+    tools, updates = linear
+    rule = GeminiGuard(margin=0.99, trigger_margin=0.0)
+    rule.tools = tools
+    verdict = rule.combine(updates)
+    assert not verdict.reasons
+    norms = updates.deltas.norm(dim=1)
+    clipped = updates.deltas * (norms.median() / norms).clamp(max=1.0)[:, None]
+    torch.testing.assert_close(verdict.delta, clipped.mean(dim=0), atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(verdict.delta, updates.deltas.mean(dim=0), atol=1e-3)
+
+
+def test_harm_is_the_first_order_change_of_the_loss_by_a_clipped_update(linear):
+    tools, updates = linear
+    rule = GeminiGuard(margin=0.99, trigger_margin=0.0)
+    rule.tools = tools
+    harm = rule.combine(updates).scores["harm"]
+    norms = updates.deltas.norm(dim=1)
+    clipped = updates.deltas * (norms.median() / norms).clamp(max=1.0)[:, None]
+    point = clipped.mean(dim=0).requires_grad_()
+    logits = tools.x @ point[:18].view(3, 6).T + point[18:]
+    loss = functional.cross_entropy(logits, tools.y)
+    (slope,) = torch.autograd.grad(loss, point)
+    wanted = clipped @ slope / (5.0 * loss.detach())
+    torch.testing.assert_close(harm, wanted.double(), atol=1e-6, rtol=1e-4)

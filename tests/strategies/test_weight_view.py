@@ -1,0 +1,108 @@
+"""Copies, clusters and outliers among a round's updates, and how far claims are believed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from references import updates_of
+
+from fedguard.strategies.toolkit.claims import WIDE_CLAIM_CAP, claimed_reach, claimed_shares
+from fedguard.strategies.toolkit.judged_round import JudgedRound
+from fedguard.strategies.toolkit.weight_view import (
+    central_largest_cluster,
+    copy_votes,
+    majority_clusters,
+    reject_copies,
+    reject_far_third,
+    scaled,
+)
+
+
+def between(points) -> np.ndarray:
+    """Return the distances between points on a line."""
+    wide = np.asarray(points, dtype=np.float64)
+    return np.abs(wide[:, None] - wide[None, :])
+
+
+def judged(rows, **more) -> JudgedRound:
+    updates = updates_of(rows, **more)
+    count = len(updates)
+    everybody = np.ones(count, dtype=bool)
+    norms = updates.deltas.norm(dim=1).double()
+    return JudgedRound(updates, norms, everybody, {}, {}, torch.ones(count))
+
+
+def test_distances_are_scaled_to_a_median_of_one_half():
+    found = scaled(between([0.0, 1.0, 3.0]))
+    assert found[0].tolist() == [0.0, 0.25, 0.75]
+    assert not scaled(np.zeros((3, 3))).any()
+
+
+def test_copies_share_a_vote_and_others_have_one_each():
+    votes = copy_votes(between([0.0, 0.01, 10.0, 20.0, 20.02, 20.01]))
+    assert votes.tolist() == [0, 0, 1, 2, 2, 2]
+
+
+def test_how_near_a_copy_lies_is_in_units_of_the_median_distance():
+    # Distances 1, 20 and 21, median 20: within 0.05 of that is within 1.
+    assert copy_votes(between([0.0, 1.0, 21.0])).tolist() == [0, 0, 1]
+    assert copy_votes(between([0.0, 1.1, 21.0])).tolist() == [0, 1, 2]
+
+
+def test_two_copies_may_be_chance_and_three_are_none():
+    state = judged([[0.0], [0.0], [5.0], [9.0], [9.0], [9.0]])
+    reject_copies(state, np.array([0, 0, 1, 2, 2, 2]))
+    assert state.keep.tolist() == [True, True, True, False, False, False]
+    assert state.reasons == dict.fromkeys([3, 4, 5], "one of 3 near-identical updates")
+
+
+def test_where_all_are_copies_nobody_is_rejected():
+    state = judged(np.ones((4, 2)))
+    reject_copies(state, np.zeros(4, dtype=np.int64))
+    assert state.keep.all()
+    assert not state.reasons
+
+
+def test_the_first_reason_stays():
+    state = judged([[0.0], [1.0]])
+    state.reject(1, "first")
+    state.reject(1, "second")
+    assert state.reasons == {1: "first"}
+    assert state.keep.tolist() == [True, False]
+
+
+def test_the_largest_cluster_and_of_equal_ones_that_near_the_median():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    updates = updates_of([[9.0], [9.0], [9.0], [0.0], [0.0], [1.0]])
+    assert central_largest_cluster(labels, updates) == 0
+    labels = np.array([0, 0, 1, 1, 2])
+    updates = updates_of([[9.0], [9.0], [1.0], [1.0], [0.0]])
+    assert central_largest_cluster(labels, updates) == 1
+
+
+def test_clusters_are_taken_from_the_centre_until_they_hold_the_majority_of_votes():
+    rows = [[0.0], [0.1], [1.0], [1.1], [50.0]]
+    labels = np.array([0, 0, 1, 1, 2])
+    assert majority_clusters(labels, np.arange(5), updates_of(rows)) == {0, 1}
+    # Three copies of the far client are one vote, so they do not become the majority.
+    rows = [[0.0], [0.1], [0.2], [50.0], [50.0], [50.0], [50.0]]
+    labels, votes = np.array([0, 0, 0, 1, 1, 1, 1]), np.array([0, 1, 2, 3, 3, 3, 3])
+    assert majority_clusters(labels, votes, updates_of(rows)) == {0}
+
+
+@pytest.mark.parametrize(("third", "rejected"), [(3.9, []), (4.1, [2]), (-3.1, [2]), (-2.9, [])])
+def test_of_three_one_goes_that_is_three_times_as_far_as_the_others_are_apart(third, rejected):
+    state = judged([[0.0], [1.0], [third]])
+    reject_far_third(state, torch.from_numpy(between([0.0, 1.0, third])))
+    assert sorted(state.reasons) == rejected
+
+
+def test_claims_count_up_to_a_multiple_of_their_median():
+    updates = updates_of(np.ones((5, 2)), num_examples=[10.0, 20.0, 20.0, 59.0, 1e6])
+    assert claimed_shares(updates, 3.0).tolist() == [10.0, 20.0, 20.0, 59.0, 60.0]
+
+
+def test_who_claims_four_times_as_much_may_be_twice_as_long():
+    updates = updates_of(np.ones((5, 2)), num_examples=[5.0, 20.0, 20.0, 80.0, 1e6])
+    assert claimed_reach(updates).tolist() == [1.0, 1.0, 1.0, 2.0, WIDE_CLAIM_CAP**0.5]
