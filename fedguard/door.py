@@ -52,6 +52,7 @@ class Fields(TypedDict, total=False):
     audit: PartLike | None
     enrolment: PartLike | None
     unlearn: Sequence[Mapping[str, Any]]
+    check_plugins: bool
     seed: int
 
 

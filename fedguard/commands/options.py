@@ -67,7 +67,14 @@ _LARGEST = 2**53
 _WIDEST = 20
 """Characters of choices that stand in the column of types; more are told behind the help."""
 
-_SPELT = {int: "INTEGER", float: "FLOAT", str: "TEXT", Path: "PATH", Part: "NAME"}
+_SPELT = {
+    bool: "[true|false]",
+    int: "INTEGER",
+    float: "FLOAT",
+    str: "TEXT",
+    Path: "PATH",
+    Part: "NAME",
+}
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
@@ -164,6 +171,8 @@ def spelt_default(field: FieldInfo) -> str:
     if isinstance(default, Part):
         arguments = ", ".join(f"{name} {value}" for name, value in default.arguments.items())
         return f"{default.name}, {arguments}" if arguments else str(default.name)
+    if isinstance(default, bool):
+        return str(default).lower()
     plain = isinstance(default, int | float | str)
     return str(default) if plain else ""
 

@@ -30,6 +30,7 @@ OPTIONS = {option.name: option for option in field_options()}
 
 class Example(BaseModel):
     name: str
+    sure: bool = True
     count: int = Field(3, ge=1, le=10)
     share: float = Field(0.25, gt=0.0, lt=0.5)
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 7
@@ -48,6 +49,7 @@ FIELDS = Example.model_fields
     ("name", "spelt"),
     [
         ("name", "TEXT"),
+        ("sure", "[true|false]"),
         ("count", "INTEGER"),
         ("share", "FLOAT"),
         ("choice", "[one|two]"),
@@ -79,6 +81,7 @@ def test_bounds_are_those_of_the_field(name: str, spelt: str) -> None:
 @pytest.mark.parametrize(
     ("name", "spelt"),
     [
+        ("sure", "true"),
         ("count", "3"),
         ("share", "0.25"),
         ("choice", "two"),
@@ -108,7 +111,8 @@ def test_the_help_of_an_option_has_type_meaning_and_default(name: str) -> None:
     default = field.get_default(call_default_factory=True)
     told = default.name if isinstance(default, Part) else default
     if isinstance(told, int | float | str):
-        assert f"default: {told}" in (option.help or "")
+        spelt = str(told).lower() if isinstance(told, bool) else told
+        assert f"default: {spelt}" in (option.help or "")
     else:
         assert "default:" not in (option.help or "")
 
