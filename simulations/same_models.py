@@ -7,7 +7,8 @@ one machine, in one go:
     python simulations/same_models.py --before ../fedguard-before
 
 ``--only NAME...`` runs some of them. Encrypted runs draw secret keys and noise, which no seed may
-repeat; their models are compared to 1e-4 instead.
+repeat: two runs of one tree differ by up to 1.1e-3 under the default attack. Their models are
+compared to 5e-3 instead.
 """
 
 from __future__ import annotations
@@ -58,9 +59,9 @@ RUNS = {
     "unlearning": Fixed(
         "--strategy soul --attack badnets --rounds 6 --set 'unlearn=[{client: 3, round: 3}]'"
     ),
-    "xmkckks": Fixed("--strategy xmkckks --clients 5 --rounds 2", tolerance=1e-4),
-    "ckks": Fixed("--strategy ckks --clients 5 --rounds 2", tolerance=1e-4),
-    "secagg": Fixed("--strategy secagg+ --clients 5 --rounds 2", tolerance=1e-4),
+    "xmkckks": Fixed("--strategy xmkckks --clients 5 --rounds 2", tolerance=5e-3),
+    "ckks": Fixed("--strategy ckks --clients 5 --rounds 2", tolerance=5e-3),
+    "secagg": Fixed("--strategy secagg+ --clients 5 --rounds 2", tolerance=5e-3),
     "resumed": Fixed("--strategy foolsgold --attack mimic --rounds 8", kill_after=3),
     "resumed-unlearning": Fixed(
         "--strategy soul --attack badnets --rounds 8 --set 'unlearn=[{client: 3, round: 3}]'",

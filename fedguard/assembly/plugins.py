@@ -32,7 +32,8 @@ def check_plugin(kind: str, name: str, part: Any) -> None:
             warnings.simplefilter("ignore")
             check(part, quick=True)
     except AssertionError as error:
-        first = str(error).strip().splitlines()[0][:200]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        first = lines[1 if len(lines) > 1 else 0][:200]
         raise ConfigurationError(
             kind, name, f"a part that keeps its contract ({first}); or check_plugins=false"
         ) from error

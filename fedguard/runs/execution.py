@@ -79,10 +79,11 @@ class Execution:
             self._write_model()
             self.world.finish()
             summary = self._summary()
+            # A run in which nobody could be heard has no summary: it is not done.
+            check_usable(summary)
             self.recorder.write_json(files.SUMMARY, summary)
         except OSError as error:
             raise self._unwritable(error) from error
-        check_usable(summary)
         return summary
 
     def _unwritable(self, error: OSError) -> RunError:

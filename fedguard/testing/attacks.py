@@ -227,7 +227,6 @@ ATTACK_CHECKS: tuple[Callable[[AttackFactory], None], ...] = (
 """Every check of an attack, in the order in which `check_attack` runs them."""
 
 QUICK_ATTACK_CHECKS: tuple[Callable[[AttackFactory], None], ...] = (
-    check_attack_parameters,
     check_needs,
     check_craft_no_mutation,
     check_trigger,

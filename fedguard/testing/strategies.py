@@ -263,7 +263,6 @@ CHECKS: tuple[Callable[[StrategyFactory], None], ...] = (
 """Every check of a strategy, in the order in which `check_strategy` runs them."""
 
 QUICK_CHECKS: tuple[Callable[[StrategyFactory], None], ...] = (
-    check_parameters,
     check_invariants,
     check_no_mutation,
     check_changing_clients,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from fedguard.errors import check_number
 from fedguard.strategies import RobustStrategy
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -13,6 +14,7 @@ class Halving(RobustStrategy):
 
     def __init__(self, *, share: float = 0.5, **base: Any) -> None:
         super().__init__(**base)
+        check_number("share", share, above=0.0, at_most=1.0)
         self.share = share
 
     def combine(self, updates: ClientUpdates) -> Verdict:
