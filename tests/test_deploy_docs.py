@@ -50,9 +50,12 @@ def shell(command: str, folder: Path, **more: str) -> subprocess.CompletedProces
 
 @pytest.fixture(scope="module")
 def own_defence(tmp_path_factory) -> Path:
-    """A folder with the defence that the guide shows."""
+    """A folder with the defence and the other parts that the guide shows."""
     folder = tmp_path_factory.mktemp("own")
-    (folder / "nearest_half.py").write_text(blocks(PLUG_IN, "python")[0])
+    for name, code in re.findall(
+        r"Write\s+`(\w+)\.py`:[^`]*?```python\n(.*?)```", PLUG_IN, re.DOTALL
+    ):
+        (folder / f"{name}.py").write_text(code)
     return folder
 
 
