@@ -14,6 +14,7 @@ from fedguard.errors import ConfigurationError
 from fedguard.records.writer import read_jsonl
 from fedguard.runs.simulation import Simulation
 from fedguard.simulate import main
+from fedguard.traits import traits_of
 from fedguard.vertical.world import VerticalWorld
 
 
@@ -32,7 +33,7 @@ def test_every_vertical_strategy_runs_and_records(tmp_path, strategy):
 @pytest.mark.parametrize("kind", ["strategy", "attack"])
 def test_every_vertical_name_leads_to_a_part(kind):
     for name in registry.names(kind, "vertical"):
-        assert registry.find(kind, name).vertical
+        assert traits_of(registry.find(kind, name)).world == "vertical"
     assert not set(registry.names(kind)) & set(registry.names(kind, "vertical"))
 
 
