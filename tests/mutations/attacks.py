@@ -20,8 +20,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_A}/base.py",
-        "return found.source_to_target(source, attack.target_class)",
-        "return found.source_to_target(attack.target_class, source)",
+        "return int(row[target]) / total if total else None",
+        "return int(row[source]) / total if total else None",
         "tests/attacks/test_base.py",
     ),
     (

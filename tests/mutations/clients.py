@@ -25,7 +25,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/clients/training.py",
-        "        return float(total / len(own))",
+        "        return float(total / counted(len(own), settings.batch_size, self.least))",
         "        return float(total / settings.batch_size)",
         _LOCAL,
     ),
@@ -61,8 +61,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/clients/grouping.py",
-        "    shares[-1] = counts / size",
-        "    shares[0] = counts / size",
+        "    shares[-1] = counts / counted(size, batch, least)",
+        "    shares[0] = counts / counted(size, batch, least)",
         _LOCAL,
     ),
     (
