@@ -148,8 +148,10 @@ def _batches(
     table = torch.zeros(settings.local_epochs, padded, dtype=torch.long)
     for epoch in range(settings.local_epochs):
         table[epoch, : member.size] = torch.randperm(member.size, generator=stream)
-    whole = table.view(settings.local_epochs, -1, settings.batch_size)
-    kept = whole[:, : _steps(member.size, settings.batch_size, least)]
+    steps = _steps(member.size, settings.batch_size, least)
+    if steps * settings.batch_size == padded:
+        return table.view(-1, settings.batch_size)
+    kept = table.view(settings.local_epochs, -1, settings.batch_size)[:, :steps]
     return kept.reshape(-1, settings.batch_size)
 
 
