@@ -17,7 +17,7 @@ from fedguard.config import Part, SimulationConfig
 from fedguard.config.filled_in import check_not_filled_in
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
-from fedguard.grids.messages import ROUND_KEY, training_config
+from fedguard.grids.messages import ROUND_KEY, training_configs
 from fedguard.grids.roll_call import RollCall
 from fedguard.models.flat import FlatModel
 from fedguard.strategies.base import RobustStrategy
@@ -136,7 +136,7 @@ def _check_messages(config: SimulationConfig, strategy: Strategy, model: FlatMod
         raise
     except Exception:  # a stranger's strategy may want more than a list of nodes
         return
-    said = {key for message in messages for key in training_config(message)}
+    said = {key for config in training_configs(messages) for key in config}
     unread = sorted(said - rule.reads)
     if unread:
         raise ConfigurationError(

@@ -20,7 +20,7 @@ from fedguard.grids.messages import (
     model_reply_content,
     server_round_of,
     told_metrics,
-    training_config,
+    training_configs,
 )
 from fedguard.layout import ParameterLayout
 from fedguard.updates import StackedReplies
@@ -94,7 +94,7 @@ class InProcessGrid(LocalGrid):
         server_round = server_round_of(messages[0], self._calls)
         global_vector = self._global_vector(messages[0])
         self.history.note(server_round, global_vector)
-        configs = tuple(training_config(message) for message in messages)
+        configs = training_configs(messages)
         self.trainer.report_unread(configs)
         cohort = Cohort(
             clients=tuple(message.metadata.dst_node_id for message in messages),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedguard.layout import ParameterLayout
@@ -75,8 +75,18 @@ def training_config(message: Message) -> dict[str, Any]:
 
     Records under other names belong to protocols of their own.
     """
-    record: Mapping[str, Any] = message.content.config_records.get(CONFIG_KEY, {})
+    record = message.content.get(CONFIG_KEY)
+    if not isinstance(record, ConfigRecord):
+        return {}
     return {key: value for key, value in record.items() if key != ROUND_KEY}
+
+
+def training_configs(messages: Sequence[Message]) -> tuple[dict[str, Any], ...]:
+    """Return `training_config` of each message; messages that share a content share the answer."""
+    shared = [id(message.content) for message in messages]
+    firsts = dict(zip(reversed(shared), reversed(messages), strict=True))
+    found = {content: training_config(message) for content, message in firsts.items()}
+    return tuple(found[content] for content in shared)
 
 
 def arrays_of(message: Message) -> ArrayRecord:
