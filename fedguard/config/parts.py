@@ -20,7 +20,7 @@ class Part(BaseModel):
     Written in YAML as a name, ``krum``, or as a mapping, ``{name: krum, assumed_malicious: 0.3}``.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, defer_build=True)
 
     name: str
 
