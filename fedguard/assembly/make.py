@@ -211,7 +211,7 @@ def server_tools(
         model=model.module,
         x=x,
         y=y,
-        latent_layer=str(getattr(model.module, "latent_layer", "")),
+        latent_layer=getattr(model.module, "latent_layer", None) or "",
         num_classes=dataset.num_classes,
         task=federation.task,
     )

@@ -19,6 +19,7 @@ from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
 from fedguard.grids.messages import ROUND_KEY, training_configs
 from fedguard.grids.roll_call import RollCall
+from fedguard.models.build import latent_activations
 from fedguard.models.flat import FlatModel
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.pre_aggregation import PreAggregation, chain
@@ -84,6 +85,8 @@ def make_strategy(
     strategy.take(config.unlearn, local_epochs=config.local_epochs)
     if declared.tools:
         strategy.tools = lent(config, dataset, federation, server_model)
+        if declared.latent and not strategy.tools.latent_layer:
+            latent_activations(server_model.module, strategy.tools.x[:1])
     return strategy
 
 

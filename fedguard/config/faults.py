@@ -12,7 +12,9 @@ class Faults(BaseModel):
     of stragglers are simulated.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, defer_build=True, use_attribute_docstrings=True
+    )
 
     dropout: float = Field(0.0, ge=0.0, le=1.0)
     """Rate of clients that are down: they neither train nor answer."""

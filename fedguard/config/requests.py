@@ -20,7 +20,9 @@ class UnlearnRequest(BaseModel):
     for any client that the defence has rejected three times.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, defer_build=True, use_attribute_docstrings=True
+    )
 
     client: int | None = None
     """Who is to be forgotten, or whose rows are."""

@@ -56,7 +56,9 @@ class SimulationConfig(BaseModel):
     ``package.module:Class``, with constructor arguments beside it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, defer_build=True, use_attribute_docstrings=True
+    )
 
     strategy: PartField = part_field("geminiguard")
     """Aggregation rule or defence of the server."""

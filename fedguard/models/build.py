@@ -115,7 +115,8 @@ def latent_activations(model: nn.Module, x: Tensor, layer: str | None = None) ->
     """
     name = layer if layer is not None else getattr(model, "latent_layer", None)
     if not isinstance(name, str):
-        allowed = f"one of {', '.join(_submodule_names(model))}; none of them was found by itself"
+        names = ", ".join(_submodule_names(model))
+        allowed = f"one of {names}; none was found by itself" if names else "a network of submodules"
         raise ConfigurationError("latent_layer", None, allowed)
     module = _submodule(model, name)
     found: list[Tensor] = []
