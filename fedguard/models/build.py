@@ -116,7 +116,7 @@ def latent_activations(model: nn.Module, x: Tensor, layer: str | None = None) ->
     name = layer if layer is not None else getattr(model, "latent_layer", None)
     if not isinstance(name, str):
         names = ", ".join(_submodule_names(model))
-        allowed = f"one of {names}; none was found by itself" if names else "a network of submodules"
+        allowed = f"one of {names}; none was found by itself" if names else "one with submodules"
         raise ConfigurationError("latent_layer", None, allowed)
     module = _submodule(model, name)
     found: list[Tensor] = []

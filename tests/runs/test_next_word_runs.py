@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
+import yaml
+from cut_short import kill
 from safetensors.torch import load_file
 
 from fedguard.config import parse
@@ -95,6 +99,18 @@ def test_a_run_goes_on_after_a_stop_bit_for_bit(folder, tmp_path):
     with pytest.raises(StoppedError):
         Simulation(config(folder, **values)).run(tmp_path / "cut", on_round=stop)
     Simulation(config(folder, **values)).run(tmp_path / "cut", resume=True)
+    assert model_sha256(tmp_path / "cut") == model_sha256(tmp_path / "whole")
+
+
+def test_kill_minus_nine_and_resume_by_the_command_end_bit_for_bit(folder, tmp_path):
+    values = {"attack": "sign-flip", "rounds": 25, "training": {"name": "adam", "keep": True}}
+    written = config(folder, **values)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(written.model_dump(mode="json")))
+    kill(tmp_path / "cut", [str(tmp_path / "run.yaml")], "round-0000[01][3-9]*")
+    command = [sys.executable, "-m", "fedguard.simulate", str(tmp_path / "run.yaml"), "--resume"]
+    subprocess.run([*command, "--out", str(tmp_path / "cut")], check=True, capture_output=True)
+    run(folder, tmp_path / "whole", **values)
+    assert len(read_jsonl(tmp_path / "cut" / "rounds.jsonl")) == 26
     assert model_sha256(tmp_path / "cut") == model_sha256(tmp_path / "whole")
 
 
