@@ -35,7 +35,7 @@ def run_in_flower(config: SimulationConfig, serve: Callable[[Grid], None]) -> No
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        serve(FlowerGrid(grid, patience=_SIMULATED_PATIENCE))
+        serve(FlowerGrid(grid, patience=_SIMULATED_PATIENCE, clients=config.clients))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -13,6 +13,8 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedguard.errors import RunError
+
 MEMORY = "training-memory"
 """Where a node keeps what the training rule remembers of its client."""
 
@@ -58,10 +60,22 @@ class NodeMemories:
         return self._exchange({client: RecordDict() for client in clients})
 
     def hand_back(self, memories: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Give clients the memories of an earlier execution."""
-        self._exchange(
+        """Give clients the memories of an earlier execution.
+
+        Raises
+        ------
+        RunError
+            If a client does not take its memory: it would go on as if it had never trained.
+        """
+        if not memories:
+            return
+        list(self.grid.get_node_ids())  # a grid seats its nodes when it is asked for them
+        taken = self._exchange(
             {c: RecordDict({MEMORY: memory_record(memory)}) for c, memory in memories.items()}
         )
+        lost = sorted(memories.keys() - taken.keys())
+        if lost:
+            raise RunError(f"clients {lost} did not take back what their training rule remembered")
 
     def _exchange(self, contents: Mapping[int, RecordDict]) -> dict[int, Memory]:
         messages = [
