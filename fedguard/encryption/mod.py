@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from logging import WARNING
 from pathlib import Path
 
@@ -41,8 +42,6 @@ from fedguard.encryption.protocol.records import (
 from fedguard.encryption.protocol.transcript import digest
 from fedguard.encryption.protocol.weights import downscaled
 from fedguard.errors import ConfigurationError, check_choice
-from fedguard.layout import ParameterLayout
-from fedguard.updates import ClientUpdates
 
 IDENTITY_FILE = "fedguard-identity"
 ROSTER_FILE = "fedguard-roster"
@@ -59,8 +58,8 @@ _UPDATE, _ROSTER, _SELF = PREFIX + "update", PREFIX + "roster", PREFIX + "self"
 _MEMORY = PREFIX + "round."
 
 
-def encryption_mod(options: ClientOptions) -> Mod:
-    """Return a mod that trains with the app and replies with ciphertexts and shares alone.
+class EncryptionMod:
+    """A mod that trains with the app and replies with ciphertexts and shares alone.
 
     ``ClientApp(mods=[encryption_mod(ClientOptions())])`` encrypts for `XmkCkks`, with
     ``ClientOptions(scheme="ckks")`` for `Ckks`. Training messages without the protocol's records
@@ -70,9 +69,23 @@ def encryption_mod(options: ClientOptions) -> Mod:
     A client's signing key and the roster of all public keys come from files that its
     ``--node-config`` names; without them the client makes a key and takes the others' on first
     use, which a server that lies from the start can exploit, and says so.
+
+    Parameters
+    ----------
+    options : ClientOptions
+        How the client encrypts, and what it insists on.
     """
 
-    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    def __init__(self, options: ClientOptions) -> None:
+        self.options = options
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """The function that makes this mod again, and its argument."""
+        return "fedguard.encryption.mod:mod_again", json.dumps(asdict(self.options))
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Answer a message; see `flwr.clientapp.typing.Mod`."""
         if not is_training(message):
             return call_next(message, context)
         stages = stages_of(message.content)
@@ -85,11 +98,20 @@ def encryption_mod(options: ClientOptions) -> Mod:
         path = context.node_config.get(LEDGER_FILE)
         ledger = None if path is None else LedgerFile(Path(str(path)))
         with nullcontext() if ledger is None else ledger.held():
-            endpoint = _endpoint(message, context, options, ledger)
+            endpoint = _endpoint(message, context, self.options, ledger)
             replies = endpoint.answer(stages, _held(context))
         return Message(to_records(replies), reply_to=message)
 
-    return mod
+
+def encryption_mod(options: ClientOptions) -> Mod:
+    """Return the mod of a ClientApp that encrypts; see `EncryptionMod`."""
+    return EncryptionMod(options)
+
+
+def mod_again(written: str) -> Mod:
+    """Return the mod whose `origin` this is."""
+    given = json.loads(written)
+    return EncryptionMod(ClientOptions(**{**given, "guards": Guards(**given["guards"])}))
 
 
 def is_training(message: Message) -> bool:
@@ -123,6 +145,10 @@ def _train(message: Message, context: Context, call_next: ClientAppCallable) -> 
 
     Returns what is wrong with the app's reply, if anything; nothing is kept then.
     """
+    # With the first message that trains: the others' processes do without torch.
+    from fedguard.layout import ParameterLayout
+    from fedguard.updates import ClientUpdates
+
     arrays = next(iter(message.content.array_records.values()))
     whole = message.content
     # A client process cannot build a new instruction, so this one is lent without the protocol.

@@ -5,9 +5,11 @@ The strategy says which mods its clients need, the node's own configuration what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import cast
 
-from flwr.app import Context, Message, MessageType
+from flwr.app import ConfigRecord, Context, Message, MessageType
 from flwr.clientapp.typing import ClientAppCallable, Mod
 
 from fedguard import registry
@@ -18,6 +20,9 @@ from fedguard.traits import traits_of
 
 INSISTS = "fedguard-encryption"
 """Key of a SuperNode's ``--node-config``: the one strategy that the client takes part in."""
+
+
+_MODS = "fedguard.client-mods"
 
 
 def hides_updates(config: SimulationConfig) -> bool:
@@ -40,15 +45,43 @@ def encrypting_mod(message: Message, context: Context, call_next: ClientAppCalla
     kind = message.metadata.message_type
     if kind == MessageType.QUERY:
         return call_next(message, context)
+    if kind == MessageType.TRAIN and not message.content.array_records:
+        mods = _remembered(context)
+        if mods:
+            return _within(mods, call_next)(message, context)
     config = client_config(context)
-    insists = context.node_config.get(INSISTS)
-    if insists is not None and config.strategy.name != insists:
-        raise ConfigurationError("strategy", config.strategy.name, f"{insists} ({INSISTS})")
+    _check_insisted(config.strategy.name, context)
     if kind == MessageType.EVALUATE or not hides_updates(config):
         return call_next(message, context)
     if kind != MessageType.TRAIN:
         raise ValueError(f"a client that encrypts does not answer {kind!r}")
     return _within(_mods(config, context), call_next)(message, context)
+
+
+def _check_insisted(strategy: str, context: Context) -> None:
+    insists = context.node_config.get(INSISTS)
+    if insists is not None and strategy != insists:
+        raise ConfigurationError("strategy", strategy, f"{insists} ({INSISTS})")
+
+
+def _remembered(context: Context) -> list[Mod]:
+    """Return the mods that answered this run's last training message, if they can be made again.
+
+    Most messages of a protocol train nothing. Flower starts a process for each, and reading the
+    configuration and making the strategy would take most of that process's time.
+    """
+    found = context.state.config_records.get(_MODS)
+    if found is None:
+        return []
+    _check_insisted(str(found["strategy"]), context)
+    pairs = zip(cast("list[str]", found["makers"]), cast("list[str]", found["given"]), strict=True)
+    return [_maker(name)(given) for name, given in pairs]
+
+
+def _maker(name: str) -> Callable[[str], Mod]:
+    module, _, function = name.partition(":")
+    made: Callable[[str], Mod] = getattr(import_module(module), function)
+    return made
 
 
 def _mods(config: SimulationConfig, context: Context) -> list[Mod]:
@@ -59,6 +92,12 @@ def _mods(config: SimulationConfig, context: Context) -> list[Mod]:
     mods = strategy.client_mods(context.node_config) if deployable else []  # type: ignore[attr-defined]
     if not mods:
         raise undeployable(config)
+    origins = [getattr(mod, "origin", None) for mod in mods]
+    if all(origins):
+        makers, given = zip(*origins, strict=True)  # type: ignore[arg-type]
+        context.state[_MODS] = ConfigRecord(
+            {"strategy": config.strategy.name, "makers": list(makers), "given": list(given)}
+        )
     return mods
 
 

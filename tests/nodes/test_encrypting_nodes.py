@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from safetensors.torch import load_file
 from supernodes import RUN, SuperNodes, enrol
 
 from fedguard.config import parse
+from fedguard.encryption.mod import encryption_mod, mod_again
+from fedguard.encryption.protocol.endpoint import ClientOptions
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.errors import ConfigurationError, RunError
 from fedguard.flower_app import serve
 from fedguard.records.writer import read_jsonl
@@ -255,3 +260,36 @@ def test_a_client_whose_ledger_is_spoilt_does_not_answer(tmp_path):
     run = deploy(tmp_path, SuperNodes(configs, {**COMMON, "strategy": "xmkckks", "rounds": 1}))
     assert "cannot be read" in str(reasons(run, 3)[1])
     assert read_jsonl(run / "rounds.jsonl")[1]["malformed"] == 1
+
+
+ANSWERING = """
+import sys
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from fedguard.flower_app import client_app
+from fedguard.grids.identity import assume_server_identity
+
+assume_server_identity()
+options = '{"scheme": "xmkckks", "backend": "numpy", "insecure_seed": null, "guards": {}}'
+maker = "fedguard.encryption.mod:mod_again"
+makers = {"strategy": "xmkckks", "makers": [maker], "given": [options]}
+state = RecordDict({"fedguard.client-mods": ConfigRecord(makers)})
+run = {"strategy": "xmkckks", "clients": 5}
+context = Context(7, 1, {"partition-id": 1, "fedguard-encryption": "xmkckks"}, state, run)
+asked = RecordDict({"fedguard.encryption.probe": ConfigRecord({})})
+reply = client_app(Message(asked, dst_node_id=1, message_type="train"), context)
+assert list(reply.content) == ["fedguard.encryption.probe"], reply
+sys.exit("torch" in sys.modules)
+"""
+
+
+def test_a_message_that_trains_nothing_is_answered_without_torch():
+    """Flower starts a process per message; most of the protocol's need not make the strategy."""
+    done = subprocess.run([sys.executable, "-c", ANSWERING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_mod_that_is_made_again_is_the_one_that_was():
+    options = ClientOptions("ckks", "tenseal", Guards(minimum_participants=4))
+    maker, given = encryption_mod(options).origin
+    assert maker == "fedguard.encryption.mod:mod_again"
+    assert mod_again(given).options == options

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from fedguard.encryption.errors import RefusedError
 from fedguard.encryption.protocol import transcript
 from fedguard.encryption.protocol.agreement import Payload, get_bytes, get_ints
+
+if TYPE_CHECKING:  # a client's process that only answers the protocol does without torch
+    from torch import Tensor
 
 LEDGER = "ledger"
 """Label of the ledger in a client's memory; the other labels are rounds."""
