@@ -4,7 +4,8 @@
 
     FOLDER/authority/   key of the certificate authority: keep it off the network
     FOLDER/superlink/   the SuperLink's certificate and private key
-    FOLDER/public/      the authority's certificate and the SuperNodes' public keys
+    FOLDER/public/      the authority's certificate, the SuperNodes' public keys, and the roster of
+                        the keys with which clients sign what they send each other
     FOLDER/supernodes/  the SuperNodes' private keys: each belongs on one machine only
 
 What is there already stays, so a larger ``--supernodes`` only adds key pairs.
@@ -15,12 +16,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import ipaddress
+import json
 import os
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LIFETIME = datetime.timedelta(days=825)
@@ -127,6 +130,24 @@ def make_key_pair(folder: Path, partition: int) -> None:
     write(folder / "public" / f"{partition}.pub", public + b"\n")
 
 
+def make_identities(folder: Path, supernodes: int) -> None:
+    """Write the key with which each client signs, and the roster of all their public keys.
+
+    Clients that encrypt check each other's messages with it, so it must not come from the server.
+    """
+    listed = folder / "public" / "roster.json"
+    roster = json.loads(listed.read_text()) if listed.exists() else {}
+    for partition in range(supernodes):
+        path = folder / "supernodes" / f"{partition}.identity"
+        if not path.exists():
+            write(
+                path, Ed25519PrivateKey.generate().private_bytes_raw().hex().encode(), secret=True
+            )
+        key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(path.read_text()))
+        roster[str(partition)] = key.public_key().public_bytes_raw().hex()
+    write(listed, json.dumps(roster, indent=1).encode() + b"\n")
+
+
 def main() -> None:
     """Write what is missing in a folder."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -141,6 +162,7 @@ def main() -> None:
     for partition in range(arguments.supernodes):
         if not (arguments.folder / "public" / f"{partition}.pub").exists():
             make_key_pair(arguments.folder, partition)
+    make_identities(arguments.folder, arguments.supernodes)
     print(f"certificates and {arguments.supernodes} key pairs are in {arguments.folder}")
 
 

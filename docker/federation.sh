@@ -24,6 +24,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${ROUND_TIMEOUT:=600}"           # seconds that the server waits for a round's replies
 : "${JOIN_TIMEOUT:=180}"            # seconds that it waits for all SuperNodes before round 1
 : "${RUN_CONFIG:=}"                 # more of the run configuration: rounds=20 lr=0.05
+: "${NODE_CONFIG:=}"                # more of a SuperNode's own: fedguard-smallest-threshold=4
 : "${APP:=$here/..}"                # folder with the Flower app's pyproject.toml
 : "${FLWR_HOME:=$HOME/.flwr}"
 export FLWR_HOME FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
@@ -89,11 +90,19 @@ enrol)
     ;;
 supernode)
     [[ -n "${PARTITION:-}" ]] || take_place
+    own="partition-id=$PARTITION num-partitions=$SUPERNODES"
+    case "$STRATEGY" in
+    ckks | xmkckks | secagg+) # from now on this client sends nothing in the clear, whoever asks
+        own+=" fedguard-encryption=\"$STRATEGY\" fedguard-roster=\"$FEDERATION/public/roster.json\""
+        own+=" fedguard-identity=\"$FEDERATION/supernodes/$PARTITION.identity\""
+        own+=" fedguard-ledger=\"$FEDERATION/supernodes/$PARTITION.ledger\""
+        ;;
+    esac
     exec flower-supernode --superlink "$SUPERLINK_HOST:$PORT" \
         --root-certificates "$FEDERATION/public/ca.crt" \
         --auth-supernode-private-key "${SUPERNODE_KEY:-$FEDERATION/supernodes/$PARTITION.key}" \
         --host 127.0.0.1 --port "$NODE_PORT" \
-        --node-config "partition-id=$PARTITION num-partitions=$SUPERNODES"
+        --node-config "$own $NODE_CONFIG"
     ;;
 run)
     connect

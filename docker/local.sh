@@ -4,9 +4,27 @@
 #
 #   docker/local.sh                          5 SuperNodes, one of them malicious, 5 rounds
 #   SUPERNODES=8 MALICIOUS=0.25 STRATEGY=krum docker/local.sh
+#   docker/local.sh --strategy xmkckks --rounds 3 --run-config "set='strategy.threshold=3'"
+#
+# An option is a variable of federation.sh in small letters.
 #
 # Exits with 0 if the run completed. Every process it started is gone when it ends.
 set -euo pipefail
+
+while (($#)); do
+    name=${1#--}
+    case "$name" in
+    strategy | attack | dataset | data-dir | malicious | rounds | seed | supernodes | \
+        round-timeout | join-timeout | run-config | node-config) ;;
+    *) echo "local.sh: no option $1; allowed: --strategy, --attack, --dataset, --data-dir," \
+        "--malicious, --rounds, --seed, --supernodes, --round-timeout, --join-timeout," \
+        "--run-config, --node-config" >&2 && exit 2 ;;
+    esac
+    (($# > 1)) || { echo "local.sh: $1 needs a value" >&2 && exit 2; }
+    name=${name//-/_}
+    export "${name^^}=$2"
+    shift 2
+done
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [[ -x "$here/../.venv/bin/flwr" ]] && PATH="$here/../.venv/bin:$PATH"

@@ -25,7 +25,6 @@ from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.flower import FlowerGrid
 from fedguard.nodes.app import make_client_app
 from fedguard.nodes.run_config import config_from_run
-from fedguard.traits import traits_of
 
 
 def make_server_app(listen: Callable[[dict[str, Any]], None] = lambda _: None) -> ServerApp:
@@ -49,24 +48,22 @@ def serve(grid: Grid, context: Context, listen: Callable[[dict[str, Any]], None]
     """Run the configured simulation on a grid of Flower's and write its run directory."""
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     config = config_from_run(context.run_config)
-    nodes = FlowerGrid(grid, patience=config.join_timeout)
+    nodes = FlowerGrid(grid, patience=config.join_timeout, deployed=True)
     if "clients" not in config.model_fields_set:
         config = config_from_run(context.run_config, nodes.federation_size())
     config = config.model_copy(update={"engine": "flower"})
     nodes.clients = config.clients
     from fedguard.records.directory import choose_directory
     from fedguard.reporting.report import write_report
+    from fedguard.runs.deployment import check_deployable
     from fedguard.runs.simulation import Simulation
 
     given = context.run_config.get("out")
     out = Path(str(given or f"runs/flower-{context.run_id}"))
     directory = choose_directory(config, out, resume=False)
     simulation = Simulation(config)
-    if not traits_of(simulation.strategy).deployable:
-        # Execution would encrypt in the server's own process: fine in a simulation, a lie here.
-        raise ConfigurationError(
-            "strategy", config.strategy.name, "a strategy that does not encrypt, in a deployment"
-        )
+    world = simulation.world
+    check_deployable(config, world.strategy, world.attack, getattr(world, "federation", None))
     simulation.run(directory, on_round=listen, grid=nodes)
     write_report(directory)
 

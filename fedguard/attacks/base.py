@@ -137,6 +137,9 @@ class Attack:
     backdoor: ClassVar[bool] = False
     """Whether success is measured with `trigger` on test examples."""
 
+    alone: ClassVar[bool] = False
+    """Whether what a client sends depends on its own update alone, whoever else is malicious."""
+
     target_class: int | None = None
     """Class that a backdoor aims at."""
 

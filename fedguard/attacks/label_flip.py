@@ -57,6 +57,7 @@ class LabelFlip(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "updates"})
+    alone: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class SignFlip(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    alone: ClassVar[bool] = True
 
     def __init__(self, *, scale: float = 1.0) -> None:
         check_number("scale", scale, above=0.0)

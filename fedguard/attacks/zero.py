@@ -35,6 +35,7 @@ class ZeroUpdate(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    alone: ClassVar[bool] = True
 
     def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
         """Return (F, D) deltas without a change to trainable parameters; see `Attack.craft`."""

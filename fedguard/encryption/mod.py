@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import nullcontext
+from dataclasses import asdict
 from logging import WARNING
 from pathlib import Path
 
@@ -15,27 +17,31 @@ from flwr.app import (
     Context,
     Message,
     MessageType,
-    MetricRecord,
     RecordDict,
 )
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from flwr.common.logger import log
 
 from fedguard.encryption.errors import RefusedError
+from fedguard.encryption.lattice.profiles import PROFILES
 from fedguard.encryption.protocol.agreement import get
 from fedguard.encryption.protocol.endpoint import ClientEndpoint, ClientOptions, Update
+from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.identity import Identity, Roster
 from fedguard.encryption.protocol.ledger import Training, model_digest
+from fedguard.encryption.protocol.ledger_file import LedgerFile
 from fedguard.encryption.protocol.records import (
     PREFIX,
+    REFUSED,
     RecordMemory,
     plain_content,
     round_of,
     stages_of,
     to_records,
 )
+from fedguard.encryption.protocol.transcript import digest
 from fedguard.encryption.protocol.weights import downscaled
-from fedguard.layout import ParameterLayout
+from fedguard.errors import ConfigurationError, check_choice
 
 IDENTITY_FILE = "fedguard-identity"
 ROSTER_FILE = "fedguard-roster"
@@ -43,12 +49,17 @@ LEDGER_FILE = "fedguard-ledger"
 """Keys of a SuperNode's ``--node-config`` that name the client's key, everyone's public keys, and
 where the client writes down which updates it let go of, so that a restart does not forget it."""
 
+PARTICIPANTS = "fedguard-minimum-participants"
+THRESHOLD = "fedguard-smallest-threshold"
+PROFILE = "fedguard-smallest-profile"
+"""Keys that say what the client insists on; see `Guards`."""
+
 _UPDATE, _ROSTER, _SELF = PREFIX + "update", PREFIX + "roster", PREFIX + "self"
 _MEMORY = PREFIX + "round."
 
 
-def encryption_mod(options: ClientOptions) -> Mod:
-    """Return a mod that trains with the app and replies with ciphertexts and shares alone.
+class EncryptionMod:
+    """A mod that trains with the app and replies with ciphertexts and shares alone.
 
     ``ClientApp(mods=[encryption_mod(ClientOptions())])`` encrypts for `XmkCkks`, with
     ``ClientOptions(scheme="ckks")`` for `Ckks`. Training messages without the protocol's records
@@ -58,27 +69,87 @@ def encryption_mod(options: ClientOptions) -> Mod:
     A client's signing key and the roster of all public keys come from files that its
     ``--node-config`` names; without them the client makes a key and takes the others' on first
     use, which a server that lies from the start can exploit, and says so.
+
+    Parameters
+    ----------
+    options : ClientOptions
+        How the client encrypts, and what it insists on.
     """
 
-    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        stages = stages_of(message.content)
-        if message.metadata.message_type != MessageType.TRAIN:
+    def __init__(self, options: ClientOptions) -> None:
+        self.options = options
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """The function that makes this mod again, and its argument."""
+        return "fedguard.encryption.mod:mod_again", json.dumps(asdict(self.options))
+
+    def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        """Answer a message; see `flwr.clientapp.typing.Mod`."""
+        if not is_training(message):
             return call_next(message, context)
-        if not stages:
+        stages = stages_of(message.content)
+        if not stages or message.metadata.message_type != MessageType.TRAIN:
             raise RefusedError("a client that encrypts does not send its model in the clear")
         if message.content.array_records:
-            _train(message, context, call_next)
-        endpoint = _endpoint(message, context, options)
-        replies = endpoint.answer(stages, _held(context))
+            fault = _train(message, context, call_next)
+            if fault is not None:
+                return Message(to_records({s: {REFUSED: fault} for s in stages}), reply_to=message)
+        path = context.node_config.get(LEDGER_FILE)
+        ledger = None if path is None else LedgerFile(Path(str(path)))
+        with nullcontext() if ledger is None else ledger.held():
+            endpoint = _endpoint(message, context, self.options, ledger)
+            replies = endpoint.answer(stages, _held(context))
         return Message(to_records(replies), reply_to=message)
 
-    return mod
+
+def encryption_mod(options: ClientOptions) -> Mod:
+    """Return the mod of a ClientApp that encrypts; see `EncryptionMod`."""
+    return EncryptionMod(options)
 
 
-def _train(message: Message, context: Context, call_next: ClientAppCallable) -> None:
-    """Let the app train and keep its update in the context, which stays on the client."""
+def mod_again(written: str) -> Mod:
+    """Return the mod whose `origin` this is."""
+    given = json.loads(written)
+    return EncryptionMod(ClientOptions(**{**given, "guards": Guards(**given["guards"])}))
+
+
+def is_training(message: Message) -> bool:
+    """Return whether Flower hands a message to a training function: ``train``, ``train.name``."""
+    return message.metadata.message_type.partition(".")[0] == MessageType.TRAIN
+
+
+def guards_of(node_config: Mapping[str, object]) -> Guards:
+    """Return what a node's own configuration says that its client insists on."""
+    guards = Guards()
+    wanted: dict[str, int] = {}
+    for key, own in (
+        (PARTICIPANTS, guards.minimum_participants),
+        (THRESHOLD, guards.smallest_threshold),
+    ):
+        value = node_config.get(key, own)
+        if not isinstance(value, int) or value < 2:
+            raise ConfigurationError(key, value, "a whole number >= 2")
+        wanted[key] = value
+    smallest = str(node_config.get(PROFILE, guards.smallest_profile))
+    check_choice(PROFILE, smallest, tuple(PROFILES))
+    return Guards(
+        minimum_participants=wanted[PARTICIPANTS],
+        smallest_threshold=wanted[THRESHOLD],
+        smallest_profile=smallest,
+    )
+
+
+def _train(message: Message, context: Context, call_next: ClientAppCallable) -> str | None:
+    """Let the app train and keep its update in the context, which stays on the client.
+
+    Returns what is wrong with the app's reply, if anything; nothing is kept then.
+    """
+    # With the first message that trains: the others' processes do without torch.
+    from fedguard.layout import ParameterLayout
+    from fedguard.updates import ClientUpdates
+
     arrays = next(iter(message.content.array_records.values()))
-    layout = ParameterLayout.from_arrays(arrays)
     whole = message.content
     # A client process cannot build a new instruction, so this one is lent without the protocol.
     message.content = plain_content(message)
@@ -86,21 +157,24 @@ def _train(message: Message, context: Context, call_next: ClientAppCallable) -> 
         reply = call_next(message, context)
     finally:
         message.content = whole
-    trained = next(iter(reply.content.array_records.values()))
-    delta = layout.vector_from_arrays(trained) - layout.vector_from_arrays(arrays)
-    metrics: MetricRecord = next(iter(reply.content.metric_records.values()))
-    examples = metrics["num-examples"]
-    if isinstance(examples, list):
-        raise ValueError("num-examples is a list")
-    context.state[_UPDATE] = ArrayRecord({"delta": Array(downscaled(delta, layout).numpy())})
-    model = model_digest(layout.vector_from_arrays(arrays))
+    layout = ParameterLayout.from_arrays(arrays)
+    before = layout.vector_from_arrays(arrays)
+    found = ClientUpdates.from_replies([reply], before, layout)
+    for name in (_UPDATE, _UPDATE + ".training"):
+        context.state.pop(name, None)
+    if not len(found.node_ids):
+        return next(iter(found.malformed.values()), "the client's app has trained nothing")
+    delta = downscaled(found.deltas[0], layout).numpy()
+    context.state[_UPDATE] = ArrayRecord({"delta": Array(delta)})
+    model = model_digest(before)
     context.state[_UPDATE + ".training"] = ConfigRecord(
         {
-            "num-examples": float(examples),
+            "num-examples": float(found.num_examples[0]),
             "round": round_of(stages_of(message.content)),
             "model": model,
         }
     )
+    return None
 
 
 def _held(context: Context) -> Update | None:
@@ -113,7 +187,9 @@ def _held(context: Context) -> Update | None:
     return Update(np.asarray(delta, dtype=np.float32), examples, training)
 
 
-def _endpoint(message: Message, context: Context, options: ClientOptions) -> ClientEndpoint:
+def _endpoint(
+    message: Message, context: Context, options: ClientOptions, ledger: LedgerFile | None
+) -> ClientEndpoint:
     records = context.state.config_records
     if _SELF not in records:
         records[_SELF] = _make_self(message, context, options)
@@ -122,15 +198,15 @@ def _endpoint(message: Message, context: Context, options: ClientOptions) -> Cli
     assert isinstance(party, int)
     assert isinstance(secret, bytes)
     stages = stages_of(message.content)
-    ledger = context.node_config.get(LEDGER_FILE)
     label = " ".join(f"{name} {request.get('round')}" for name, request in stages.items())
     return ClientEndpoint(
         options,
         party,
         Identity(secret),
         _roster(context),
-        RecordMemory(context.state, _MEMORY, None if ledger is None else Path(str(ledger))),
+        RecordMemory(context.state, _MEMORY, ledger),
         label,
+        digest("run", context.run_id.to_bytes(8, "little")),
     )
 
 

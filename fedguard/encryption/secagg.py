@@ -83,9 +83,7 @@ class SecAggPlus(RobustStrategy):
         See `RobustStrategy`.
     """
 
-    traits = RobustStrategy.traits.but(
-        smallest_cohort=3, visible="sum", client_side=True, deployable=False
-    )
+    traits = RobustStrategy.traits.but(smallest_cohort=3, visible="sum", client_side=True)
 
     def __init__(
         self,
@@ -121,7 +119,7 @@ class SecAggPlus(RobustStrategy):
         """Return a grid whose clients run Flower's mod, in this process, on what `grid` trains."""
         return SecAggClients(grid)
 
-    def client_mods(self) -> list[Mod]:
+    def client_mods(self, node_config: Mapping[str, object]) -> list[Mod]:
         """Return the mods that a ClientApp of this strategy needs."""
         return secagg_mods()
 

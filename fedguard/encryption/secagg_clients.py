@@ -9,10 +9,17 @@ from flwr.app import Context, Error, Message, MessageType, MetricRecord, RecordD
 from flwr.client.mod import secaggplus_mod
 from flwr.clientapp.typing import ClientAppCallable, Mod
 from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
-from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS
+from flwr.common.secure_aggregation.secaggplus_constants import (
+    RECORD_KEY_CONFIGS,
+    RECORD_KEY_STATE,
+    Key,
+    Stage,
+)
 from flwr.compat.common import recorddict_compat
 from flwr.serverapp import Grid
 
+from fedguard.encryption.errors import RefusedError
+from fedguard.encryption.mod import is_training
 from fedguard.encryption.protocol.weights import downscaled
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.messages import arrays_of
@@ -22,7 +29,27 @@ from fedguard.updates import ClientUpdates
 
 def secagg_mods() -> list[Mod]:
     """Return the mods of a ClientApp that takes part in SecAgg+: Flower's, and what it expects."""
-    return [secaggplus_mod, delta_mod]
+    return [seat_mod, secaggplus_mod, delta_mod]
+
+
+def seat_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Let Flower's mod take the id that the server knows this client by, and nothing around it.
+
+    Flower 1.41 calls a client by its node id, and looks for its own keys under that; a server may
+    have names of its own for its clients. It also lets ``train.default`` pass in the clear.
+    """
+    if not is_training(message):
+        return call_next(message, context)
+    request = message.content.config_records.get(RECORD_KEY_CONFIGS)
+    if request is None or message.metadata.message_type != MessageType.TRAIN:
+        raise RefusedError("a client that encrypts does not send its model in the clear")
+    state = context.state.config_records.get(RECORD_KEY_STATE)
+    if state is not None and request.get(Key.STAGE) == Stage.SHARE_KEYS:
+        mine = [state["pk1"], state["pk2"]]
+        names = [name for name, keys in request.items() if keys == mine]
+        if len(names) == 1:
+            state["nid"] = int(names[0])
+    return call_next(message, context)
 
 
 def delta_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

@@ -19,7 +19,7 @@ from fedguard.encryption.errors import BackendUnavailableError
 from fedguard.encryption.grouping import client_view, draw_groups, group_updates, make_rule
 from fedguard.encryption.lattice.backend import make_backend
 from fedguard.encryption.local_clients import LocalClients
-from fedguard.encryption.mod import encryption_mod
+from fedguard.encryption.mod import encryption_mod, guards_of
 from fedguard.encryption.protocol.driver import Group, Lockstep
 from fedguard.encryption.protocol.endpoint import ClientOptions
 from fedguard.encryption.protocol.flow import Answers, Trip
@@ -108,7 +108,6 @@ class EncryptedStrategy(RobustStrategy):
         smallest_cohort=MINIMUM_PARTICIPANTS,
         visible="sum",
         client_side=True,
-        deployable=False,
     )
 
     def refined_traits(self) -> Traits:
@@ -121,6 +120,8 @@ class EncryptedStrategy(RobustStrategy):
             tasks=inner.tasks,
             smallest_cohort=self.guards.minimum_participants,
             visible="group means" if self.groups else "sum",
+            # Nobody but a simulation may know the keys.
+            deployable=self.insecure_seed is None and self.traits.deployable,
         )
 
     @property
@@ -147,10 +148,16 @@ class EncryptedStrategy(RobustStrategy):
             raise ConfigurationError("backend", options.backend, f"numpy here: {error}") from error
         return LocalClients(grid, options)
 
-    def client_mods(self) -> list[Mod]:
-        """Return the mods that a ClientApp of this strategy needs."""
+    def client_mods(self, node_config: Mapping[str, object]) -> list[Mod]:
+        """Return the mod of a real client: its randomness is secret, its guards are its own.
+
+        The run's configuration may ask for more than the node's guards do, never for less.
+        """
         options = self.client_options
-        return [] if options is None else [encryption_mod(options)]
+        if options is None:
+            return []
+        guards = guards_of(node_config).stricter(options.guards)
+        return [encryption_mod(replace(options, guards=guards, insecure_seed=None))]
 
     @abstractmethod
     def make_group(self, cohort: tuple[int, ...], size: int) -> Group:

@@ -33,6 +33,9 @@ class XmkCkksCostModel(XmkCkks):
     As for `XmkCkks`.
     """
 
+    # A deployment that says it encrypts must encrypt.
+    traits = XmkCkks.traits.but(deployable=False)
+
     @property
     def client_options(self) -> None:
         """None: clients do not encrypt."""

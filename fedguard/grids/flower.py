@@ -45,10 +45,20 @@ class FlowerGrid(WrappedGrid):
         Number of clients K. Nodes with other partition ids, or with one that a connected node
         holds already, are then left out. If it is not given, the clients are whoever is connected,
         and a node that names no partition of its own keeps its own id.
+    deployed : bool
+        Whether the nodes are real ones, which encrypt for themselves.
     """
 
-    def __init__(self, inner: Grid, patience: float = 120.0, clients: int | None = None) -> None:
+    def __init__(
+        self,
+        inner: Grid,
+        patience: float = 120.0,
+        clients: int | None = None,
+        *,
+        deployed: bool = False,
+    ) -> None:
         super().__init__(inner)
+        self.deployed = deployed
         self.patience = patience
         self.clients = clients
         self._claims: dict[int, tuple[int | None, int | None]] = {}

@@ -28,6 +28,7 @@ from fedguard.grids.messages import (
     training_config,
 )
 from fedguard.models.device import resolve_device
+from fedguard.nodes.lone_attacker import crafted_alone
 from fedguard.nodes.memory import MEMORY, memory_of, memory_record
 from fedguard.unlearning.client import answer, instructed
 
@@ -49,8 +50,23 @@ def workplace(config_json: str) -> tuple[SimulationConfig, ClientTrainer]:
     return config, make_trainer(config, model, federation)
 
 
-def train_client(message: Message, context: Context, config_json: str, client: int) -> Message:
-    """Train one client on the model in a message and reply with its model."""
+def train_client(
+    message: Message, context: Context, config_json: str, client: int, *, alone: bool = False
+) -> Message:
+    """Train one client on the model in a message and reply with its model.
+
+    Parameters
+    ----------
+    message, context : Message and Context
+        What Flower hands to a ClientApp.
+    config_json : str
+        The run's configuration.
+    client : int
+        Client id.
+    alone : bool
+        Whether a malicious client crafts its own update: nobody can do it later for a client that
+        encrypts.
+    """
     config, trainer = workplace(config_json)
     device = trainer.federation.device
     global_vector = trainer.layout.vector_from_arrays(arrays_of(message)).to(device)
@@ -59,7 +75,7 @@ def train_client(message: Message, context: Context, config_json: str, client: i
     last_update = (
         None if previous is None else global_vector - trainer.layout.vector_from_arrays(previous)
     )
-    if "training" in trainer.federation.attack.needs:
+    if {"training", "updates"} & trainer.federation.attack.needs:
         context.state[_PREVIOUS] = ArrayRecord(dict(arrays_of(message)))
     server_round = server_round_of(message, 1)
     trainer.report_unread([training_config(message)])
@@ -73,6 +89,10 @@ def train_client(message: Message, context: Context, config_json: str, client: i
             attacking=attacks_in(config, server_round),
             last_update=last_update,
             config=training_config(message),
+        )
+    if alone and attacks_in(config, server_round):
+        delta = crafted_alone(
+            config, trainer, client, server_round, global_vector, delta, count, last_update
         )
     _keep(trainer, context, client)
     content = model_reply_content(

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from fedguard.config import SimulationConfig
 from fedguard.grids.foreign_app import find_client_app
 from fedguard.grids.identity import PARTITION_KEY, SIZE_KEY
+from fedguard.nodes.encrypting import encrypting_mod, hides_updates
 from fedguard.nodes.run_config import client_config, partition_of
 from fedguard.vertical.handlers import add_party_handlers
 
@@ -24,7 +25,8 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
     config_json : str, optional
         The run's `SimulationConfig`; read from the Flower run configuration if left out.
     """
-    app = ClientApp()
+    # In a simulation the server's process encrypts for all clients; a real one encrypts for itself.
+    app = ClientApp(mods=[encrypting_mod] if config_json is None else [])
 
     def setting(context: Context) -> SimulationConfig:
         if config_json is not None:
@@ -45,7 +47,10 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
             return _their_answer(config, message, context)
         from fedguard.nodes.answers import train_client
 
-        return train_client(message, context, config.model_dump_json(), partition_of(context))
+        alone = config_json is None and hides_updates(config)
+        return train_client(
+            message, context, config.model_dump_json(), partition_of(context), alone=alone
+        )
 
     def forget(message: Message, context: Context) -> Message:
         from fedguard.nodes.answers import forget_client

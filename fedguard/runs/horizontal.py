@@ -40,6 +40,7 @@ from fedguard.models.flat import FlatModel
 from fedguard.nodes.memory import NodeMemories
 from fedguard.records.checkpoints import Checkpoint
 from fedguard.records.writer import Recorder
+from fedguard.runs.deployment import is_hidden
 from fedguard.runs.engines import local_grid
 from fedguard.runs.observed import ObservedStrategy, Outcome
 from fedguard.runs.records import client_records, threat_model
@@ -196,9 +197,10 @@ class HorizontalWorld:
         """Run the strategy's own loop on a grid, with the coalition around it.
 
         From the clients outwards: the coalition, the network that fails, the clients' other side
-        (encryption), admission.
+        (encryption), admission. Real clients encrypt for themselves: what they send is handed on.
         """
         config = self.config
+        hidden = is_hidden(self.strategy, grid)
         self._record = record
         # A plan was made for engines of our own alone: on real nodes, memories stay where they are.
         if config.engine == "flower" and self.plan is not None and self._remembers:
@@ -223,8 +225,8 @@ class HorizontalWorld:
             mend=self._mend,
             survive=config.faults.active,
         )
-        outer = self._with_faults(adversary)
-        if traits_of(self.strategy).rule:
+        outer = grid if hidden else self._with_faults(adversary)
+        if traits_of(self.strategy).rule and not hidden:
             outer = self.strategy.client_side(outer)
         if self.enrolment is not None:
             outer = EnrolledGrid(outer, self.enrolment)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,6 +23,8 @@ from fedguard.traits import Traits
 from fedguard.updates import ClientUpdates, Verdict
 
 if TYPE_CHECKING:
+    from flwr.clientapp.typing import Mod
+
     from fedguard.strategies.pre_aggregation import PreAggregation
 
 RoundObserver = Callable[[int, ClientUpdates, Verdict], None]
@@ -141,6 +143,16 @@ class RobustStrategy(FedAvg):
         It goes around everything else, the coalition included: a client lies before it encrypts.
         """
         return grid
+
+    def client_mods(self, node_config: Mapping[str, object]) -> list[Mod]:
+        """Return what goes around a real client's training, as Flower mods; mostly nothing.
+
+        Parameters
+        ----------
+        node_config : mapping
+            The node's own configuration, which the server has no say in.
+        """
+        return []
 
     @abstractmethod
     def combine(self, updates: ClientUpdates) -> Verdict:

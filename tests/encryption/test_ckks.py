@@ -34,9 +34,9 @@ def test_vanished_clients_are_left_out():
     assert run.seen[-1][0].malformed == {1: "no reply"}
 
 
-def test_a_vanished_opener_is_one_clear_error():
+def test_openers_that_all_vanish_are_one_clear_error():
     run = Run(make(), lost=lambda trip, party, stages: "share" in stages)
-    with pytest.raises(RunError, match="who was to open the sum, did not; nothing was decrypted"):
+    with pytest.raises(RunError, match="who were to open the sum, did not; nothing was decrypted"):
         run.round(1)
 
 

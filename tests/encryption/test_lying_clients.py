@@ -250,11 +250,28 @@ def test_a_leader_that_makes_no_key_is_left_out(name):
 @pytest.mark.parametrize(
     ("stage", "name"), [(s, n) for s in ("check", "confirm", "share") for n in SHARED[s]]
 )
-def test_an_opener_that_answers_nonsense_is_replaced(stage, name):
+def test_an_opener_that_answers_nonsense_is_not_needed(stage, name):
     """The liar's update is in the sum, which needs neither its word nor its answer."""
     pytest.importorskip("tenseal")
-    liar = 1 if stage == "share" else LIAR
-    run = LyingRun("ckks", stage, SHARED[stage][name], liar)
+    run = LyingRun("ckks", stage, SHARED[stage][name])
     added = run.round(1)
     assert error(added, run.truth.mean(1)) < 2e-5
-    assert set(run.strategy._groups[0].faults) == ({liar} if stage != "check" else set())
+    assert set(run.strategy._groups[0].faults) == ({LIAR} if stage != "check" else set())
+
+
+def shifted(data: bytes) -> bytes:
+    """Add to one opened value what a client could have sent."""
+    values = np.frombuffer(data, dtype="<f8").copy()
+    values[3] += 0.01
+    return values.tobytes()
+
+
+@pytest.mark.parametrize("liar", [1, 2, 3])
+def test_an_opener_that_releases_other_values_is_outvoted_and_named(liar):
+    """Clients 1, 2 and 3 open round 1; each floods anew, so that honest ones are not equal."""
+    pytest.importorskip("tenseal")
+    run = LyingRun("ckks", "share", changed("values", shifted), liar)
+    added = run.round(1)
+    assert error(added, run.truth.mean(1)) < 2e-5
+    assert run.strategy._groups[0].faults == {liar: "released other values than the other openers"}
+    assert run.grid.lied == 1

@@ -133,12 +133,12 @@ def test_flowers_own_secagg_mod_runs_in_client_apps():
     [
         (lambda: XmkCkks(backend="numpy"), LocalClients, 1),
         (lambda: XmkCkksCostModel(backend="numpy"), FixedClients, 0),
-        (SecAggPlus, SecAggClients, 2),
+        (SecAggPlus, SecAggClients, 3),
     ],
 )
 def test_each_strategy_gets_the_client_side_it_needs(make, side, mods):
     assert type(make().client_side(FixedClients(3))) is side
-    assert len(make().client_mods()) == mods
+    assert len(make().client_mods({})) == mods
 
 
 def test_a_strategy_that_does_not_encrypt_leaves_its_clients_as_they_are():

@@ -53,7 +53,7 @@ class ClientSession(CohortClient):
     ----------
     backend : Backend
         Encrypts.
-    party, identity, roster, source, memory, guards
+    party, identity, roster, source, memory, guards, run
         See `CohortClient`.
     """
 
@@ -66,8 +66,9 @@ class ClientSession(CohortClient):
         source: RandomSource,
         memory: MutableMapping[str, Payload],
         guards: Guards | None = None,
+        run: bytes = b"",
     ) -> None:
-        super().__init__(party, identity, roster, source, memory, guards)
+        super().__init__(party, identity, roster, source, memory, guards, run)
         self.backend = backend
 
     def commit(self, request: Mapping[str, object], num_examples: float) -> Payload:

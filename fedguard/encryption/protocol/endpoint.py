@@ -78,6 +78,8 @@ class ClientEndpoint:
         Where the protocol's state lives between messages.
     label : str
         Tells apart the reproducible streams of endpoints that are made anew for every message.
+    run : bytes
+        Names the run that is under way.
     """
 
     def __init__(
@@ -88,13 +90,14 @@ class ClientEndpoint:
         roster: Roster,
         memory: MutableMapping[str, Payload],
         label: str = "",
+        run: bytes = b"",
     ) -> None:
         source = options.source(f"client {party} {label}")
         self.session: ClientSession | SharedKeyClient = (
-            SharedKeyClient(party, identity, roster, source, memory, options.guards)
+            SharedKeyClient(party, identity, roster, source, memory, options.guards, run)
             if options.scheme == "ckks"
             else ClientSession(
-                party, identity, roster, _backend(options), source, memory, options.guards
+                party, identity, roster, _backend(options), source, memory, options.guards, run
             )
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedguard.encryption.errors import RefusedError
 from fedguard.encryption.lattice.profiles import profile
@@ -51,6 +51,18 @@ class Guards:
     def none(cls) -> Guards:
         """Return the naive mode: insecure, for demonstrations."""
         return cls(False, 1, False, False, False, False, "light", 1)
+
+    def stricter(self, other: Guards) -> Guards:
+        """Return these guards with whatever bound the other ones set higher."""
+        strongest = max(
+            (self.smallest_profile, other.smallest_profile), key=lambda name: profile(name).strength
+        )
+        return replace(
+            self,
+            minimum_participants=max(self.minimum_participants, other.minimum_participants),
+            smallest_threshold=max(self.smallest_threshold, other.smallest_threshold),
+            smallest_profile=strongest,
+        )
 
     def check_terms(self, agreement: Agreement) -> None:
         """Raise `RefusedError` if the terms promise less than this client wants."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from fedguard.encryption.errors import RefusedError
 from fedguard.encryption.protocol import transcript
 from fedguard.encryption.protocol.agreement import Payload, get_bytes, get_ints
+
+if TYPE_CHECKING:  # a client's process that only answers the protocol does without torch
+    from torch import Tensor
 
 LEDGER = "ledger"
 """Label of the ledger in a client's memory; the other labels are rounds."""
@@ -46,25 +49,32 @@ def model_digest(vector: Tensor) -> bytes:
 
 
 class Ledger:
-    """The trainings that a client has let go of; must outlive keys, rounds and restarts.
+    """The trainings that a client has let go of; must outlive keys, rounds, runs and restarts.
+
+    Rounds count anew in every run; models do not: one that comes again in another run is the same.
 
     Parameters
     ----------
     memory : MutableMapping
         The client's memory.
+    run : bytes
+        Names the run that is under way.
     """
 
-    def __init__(self, memory: MutableMapping[str, Payload]) -> None:
+    def __init__(self, memory: MutableMapping[str, Payload], run: bytes = b"") -> None:
         self._memory = memory
+        self._run = run
         found = memory.get(LEDGER, {})
         self.rounds = get_ints(found, "rounds") if found else ()
+        self.runs = tuple(get_bytes(found, "runs", len(self.rounds))) if found else ()
         self.models = tuple(get_bytes(found, "models", len(self.rounds))) if found else ()
         self.cohorts = tuple(get_bytes(found, "cohorts", len(self.rounds))) if found else ()
 
     @property
     def latest(self) -> int:
-        """The last round with an update that may have been opened; -1 before the first."""
-        return max(self.rounds, default=-1)
+        """The last round of this run with an update that may have been opened; -1 before it."""
+        of_run = zip(self.runs, self.rounds, strict=True)
+        return max((number for run, number in of_run if run == self._run), default=-1)
 
     def check_round(self, server_round: int) -> None:
         """Raise `RefusedError` unless a round is later than all that may have been opened."""
@@ -96,16 +106,18 @@ class Ledger:
             if model == training.model and (once or other != cohort):
                 raise RefusedError(
                     f"round {server_round}: trained from the model of round {number} again; two "
-                    "sums of such updates could differ by one client"
+                    "sums of such updates could differ by one client; start from another model"
                 )
 
     def note(self, training: Training, cohort: bytes, *, once: bool) -> None:
         """Remember that an update may be opened from now on; see `check`."""
         self.rounds = (*self.rounds, training.server_round)
+        self.runs = (*self.runs, self._run)
         self.models = (*self.models, training.model)
         self.cohorts = (*self.cohorts, _NEVER_AGAIN if once else cohort)
         self._memory[LEDGER] = {
             "rounds": list(self.rounds),
+            "runs": list(self.runs),
             "models": list(self.models),
             "cohorts": list(self.cohorts),
         }

@@ -50,6 +50,8 @@ class CohortClient:
         Label to the state of a round that is under way; must stay on the client.
     guards : Guards
         What it insists on.
+    run : bytes
+        Names the run that is under way.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class CohortClient:
         source: RandomSource,
         memory: MutableMapping[str, Payload],
         guards: Guards | None = None,
+        run: bytes = b"",
     ) -> None:
         self.party = party
         self.identity = identity
@@ -67,11 +70,12 @@ class CohortClient:
         self.source = source
         self.memory = memory
         self.guards = guards or Guards()
+        self.run = run
 
     @property
     def ledger(self) -> Ledger:
         """Which trainings may have been opened already."""
-        return Ledger(self.memory)
+        return Ledger(self.memory, self.run)
 
     def check(self, request: Mapping[str, object]) -> Payload:
         """Refuse: only clients that share a key check a sum before it is opened."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping, MutableMapping
-from pathlib import Path
 from typing import cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedguard.encryption.protocol.agreement import Payload
 from fedguard.encryption.protocol.ledger import LEDGER
+from fedguard.encryption.protocol.ledger_file import LedgerFile
 
 PREFIX = "fedguard.encryption."
 STAGES = ("dispute", "check", "confirm", "share", "encrypt", "commit", "reveal", "probe")
@@ -79,30 +77,25 @@ class RecordMemory(MutableMapping[str, Payload]):
         ``context.state``.
     prefix : str
         Start of the names of its records there.
-    ledger : Path, optional
-        File for the ledger alone: a client that lost its context must not lose what it let go of.
+    ledger : LedgerFile, optional
+        Where the ledger alone lies as well: a client that lost its context must not lose what it
+        let go of.
     """
 
-    def __init__(self, state: RecordDict, prefix: str, ledger: Path | None = None) -> None:
+    def __init__(self, state: RecordDict, prefix: str, ledger: LedgerFile | None = None) -> None:
         self._records = state.config_records
         self._prefix = prefix
         self._file = ledger
-        if ledger is not None and ledger.exists():
-            found = json.loads(ledger.read_text())
-            self._records[prefix + LEDGER] = ConfigRecord(
-                {
-                    "rounds": [int(value) for value in found["rounds"]],
-                    "models": [bytes.fromhex(value) for value in found["models"]],
-                    "cohorts": [bytes.fromhex(value) for value in found["cohorts"]],
-                }
-            )
+        found = None if ledger is None else ledger.read()
+        if found is not None:
+            self._records[prefix + LEDGER] = ConfigRecord(dict(found))
 
     def __getitem__(self, label: str) -> Payload:
         return cast("Payload", dict(self._records[self._prefix + label]))
 
     def __setitem__(self, label: str, payload: Payload) -> None:
         if label == LEDGER and self._file is not None:
-            _write_through(self._file, payload)
+            self._file.write(payload)
         self._records[self._prefix + label] = ConfigRecord(dict(payload))
 
     def __delitem__(self, label: str) -> None:
@@ -114,18 +107,3 @@ class RecordMemory(MutableMapping[str, Payload]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def _write_through(path: Path, payload: Payload) -> None:
-    """Replace a ledger's file; on the disk before this returns."""
-    written = {
-        name: [value.hex() if isinstance(value, bytes) else value for value in values]
-        for name, values in payload.items()
-        if isinstance(values, list)
-    }
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w") as file:
-        json.dump(written, file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

@@ -12,12 +12,12 @@ and these once per round:
 3. ``encrypt``  encrypt the update; tag the ciphertexts
 4. ``check``    three clients say whether the sum is that of the tagged ciphertexts
 5. ``confirm``  sign the list of whose updates are in the sum, one list per round
-6. ``share``    given the signatures of most members, an opener decrypts the checked sum and
-   releases it with flooding
+6. ``share``    given the signatures of most members, three openers decrypt the checked sum and
+   release it with flooding, each with its own; two must agree
 
 Two lists cannot both have the signatures of most members, so whoever opens opens the same sum: the
 consistency check of Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine
-Learning", CCS 2017. An opener that vanishes or answers nonsense is replaced.
+Learning", CCS 2017.
 
 The decrypted sum is released as floats. Without noise, two ciphertexts and those floats give the
 secret key away (Li and Micciancio, "On the Security of Homomorphic Encryption on Approximate

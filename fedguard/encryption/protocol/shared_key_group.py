@@ -16,13 +16,14 @@ from fedguard.encryption.protocol.flow import (
 )
 from fedguard.encryption.protocol.shared_key_server import SharedKeyServer
 
-_MOST_OPENERS = 3
+_OPENERS = 3
 
 
 class SharedKeyGroup:
     """Plain CKKS for one group: four trips per round, two more when the key is made.
 
-    A leader that makes no key is left out, and an opener that opens nothing replaced.
+    A leader that makes no key is left out. Three clients open the sum, so that one of them may
+    vanish or lie; where no two agree, three more do.
 
     Parameters
     ----------
@@ -51,7 +52,8 @@ class SharedKeyGroup:
         """Return the flow of one round; the digest of the model is the clients' business."""
         self.faults = {}
         server = self._server
-        if server is None or server.members != self.cohort:
+        if server is None or server.contributors != self.cohort:
+            # Somebody was missing, and may have come back without the key.
             server = self.make_server(server_round, 0, self.cohort)
         while True:
             try:
@@ -116,12 +118,15 @@ class SharedKeyGroup:
         openers = server.take_confirmations(hear(answers, "confirm", self.faults).replies)
         self.faults |= server.faults
         lost = LostRoundError("nobody is left to open the sum")
-        for opener in openers[:_MOST_OPENERS]:
-            asked = server.share_requests(opener)
+        for chosen in (openers[:_OPENERS], openers[_OPENERS : 2 * _OPENERS]):
+            asked = server.share_requests(*chosen)
+            if not asked:
+                break
             heard = hear((yield trip_of(share=asked)), "share", self.faults)
             try:
                 return server.take_shares(asked, heard.replies)
             except LostRoundError as error:
                 lost = error
+            finally:
                 self.faults |= server.faults
         raise lost

@@ -6,13 +6,15 @@ native code here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from fedguard.encryption.errors import LostRoundError, ProtocolError
 from fedguard.encryption.lattice import tenseal_vectors as vectors
 from fedguard.encryption.lattice.modular import Residues
+from fedguard.encryption.lattice.packing import Values
 from fedguard.encryption.protocol.agreement import Agreement, Payload, get, get_bytes
 from fedguard.encryption.protocol.cohort_server import CohortServer, Replies
 from fedguard.encryption.protocol.identity import is_signed
@@ -23,6 +25,8 @@ from fedguard.encryption.protocol.weights import EXTRAS, GroupMean, group_mean
 _MOST_SEALED = 1 << 14
 _CHECKERS = 3
 """Clients that check the sum; one of them may lie."""
+_APART = 8.0
+"""Standard deviations that two openings of one sum may be apart: less than 1e-8 for 10^7 values."""
 
 
 class SharedKeyServer(CohortServer):
@@ -43,6 +47,7 @@ class SharedKeyServer(CohortServer):
         self._signatures: dict[int, bytes] = {}
         self._ciphertexts: dict[int, bytes] = {}
         self._sum: Residues | None = None
+        self._released: dict[int, Values] = {}
 
     @property
     def leader(self) -> int:
@@ -55,6 +60,7 @@ class SharedKeyServer(CohortServer):
         self.faults = {}
         self.contributors = ()
         self._tags, self._signatures, self._ciphertexts, self._sum = {}, {}, {}, None
+        self._released = {}
 
     def take_reveals(self, replies: Replies) -> None:
         """Take the sealed keys that the leader sent.
@@ -164,36 +170,54 @@ class SharedKeyServer(CohortServer):
         if not is_signed(public, statement, get(reply, "signature", bytes)):
             raise ProtocolError("the confirmation is not signed by its sender")
 
-    def share_requests(self, opener: int) -> dict[int, Payload]:
-        """Return stage 6: the sum and who confirmed it, to an opener."""
+    def share_requests(self, *openers: int) -> dict[int, Payload]:
+        """Return stage 6: the sum and who confirmed it, to those who open it."""
         signers = sorted(self._signatures)
         signatures = [self._signatures[party] for party in signers]
-        return {opener: {**self._sum_request(), "signers": signers, "signatures": signatures}}
+        request = {**self._sum_request(), "signers": signers, "signatures": signatures}
+        return dict.fromkeys(openers, request)
 
-    def take_shares(self, asked: Mapping[int, Payload], replies: Replies) -> GroupMean:
-        """Return the mean that the opener released.
+    def take_shares(self, asked: Collection[int], replies: Replies) -> GroupMean:
+        """Return the mean that two openers agree on, these and earlier ones, or the only one tells.
+
+        Every opener floods the sum anew, so that values of one sum differ by that noise alone;
+        who released others is noted, once two agree.
 
         Raises
         ------
         LostRoundError
-            If it did not answer, or with something that cannot be the sum.
+            If nobody opened the sum, or no two alike.
         """
-        opener = next(iter(asked))
-        try:
-            data = get(replies.get(opener, {}), "values", bytes)
-            wanted = RECIPE.count(self.size + EXTRAS) * RECIPE.slots
-            if len(data) != 8 * wanted:
-                raise ProtocolError(f"{len(data)} bytes are not {wanted} values")
-            values = np.frombuffer(data, dtype="<f8")
-            most_of_all = 2.0 * len(self.contributors) * RECIPE.clip
-            if not np.isfinite(values).all() or np.abs(values).max() > most_of_all:
-                raise ProtocolError("the opened sum is not finite or exceeds what clients may send")
+        for opener in asked:
+            if opener in replies and self._sane(opener, replies[opener], self._read_values):
+                self._released[opener] = self._read_values(opener, replies[opener])
+        if not self._released:
+            who = ", ".join(map(str, asked))
+            raise LostRoundError(
+                f"clients {who}, who were to open the sum, did not; nothing was decrypted"
+            )
+        bound = _APART * math.sqrt(2.0) * vectors.flooding_std(len(self.members))
+        for values in self._released.values():
+            apart = {p: float(np.abs(v - values).max()) for p, v in self._released.items()}
+            agree = [party for party in apart if apart[party] <= bound]
+            if len(agree) < min(2, len(self._released)):
+                continue
+            for party in set(apart) - set(agree):
+                self.faults[party] = "released other values than the other openers"
             return group_mean(
                 values, self.size, RECIPE.clip, self._weight_limit(), self.contributors
             )
-        except ProtocolError as error:
-            if opener in replies:
-                self.faults[opener] = str(error)
-            raise LostRoundError(
-                f"client {opener}, who was to open the sum, did not; nothing was decrypted"
-            ) from error
+        raise LostRoundError("no two clients opened the sum alike; it cannot be told who lied")
+
+    def _read_values(self, _: int, reply: Mapping[str, object]) -> Values:
+        data = get(reply, "values", bytes)
+        wanted = RECIPE.count(self.size + EXTRAS) * RECIPE.slots
+        if len(data) != 8 * wanted:
+            raise ProtocolError(f"{len(data)} bytes are not {wanted} values")
+        values: Values = np.frombuffer(data, dtype="<f8")
+        most_of_all = 2.0 * len(self.contributors) * RECIPE.clip
+        if not np.isfinite(values).all() or np.abs(values).max() > most_of_all:
+            raise ProtocolError("the opened sum is not finite or exceeds what clients may send")
+        if values[self.size] <= 0:
+            raise ProtocolError("the contributors' weights add up to nothing")
+        return values

@@ -11,13 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from fedguard.encryption.errors import ProtocolError
 from fedguard.encryption.lattice.packing import Values
-from fedguard.layout import ParameterLayout
+
+if TYPE_CHECKING:  # a client's process that only answers the protocol does without torch
+    from torch import Tensor
+
+    from fedguard.layout import ParameterLayout
 
 EXTRAS = 2
 """Values sent beside the parameters: the client's weight and its share of clipped entries."""
