@@ -30,7 +30,7 @@ from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Scene
 from fedguard.clients.planner import Plan, settle
 from fedguard.config import SimulationConfig
-from fedguard.enrolment.base import EnrolledGrid, make_enrolment
+from fedguard.enrolment.base import EnrolledGrid, TicketedGrid, make_enrolment
 from fedguard.errors import RunError
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.faulty import FaultyGrid
@@ -195,8 +195,8 @@ class HorizontalWorld:
     def serve(self, grid: Grid, record: Record) -> None:
         """Run the strategy's own loop on a grid, with the coalition around it.
 
-        From the clients outwards: the coalition, the network that fails, the clients' other side
-        (encryption), admission.
+        From the clients outwards: the coalition, the clients' tickets, the network that fails, the
+        clients' other side (encryption), admission.
         """
         config = self.config
         self._record = record
@@ -223,11 +223,17 @@ class HorizontalWorld:
             mend=self._mend,
             survive=config.faults.active,
         )
-        outer = self._with_faults(adversary)
-        if traits_of(self.strategy).rule:
+        declared = traits_of(self.strategy)
+        inner: Grid = adversary
+        # Clients that encrypt sign what they send then, which is made further out.
+        if self.enrolment is not None and not declared.client_side:
+            inner = TicketedGrid(adversary, self.enrolment)
+        outer = self._with_faults(inner)
+        if declared.rule:
             outer = self.strategy.client_side(outer)
         if self.enrolment is not None:
-            outer = EnrolledGrid(outer, self.enrolment)
+            ticketed = inner if isinstance(inner, TicketedGrid) else None
+            outer = EnrolledGrid(outer, self.enrolment, ticketed)
         observed.start(
             grid=outer,
             initial_arrays=self.layout.to_arrays(self.vector),
@@ -301,6 +307,10 @@ class HorizontalWorld:
         if current == 0 or self.outcome is None:
             return []
         records = client_records(self.outcome, self.federation.malicious)
+        if self.enrolment is not None and not self.enrolment.named:
+            for record in records:
+                # All that the aggregator knows of the sender.
+                record["handle"] = self.enrolment.handle_of(record["client"], current)
         if self.faulty is not None:
             for record in records:
                 # The truth about the network, which the server does not know.
@@ -328,7 +338,10 @@ class HorizontalWorld:
 
     def threat_model(self) -> dict[str, Any]:
         """Return the threat model; see `World.threat_model`."""
-        return threat_model(self.config, self.federation, self.attack, self.strategy, self.task)
+        card = threat_model(self.config, self.federation, self.attack, self.strategy, self.task)
+        if self.enrolment is not None and (told := self.enrolment.describe()):
+            card["defence"]["enrolment"] = told
+        return card
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole model by name, what is frozen too; see `World.tensors`."""
