@@ -26,7 +26,8 @@ class KPseudonym(Enrolment):
 
     Neither hides what an update's contents, its size, its time or its network address say.
 
-    A reading of: Ma, Lyu, Zou, "Variable k-pseudonym anonymous access", arXiv 2106.07158, of which
+    A reading of: Ma, Lyu, Zou, "Variable k-pseudonym anonymous access authentication", arXiv
+    2106.07158, 2021, of which
     abstract and introduction were at hand. The messages, the window of two epochs, the handles and
     the search over all keys are ours; so is the blind variant.
 

@@ -121,13 +121,13 @@ class Registrar:
         self.log: list[dict[str, object]] = []
         self._keys = dict(keys)
         self._secret = secret
-        self._labels = LabelTable(groups, slots)
+        self.labels = LabelTable(groups, slots)
         self._open: dict[bytes, dict[int, _Open]] = {}
 
     def credential(self, member: int) -> Credential:
         """Return what a member gets when it enrols."""
         group = next(group for group in self.groups if member in group.members)
-        return Credential(self._keys[member], group.seed, self._labels.slots)
+        return Credential(self._keys[member], group.seed, self.labels.slots)
 
     @property
     def smallest_set(self) -> int:
@@ -186,14 +186,16 @@ class Registrar:
             If its label is no group's, now or in the epoch before.
         """
         epoch = self.clock()
-        index = self._labels.find(ticket.label, epoch)
+        index = self.labels.find(ticket.label, epoch)
         if index is None:
-            known = self._labels.was_ever(ticket.label, epoch)
+            known = self.labels.was_ever(ticket.label, epoch)
             raise NotAdmittedError(WRONG_EPOCH if known else UNKNOWN_LABEL)
         members = self.groups[index].members
+        told = ticket.told
         found, position = None, 0
         for number, member in enumerate(members, 1):
-            if hmac.compare_digest(ticket.tag_under(self._keys[member]), ticket.tag):
+            tag = hmac.digest(self._keys[member], told, "sha256")
+            if hmac.compare_digest(tag, ticket.tag):
                 found, position = member, number
         return Found(found, position, len(members))
 
@@ -216,7 +218,7 @@ class Registrar:
     def _answer(self, aggregator: bytes, member: int, ticket: Ticket, raw: bytes) -> Answer:
         key, nonce = self._keys[member], self.random(NONCE)
         answer = Answer(
-            self._handle(aggregator, member, ticket.place.server_round),
+            self.handle(aggregator, member, ticket.place.server_round),
             nonce,
             confirmation_of(key, ticket, nonce),
             session_key(key, ticket.nonce, nonce),
@@ -225,7 +227,8 @@ class Registrar:
             answer, seal=answer.seal_under(self.aggregators[aggregator], ticket.place, raw)
         )
 
-    def _handle(self, aggregator: bytes, member: int, server_round: int) -> bytes:
+    def handle(self, aggregator: bytes, member: int, server_round: int) -> bytes:
+        """Return a member's handle in a round; for the registrar's own eyes."""
         told = b"lasting" if self.lasting else server_round.to_bytes(8, "big")
         return mac(self._secret, b"handle", aggregator, member.to_bytes(8, "big"), told)[:HANDLE]
 
@@ -238,7 +241,7 @@ class Registrar:
         """Return who had a handle in a round, None where nobody had; logged either way."""
         found = None
         for member in self._keys:
-            if hmac.compare_digest(self._handle(aggregator, member, server_round), handle):
+            if hmac.compare_digest(self.handle(aggregator, member, server_round), handle):
                 found = member
         self.log.append(
             {

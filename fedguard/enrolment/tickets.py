@@ -49,8 +49,12 @@ def mac(key: bytes, purpose: bytes, *parts: bytes) -> bytes:
     Two lists of parts never give one text, and a tag for one purpose fits no other: that is what
     stops a message from being reflected as an answer.
     """
-    text = b"".join(len(part).to_bytes(4, "big") + part for part in (purpose, *parts))
-    return hmac.digest(key, text, "sha256")
+    return hmac.digest(key, framed(purpose, *parts), "sha256")
+
+
+def framed(*parts: bytes) -> bytes:
+    """Return parts as one text, each with its length in front."""
+    return b"".join([len(part).to_bytes(4, "big") + part for part in parts])
 
 
 def aggregator_id(name: str) -> bytes:
@@ -99,11 +103,15 @@ class Ticket:
     digest: bytes
     tag: bytes = bytes(TAG)
 
+    @property
+    def told(self) -> bytes:
+        """What the tag covers."""
+        parts = (self.label, self.nonce, self.aggregator, self.place.told, self.digest)
+        return framed(b"access", *parts)
+
     def tag_under(self, key: bytes) -> bytes:
         """Return the tag that this ticket has under a member's key."""
-        return mac(
-            key, b"access", self.label, self.nonce, self.aggregator, self.place.told, self.digest
-        )
+        return hmac.digest(key, self.told, "sha256")
 
     def to_bytes(self) -> bytes:
         """Return the ticket in 124 bytes."""

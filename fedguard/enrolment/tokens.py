@@ -148,13 +148,18 @@ class TokenHolder:
         Shows the registrar that it may have one.
     random : callable
         Secret bytes.
+
+    Attributes
+    ----------
+    token : Token or None
+        The last one that it got.
     """
 
     def __init__(self, member: Member, random: Bytes) -> None:
         self.member = member
         self.random = random
         self._pending: tuple[int, Ed25519PrivateKey, Blinded] | None = None
-        self._token: Token | None = None
+        self.token: Token | None = None
 
     def request(self, server_round: int, key: RSAPublicKey) -> tuple[bytes, bytes]:
         """Return a fresh ticket and the blinded token; asking again asks for the same one."""
@@ -180,11 +185,11 @@ class TokenHolder:
             raise NotAdmittedError(MALFORMED)
         server_round, secret, blinded = self._pending
         signature = finish(key, blinded, answer)
-        self._token = Token(server_round, secret, blinded.message, signature)
+        self.token = Token(server_round, secret, blinded.message, signature)
 
     def has(self, server_round: int) -> bool:
         """Return whether there is a token for a round."""
-        return self._token is not None and self._token.server_round == server_round
+        return self.token is not None and self.token.server_round == server_round
 
     def ticket(self, aggregator: bytes, place: Place, digest: bytes) -> bytes:
         """Return a ticket for an update; see `Member.ticket`.
@@ -194,7 +199,7 @@ class TokenHolder:
         NotAdmittedError
             If there is no token for the round.
         """
-        token = self._token
+        token = self.token
         if token is None or token.server_round != place.server_round:
             raise NotAdmittedError(CLOSED_ROUND)
         public, prefix = token.message[PREFIX:], token.message[:PREFIX]
