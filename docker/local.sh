@@ -4,6 +4,7 @@
 #
 #   docker/local.sh                          5 SuperNodes, one of them malicious, 5 rounds
 #   SUPERNODES=8 MALICIOUS=0.25 STRATEGY=krum docker/local.sh
+#   docker/local.sh --enrolment k-pseudonym  a registrar beside it; nobody can name an update
 #
 # Exits with 0 if the run completed. Every process it started is gone when it ends.
 set -euo pipefail
@@ -22,6 +23,16 @@ FEDERATION=$(cd "$FEDERATION" && pwd)
 export FEDERATION RUNS PORT SUPERNODES SUPERLINK_HOST=127.0.0.1 LISTEN=127.0.0.1
 # The clients of one machine share its processors.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+if [[ "${1:-}" == --enrolment && $# == 2 ]]; then
+    export ENROLMENT=$2 ATTACK="${ATTACK:-feature-noise}"
+elif (($#)); then
+    echo "local.sh: the only option is --enrolment k-pseudonym" >&2
+    exit 2
+fi
+: "${REGISTRAR_PORT:=$((PORT + 1))}"
+: "${DOOR_PORT:=$((PORT + 2))}"
+export REGISTRAR_PORT DOOR_PORT REGISTRAR_HOST=127.0.0.1
 
 started=()
 
@@ -55,6 +66,7 @@ trap 'exit 143' TERM
 
 "$here/federation.sh" certificates
 begin superlink superlink
+[[ -z "${ENROLMENT:-}" ]] || begin registrar registrar
 for ((tries = 0; ; tries++)); do
     "$here/federation.sh" healthy 2>/dev/null && break
     if ((tries > 60)) || ! kill -0 "${started[0]}" 2>/dev/null; then

@@ -67,6 +67,7 @@ def serve(grid: Grid, context: Context, listen: Callable[[dict[str, Any]], None]
         raise ConfigurationError(
             "strategy", config.strategy.name, "a strategy that does not encrypt, in a deployment"
         )
+    simulation.world.check_deployed()
     simulation.run(directory, on_round=listen, grid=nodes)
     write_report(directory)
 

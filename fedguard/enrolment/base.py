@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from flwr.app import Array, Error, Message, MessageType, RecordDict
+from flwr.app import Error, Message, MessageType
 from flwr.serverapp import Grid
 
 from fedguard import registry
 from fedguard.config import SimulationConfig
+from fedguard.enrolment.digests import content_digest
 from fedguard.errors import ConfigurationError
 from fedguard.grids.base import WrappedGrid
 from fedguard.grids.messages import server_round_of
@@ -39,6 +40,13 @@ class Enrolment(ABC):
     linkable: bool = True
     named: bool = True
     deployable: bool = False
+
+    def gather(self, grid: Grid) -> Grid | None:
+        """Return the grid of a deployment in which clients hand in updates under no name of theirs.
+
+        None, the default, where replies come with their senders' names, as in a simulation.
+        """
+        return None
 
     def enrol(self, clients: int, seed: int) -> None:  # noqa: B027
         """Enrol clients 0 to K - 1 before the first round; nothing to do by default.
@@ -230,38 +238,6 @@ def _digest(replies: list[Message], position: int) -> bytes:
     return found.digest()
 
 
-def content_digest(content: RecordDict) -> bytes:
-    """Return the SHA-256 of all that a reply holds: arrays, metrics, configuration.
-
-    The number of examples and fresh public keys of a protocol on top are among it.
-    """
-    found = hashlib.sha256()
-    for name, record in sorted(content.items()):
-        _feed(found, name.encode(), type(record).__name__.encode())
-        entries: Mapping[str, object] = dict(record)
-        for key, value in sorted(entries.items()):
-            _feed(found, key.encode(), *_as_bytes(value))
-    return found.digest()
-
-
-def _feed(found: hashlib._Hash, *parts: bytes) -> None:
-    for part in parts:
-        found.update(len(part).to_bytes(8, "big"))
-        found.update(part)
-
-
-def _as_bytes(value: object) -> tuple[bytes, ...]:
-    """Return an entry of a record as bytes; another type or value gives others."""
-    if isinstance(value, Array):
-        return (b"array", str(value.dtype).encode(), repr(tuple(value.shape)).encode(), value.data)
-    if isinstance(value, bytes):
-        return (b"bytes", value)
-    if isinstance(value, list):
-        inner = [part for each in value for part in _as_bytes(each)]
-        return (b"list", len(value).to_bytes(8, "big"), *inner)
-    return (type(value).__name__.encode(), repr(value).encode())
-
-
 def make_enrolment(config: SimulationConfig, strategy: Traits) -> Enrolment | None:
     """Make the enrolment that a configuration names, its clients enrolled; None for none.
 
@@ -290,3 +266,35 @@ def make_enrolment(config: SimulationConfig, strategy: Traits) -> Enrolment | No
     except ConfigurationError as error:
         raise error.within("enrolment") if error.field not in ("fraction",) else error from None
     return made
+
+
+def check_deployed(
+    config: SimulationConfig, enrolment: Enrolment | None, needs: frozenset[str]
+) -> None:
+    """Refuse a deployment in which enrolment would be a lie, or what names clients would go astray.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+        The run.
+    enrolment : Enrolment or None
+        What admits replies.
+    needs : frozenset of str
+        What the attack needs.
+
+    Raises
+    ------
+    ConfigurationError
+        For the first thing that does not fit.
+    """
+    if enrolment is None:
+        return
+    if not enrolment.deployable:
+        name = config.enrolment.name if config.enrolment is not None else ""
+        told = "k-pseudonym with a registrar; here the server would make its clients' tickets"
+        raise ConfigurationError("enrolment", name, told)
+    if "updates" in needs:
+        told = "none or feature-noise; the server cannot change updates of whom it cannot name"
+        raise ConfigurationError("attack", config.attack.name, told)
+    if config.faults.active:
+        raise ConfigurationError("faults", "some", "none with enrolment in a deployment")

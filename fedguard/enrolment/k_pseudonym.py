@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Literal
 
+from flwr.serverapp import Grid
+
+from fedguard.enrolment.aggregator import Aggregator
 from fedguard.enrolment.base import Enrolment
 from fedguard.enrolment.blind import require_cryptography
+from fedguard.enrolment.files import AGGREGATOR
+from fedguard.enrolment.intake import IntakeGrid
 from fedguard.enrolment.local import LocalLabels, LocalParties, LocalTokens
 from fedguard.enrolment.reasons import NotAdmittedError
-from fedguard.enrolment.tickets import Place
-from fedguard.errors import ConfigurationError, check_choice, check_number
+from fedguard.enrolment.service import RemoteRegistrar
+from fedguard.enrolment.tickets import Place, aggregator_id
+from fedguard.enrolment.wire import client_context
+from fedguard.errors import ConfigurationError, RunError, check_choice, check_number
 
 
 class KPseudonym(Enrolment):
@@ -43,6 +52,9 @@ class KPseudonym(Enrolment):
     linkable : bool
         Keep handles for the whole run, for defences that judge clients by earlier rounds. The
         aggregator can then link a member's updates with each other, though still not name it.
+    registrar, door, folder : str
+        In a deployment alone: ``host:port`` of the registrar's process and of the aggregator's
+        door, and the folder of the aggregator's keys and certificates.
     """
 
     named = False
@@ -54,6 +66,9 @@ class KPseudonym(Enrolment):
         variant: Literal["k-pseudonym", "blind"] = "k-pseudonym",
         epoch_rounds: int = 1,
         linkable: bool = False,
+        registrar: str = "",
+        door: str = "",
+        folder: str = "",
     ) -> None:
         check_number("k", k, at_least=2)
         check_choice("variant", variant, ("k-pseudonym", "blind"))
@@ -66,20 +81,65 @@ class KPseudonym(Enrolment):
         self.variant = variant
         self.epoch_rounds = epoch_rounds
         self.linkable = linkable
+        self.registrar, self.door, self.folder = registrar, door, Path(folder)
+        self.deployable = bool(registrar)
+        if self.deployable:
+            self._check_deployment()
+        self._grid: IntakeGrid | None = None
         self.parties: LocalParties | None = None
         self._handles: dict[tuple[int, int], str] = {}
 
     def enrol(self, clients: int, seed: int) -> None:
         """Enrol all clients, with keys that follow from the seed; see `Enrolment.enrol`."""
+        self.clients = clients
         if self.k > clients:
             raise ConfigurationError("k", self.k, f"at most the number of clients, {clients}")
+        if self.deployable:
+            return  # members were enrolled by the registrar
         make = LocalTokens if self.variant == "blind" else LocalLabels
         self.parties = make(
             clients, self.k, seed, epoch_rounds=self.epoch_rounds, lasting=self.linkable
         )
 
+    def _check_deployment(self) -> None:
+        if self.variant == "blind" or self.linkable or self.epoch_rounds != 1:
+            told = "variant k-pseudonym, not linkable, epoch_rounds 1 where there is a registrar"
+            raise ConfigurationError("registrar", self.registrar, told)
+        for name, address in (("registrar", self.registrar), ("door", self.door)):
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdecimal():
+                raise ConfigurationError(name, address, "host:port")
+
+    def gather(self, grid: Grid) -> Grid | None:
+        """Return the grid whose updates come in at the door; see `Enrolment.gather`.
+
+        Raises
+        ------
+        RunError
+            If the registrar does not answer.
+        """
+        if not self.deployable:
+            return None
+        own = (self.folder / "aggregator" / name for name in ("client.pem", "client.key"))
+        certificate, key = own
+        context = client_context(self.folder / "public" / "ca.crt", (certificate, key))
+        remote = RemoteRegistrar(self.registrar, context)
+        try:
+            remote.ready()
+        except NotAdmittedError as error:
+            raise RunError(f"registrar {self.registrar}: {error.reason}") from None
+        seal = bytes.fromhex((self.folder / "aggregator" / "seal.key").read_text())
+        server = self.folder / "superlink" / "server.pem", self.folder / "superlink" / "server.key"
+        listen = os.environ.get("LISTEN", "")
+        aggregator = Aggregator(aggregator_id(AGGREGATOR), seal, remote)
+        self._grid = IntakeGrid(grid, aggregator, self.door, server, listen)
+        return self._grid
+
     def check_cohort(self, asked: int) -> None:
         """Refuse a round that asks fewer than k: among fewer, nobody has k - 1 others."""
+        if self.deployable and asked < self.clients:
+            told = "1 in a deployment: nobody can tell who of all members was asked"
+            raise ConfigurationError("fraction", asked / self.clients, told)
         if asked < self.k:
             raise ConfigurationError(
                 "fraction",
@@ -111,13 +171,16 @@ class KPseudonym(Enrolment):
 
     def handle_of(self, client: int, server_round: int) -> str | None:
         """Return the handle of a client's reply; see `Enrolment.handle_of`."""
-        return self._handles.get((client, server_round))
+        known = self._handles if self._grid is None else self._grid.handles
+        return known.get((client, server_round))
 
     def describe(self) -> str:
         """Return in one line who can link what; see `Enrolment.describe`."""
         told = f"k-pseudonym, k = {self.k}: the network sees 1 of {self.k}"
         if self.variant == "blind":
             told = "blind tokens: nobody can name who sent what, the registrar included"
+        elif self.deployable:
+            told += ", the registrar sees who, the aggregator does not unless it goes by addresses"
         elif self.parties is not None:
             smallest = self.parties.registrar.smallest_set
             told += f" (smallest group {smallest}), the registrar sees who, the aggregator does not"

@@ -10,6 +10,7 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedguard.config import SimulationConfig
+from fedguard.enrolment.mod import enrolment_mod
 from fedguard.grids.foreign_app import find_client_app
 from fedguard.grids.identity import PARTITION_KEY, SIZE_KEY
 from fedguard.nodes.run_config import client_config, partition_of
@@ -24,7 +25,7 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
     config_json : str, optional
         The run's `SimulationConfig`; read from the Flower run configuration if left out.
     """
-    app = ClientApp()
+    app = ClientApp(mods=[enrolment_mod])
 
     def setting(context: Context) -> SimulationConfig:
         if config_json is not None:

@@ -30,8 +30,8 @@ from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Scene
 from fedguard.clients.planner import Plan, settle
 from fedguard.config import SimulationConfig
-from fedguard.enrolment.base import EnrolledGrid, TicketedGrid, make_enrolment
-from fedguard.errors import RunError
+from fedguard.enrolment.base import EnrolledGrid, TicketedGrid, check_deployed, make_enrolment
+from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.faulty import FaultyGrid
 from fedguard.grids.history import History
@@ -182,8 +182,20 @@ class HorizontalWorld:
     def _attacking(self, server_round: int) -> bool:
         return attacks_in(self.config, server_round)
 
+    @property
+    def _nameless(self) -> bool:
+        """Whether not even this process knows who sent what."""
+        return self.enrolment is not None and self.enrolment.deployable
+
+    def check_deployed(self) -> None:
+        """Refuse enrolment whose tickets the server would make; see `World.check_deployed`."""
+        check_deployed(self.config, self.enrolment, self.attack.needs)
+
     def serve_here(self, record: Record) -> None:
         """Run the rounds with clients that this process, or Ray's, train."""
+        if self._nameless:
+            told = "none in a simulation; docker/local.sh --enrolment k-pseudonym has one"
+            raise ConfigurationError("enrolment.registrar", "a registrar", told)
         assert self.plan is not None
         with local_grid(
             self.config, self.trainer, self.plan, self._attacking, self.history
@@ -231,7 +243,10 @@ class HorizontalWorld:
         outer = self._with_faults(inner)
         if declared.rule:
             outer = self.strategy.client_side(outer)
-        if self.enrolment is not None:
+        gathered = self.enrolment.gather(grid) if self.enrolment is not None else None
+        if gathered is not None:
+            outer = gathered
+        elif self.enrolment is not None:
             ticketed = inner if isinstance(inner, TicketedGrid) else None
             outer = EnrolledGrid(outer, self.enrolment, ticketed)
         observed.start(
@@ -285,6 +300,8 @@ class HorizontalWorld:
         outcome = self.outcome if current else None
         malicious = self.federation.malicious
         figures = {**self._metrics(current), **tally(outcome, malicious)}
+        if self._nameless:
+            figures.update(true_positive_rate=None, false_positive_rate=None)
         if self.faulty is not None:
             figures["faults"] = self.faulty.counts
         figures.update(self.tending.look(current, self.vector))
@@ -311,6 +328,8 @@ class HorizontalWorld:
             for record in records:
                 # All that the aggregator knows of the sender.
                 record["handle"] = self.enrolment.handle_of(record["client"], current)
+                if self._nameless:
+                    record["malicious"] = None
         if self.faulty is not None:
             for record in records:
                 # The truth about the network, which the server does not know.
