@@ -7,6 +7,8 @@
     FOLDER/public/      the authority's certificate, the SuperNodes' public keys, and the roster of
                         the keys with which clients sign what they send each other
     FOLDER/supernodes/  the SuperNodes' private keys: each belongs on one machine only
+    FOLDER/registrar/   with --registrar HOST: the registrar's certificate and private key
+    FOLDER/aggregator/  and the certificate that the aggregator shows it
 
 What is there already stays, so a larger ``--supernodes`` only adds key pairs.
 """
@@ -107,6 +109,38 @@ def make_tls(folder: Path, hosts: list[str]) -> None:
     write(folder / "public" / "ca.crt", authority.public_bytes(serialization.Encoding.PEM))
 
 
+def make_registrar_tls(folder: Path, host: str) -> None:
+    """Write a certificate for the registrar, and one with which the aggregator shows who it is."""
+    authority_key = serialization.load_pem_private_key(
+        (folder / "authority" / "ca.key").read_bytes(), password=None
+    )
+    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
+    issuer = x509.load_pem_x509_certificate((folder / "public" / "ca.crt").read_bytes()).subject
+    names = [alternative_name(each) for each in dict.fromkeys([host, "127.0.0.1"])]
+    sides = {
+        "aggregator/client": ("aggregator", ExtendedKeyUsageOID.CLIENT_AUTH, []),
+        "registrar/registrar": (
+            "registrar",
+            ExtendedKeyUsageOID.SERVER_AUTH,
+            [(x509.SubjectAlternativeName(names), False)],
+        ),
+    }
+    for place, (name, usage, more) in sides.items():
+        key = ec.generate_private_key(ec.SECP256R1())
+        extensions: list[tuple[x509.ExtensionType, bool]] = [
+            (x509.BasicConstraints(ca=False, path_length=None), True),
+            (x509.ExtendedKeyUsage([usage]), False),
+            (
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+                False,
+            ),
+            *more,
+        ]
+        made = certificate(name, key, issuer, authority_key, extensions)
+        write(folder / f"{place}.key", private_pem(key), secret=True)
+        write(folder / f"{place}.pem", made.public_bytes(serialization.Encoding.PEM))
+
+
 def alternative_name(host: str) -> x509.GeneralName:
     """Return a host as an entry of a certificate's list of names."""
     try:
@@ -154,6 +188,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--supernodes", type=int, default=5, help="number of key pairs")
     parser.add_argument("--host", action="append", default=[], help="name or address; repeatable")
+    parser.add_argument("--registrar", help="name or address of a registrar, if there is one")
     arguments = parser.parse_args()
     if not (arguments.folder / "public" / "ca.crt").exists():
         # Flower's own processes on the SuperLink's machine reach it over loopback.
@@ -163,6 +198,8 @@ def main() -> None:
         if not (arguments.folder / "public" / f"{partition}.pub").exists():
             make_key_pair(arguments.folder, partition)
     make_identities(arguments.folder, arguments.supernodes)
+    if arguments.registrar and not (arguments.folder / "registrar" / "registrar.pem").exists():
+        make_registrar_tls(arguments.folder, arguments.registrar)
     print(f"certificates and {arguments.supernodes} key pairs are in {arguments.folder}")
 
 

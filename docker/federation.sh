@@ -2,7 +2,7 @@
 # The commands of a federation, one role each. compose.yaml runs them in containers and local.sh as
 # plain processes; nothing else differs.
 #
-#   federation.sh certificates | superlink | enrol | supernode | run | healthy | alive
+#   federation.sh certificates | superlink | enrol | registrar | supernode | run | healthy | alive
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,6 +25,11 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${JOIN_TIMEOUT:=180}"            # seconds that it waits for all SuperNodes before round 1
 : "${RUN_CONFIG:=}"                 # more of the run configuration: rounds=20 lr=0.05
 : "${NODE_CONFIG:=}"                # more of a SuperNode's own: fedguard-smallest-threshold=4
+: "${ENROLMENT:=}"                  # k-pseudonym: clients that the aggregator cannot name
+: "${ENROLMENT_K:=$SUPERNODES}"     # members that share their labels
+: "${REGISTRAR_HOST:=registrar}"
+: "${REGISTRAR_PORT:=8001}"
+: "${DOOR_PORT:=8002}"              # where the aggregator takes updates in
 : "${APP:=$here/..}"                # folder with the Flower app's pyproject.toml
 : "${FLWR_HOME:=$HOME/.flwr}"
 export FLWR_HOME FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
@@ -54,9 +59,21 @@ take_place() { # a free place among the SuperNodes: held by a lock that ends wit
     exit 1
 }
 
+case "$ENROLMENT" in
+"" | k-pseudonym) ;;
+*)
+    echo "ENROLMENT=$ENROLMENT cannot be deployed; allowed: k-pseudonym" >&2
+    exit 2
+    ;;
+esac
+
 case "${1:-}" in
 certificates)
-    python "$here/certificates.py" "$FEDERATION" --supernodes "$SUPERNODES" --host "$SUPERLINK_HOST"
+    python "$here/certificates.py" "$FEDERATION" --supernodes "$SUPERNODES" --host "$SUPERLINK_HOST" \
+        ${ENROLMENT:+--registrar "$REGISTRAR_HOST"}
+    if [[ -n "$ENROLMENT" ]]; then
+        python -m fedguard.enrolment members "$FEDERATION" --members "$SUPERNODES" --k "$ENROLMENT_K"
+    fi
     ;;
 superlink)
     mkdir -p "$RUNS" "$FEDERATION/state"
@@ -88,6 +105,10 @@ enrol)
     done
     python "$here/submit.py" enrol "${keys[@]}"
     ;;
+registrar)
+    [[ -n "$ENROLMENT" ]] || exec sleep infinity # a service that this federation does without
+    exec python -m fedguard.enrolment registrar "$FEDERATION" --listen "$LISTEN:$REGISTRAR_PORT"
+    ;;
 supernode)
     [[ -n "${PARTITION:-}" ]] || take_place
     own="partition-id=$PARTITION num-partitions=$SUPERNODES"
@@ -98,6 +119,10 @@ supernode)
         own+=" fedguard-ledger=\"$FEDERATION/supernodes/$PARTITION.ledger\""
         ;;
     esac
+    if [[ -n "$ENROLMENT" ]]; then
+        own+=" fedguard-credential=\"${CREDENTIAL:-$FEDERATION/members/$PARTITION.json}\""
+        own+=" fedguard-authority=\"$FEDERATION/public/ca.crt\""
+    fi
     exec flower-supernode --superlink "$SUPERLINK_HOST:$PORT" \
         --root-certificates "$FEDERATION/public/ca.crt" \
         --auth-supernode-private-key "${SUPERNODE_KEY:-$FEDERATION/supernodes/$PARTITION.key}" \
@@ -109,6 +134,11 @@ run)
     settings="strategy=\"$STRATEGY\" attack=\"$ATTACK\" malicious=$MALICIOUS clients=$SUPERNODES"
     settings+=" rounds=$ROUNDS seed=$SEED dataset=\"$DATASET\" data_dir=\"$DATA_DIR\""
     settings+=" round_timeout=$ROUND_TIMEOUT join_timeout=$JOIN_TIMEOUT"
+    if [[ -n "$ENROLMENT" ]]; then
+        settings+=" enrolment=\"$ENROLMENT\" set=\"enrolment.k=$ENROLMENT_K"
+        settings+=" enrolment.registrar=$REGISTRAR_HOST:$REGISTRAR_PORT"
+        settings+=" enrolment.door=$SUPERLINK_HOST:$DOOR_PORT enrolment.folder=$FEDERATION\""
+    fi
     python "$here/submit.py" run "$APP" --run-config "$settings $RUN_CONFIG"
     ;;
 *)

@@ -5,6 +5,7 @@
 #   docker/local.sh                          5 SuperNodes, one of them malicious, 5 rounds
 #   SUPERNODES=8 MALICIOUS=0.25 STRATEGY=krum docker/local.sh
 #   docker/local.sh --strategy xmkckks --rounds 3 --run-config "set='strategy.threshold=3'"
+#   docker/local.sh --enrolment k-pseudonym  a registrar beside it; nobody can name an update
 #
 # An option is a variable of federation.sh in small letters.
 #
@@ -15,10 +16,10 @@ while (($#)); do
     name=${1#--}
     case "$name" in
     strategy | attack | dataset | data-dir | malicious | rounds | seed | supernodes | \
-        round-timeout | join-timeout | run-config | node-config) ;;
+        round-timeout | join-timeout | run-config | node-config | enrolment | enrolment-k) ;;
     *) echo "local.sh: no option $1; allowed: --strategy, --attack, --dataset, --data-dir," \
         "--malicious, --rounds, --seed, --supernodes, --round-timeout, --join-timeout," \
-        "--run-config, --node-config" >&2 && exit 2 ;;
+        "--run-config, --node-config, --enrolment, --enrolment-k" >&2 && exit 2 ;;
     esac
     (($# > 1)) || { echo "local.sh: $1 needs a value" >&2 && exit 2; }
     name=${name//-/_}
@@ -40,6 +41,12 @@ FEDERATION=$(cd "$FEDERATION" && pwd)
 export FEDERATION RUNS PORT SUPERNODES SUPERLINK_HOST=127.0.0.1 LISTEN=127.0.0.1
 # The clients of one machine share its processors.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+# Under no name, clients cannot conspire over what they send.
+[[ -z "${ENROLMENT:-}" ]] || export ATTACK="${ATTACK:-feature-noise}"
+: "${REGISTRAR_PORT:=$((PORT + 1))}"
+: "${DOOR_PORT:=$((PORT + 2))}"
+export REGISTRAR_PORT DOOR_PORT REGISTRAR_HOST=127.0.0.1
 
 started=()
 
@@ -73,6 +80,7 @@ trap 'exit 143' TERM
 
 "$here/federation.sh" certificates
 begin superlink superlink
+[[ -z "${ENROLMENT:-}" ]] || begin registrar registrar
 for ((tries = 0; ; tries++)); do
     "$here/federation.sh" healthy 2>/dev/null && break
     if ((tries > 60)) || ! kill -0 "${started[0]}" 2>/dev/null; then

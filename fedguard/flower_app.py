@@ -64,6 +64,7 @@ def serve(grid: Grid, context: Context, listen: Callable[[dict[str, Any]], None]
     simulation = Simulation(config)
     world = simulation.world
     check_deployable(config, world.strategy, world.attack, getattr(world, "federation", None))
+    world.check_deployed()
     simulation.run(directory, on_round=listen, grid=nodes)
     write_report(directory)
 

@@ -163,7 +163,10 @@ _OWN: dict[str, dict[str, str]] = {
     },
     "repair": {"finetune": "fedguard.repairs.finetune:FineTuning"},
     "audit": {"unlearning": "fedguard.unlearning.audit:UnlearningAudit"},
-    "enrolment": {"roster": "fedguard.enrolment.roster:Roster"},
+    "enrolment": {
+        "k-pseudonym": "fedguard.enrolment.k_pseudonym:KPseudonym",
+        "roster": "fedguard.enrolment.roster:Roster",
+    },
     "task": {
         "classification": "fedguard.tasks.classification:Classification",
         "next-word": "fedguard.tasks.next_word:NextWord",

@@ -46,6 +46,8 @@ class Traits:
         Whether an attacker may search against a copy of it.
     history : bool
         Whether it judges a client by earlier rounds, so that clients need a lasting handle.
+    lasting_keys : bool
+        Whether its clients sign with keys that they keep from round to round.
     smallest_cohort : int
         Fewest clients asked per round with which it means anything.
     visible : str
@@ -69,6 +71,7 @@ class Traits:
     rule: bool = False
     copyable: bool = False
     history: bool = False
+    lasting_keys: bool = False
     smallest_cohort: int = 1
     visible: Visible = "updates"
     client_side: bool = False

@@ -108,6 +108,7 @@ class EncryptedStrategy(RobustStrategy):
         smallest_cohort=MINIMUM_PARTICIPANTS,
         visible="sum",
         client_side=True,
+        lasting_keys=True,
     )
 
     def refined_traits(self) -> Traits:

@@ -10,6 +10,7 @@ from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedguard.config import SimulationConfig
+from fedguard.enrolment.mod import enrolment_mod
 from fedguard.grids.foreign_app import find_client_app
 from fedguard.grids.identity import PARTITION_KEY, SIZE_KEY
 from fedguard.nodes.encrypting import encrypting_mod, hides_updates
@@ -26,7 +27,7 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
         The run's `SimulationConfig`; read from the Flower run configuration if left out.
     """
     # In a simulation the server's process encrypts for all clients; a real one encrypts for itself.
-    app = ClientApp(mods=[encrypting_mod] if config_json is None else [])
+    app = ClientApp(mods=[enrolment_mod] + ([encrypting_mod] if config_json is None else []))
 
     def setting(context: Context) -> SimulationConfig:
         if config_json is not None:

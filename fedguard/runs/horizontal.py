@@ -30,8 +30,8 @@ from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Scene
 from fedguard.clients.planner import Plan, settle
 from fedguard.config import SimulationConfig
-from fedguard.enrolment.base import EnrolledGrid, make_enrolment
-from fedguard.errors import RunError
+from fedguard.enrolment.base import EnrolledGrid, TicketedGrid, check_deployed, make_enrolment
+from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.faulty import FaultyGrid
 from fedguard.grids.history import History
@@ -183,8 +183,20 @@ class HorizontalWorld:
     def _attacking(self, server_round: int) -> bool:
         return attacks_in(self.config, server_round)
 
+    @property
+    def _nameless(self) -> bool:
+        """Whether not even this process knows who sent what."""
+        return self.enrolment is not None and self.enrolment.deployable
+
+    def check_deployed(self) -> None:
+        """Refuse enrolment whose tickets the server would make; see `World.check_deployed`."""
+        check_deployed(self.config, self.enrolment, self.attack.needs)
+
     def serve_here(self, record: Record) -> None:
         """Run the rounds with clients that this process, or Ray's, train."""
+        if self._nameless:
+            told = "none in a simulation; docker/local.sh --enrolment k-pseudonym has one"
+            raise ConfigurationError("enrolment.registrar", "a registrar", told)
         assert self.plan is not None
         with local_grid(
             self.config, self.trainer, self.plan, self._attacking, self.history
@@ -196,8 +208,9 @@ class HorizontalWorld:
     def serve(self, grid: Grid, record: Record) -> None:
         """Run the strategy's own loop on a grid, with the coalition around it.
 
-        From the clients outwards: the coalition, the network that fails, the clients' other side
-        (encryption), admission. Real clients encrypt for themselves: what they send is handed on.
+        From the clients outwards: the coalition, the clients' tickets, the network that fails, the
+        clients' other side (encryption), admission. Real clients encrypt for themselves: what they
+        send is handed on.
         """
         config = self.config
         hidden = is_hidden(self.strategy, grid)
@@ -225,11 +238,20 @@ class HorizontalWorld:
             mend=self._mend,
             survive=config.faults.active,
         )
-        outer = grid if hidden else self._with_faults(adversary)
-        if traits_of(self.strategy).rule and not hidden:
+        declared = traits_of(self.strategy)
+        inner: Grid = adversary
+        # Clients that encrypt sign what they send then, which is made further out.
+        if self.enrolment is not None and not declared.client_side:
+            inner = TicketedGrid(adversary, self.enrolment)
+        outer = grid if hidden else self._with_faults(inner)
+        if declared.rule and not hidden:
             outer = self.strategy.client_side(outer)
-        if self.enrolment is not None:
-            outer = EnrolledGrid(outer, self.enrolment)
+        gathered = self.enrolment.gather(grid) if self.enrolment is not None else None
+        if gathered is not None:
+            outer = gathered
+        elif self.enrolment is not None:
+            ticketed = inner if isinstance(inner, TicketedGrid) else None
+            outer = EnrolledGrid(outer, self.enrolment, ticketed)
         observed.start(
             grid=outer,
             initial_arrays=self.layout.to_arrays(self.vector),
@@ -281,6 +303,8 @@ class HorizontalWorld:
         outcome = self.outcome if current else None
         malicious = self.federation.malicious
         figures = {**self._metrics(current), **tally(outcome, malicious)}
+        if self._nameless:
+            figures.update(true_positive_rate=None, false_positive_rate=None)
         if self.faulty is not None:
             figures["faults"] = self.faulty.counts
         figures.update(self.tending.look(current, self.vector))
@@ -303,6 +327,12 @@ class HorizontalWorld:
         if current == 0 or self.outcome is None:
             return []
         records = client_records(self.outcome, self.federation.malicious)
+        if self.enrolment is not None and not self.enrolment.named:
+            for record in records:
+                # All that the aggregator knows of the sender.
+                record["handle"] = self.enrolment.handle_of(record["client"], current)
+                if self._nameless:
+                    record["malicious"] = None
         if self.faulty is not None:
             for record in records:
                 # The truth about the network, which the server does not know.
@@ -330,7 +360,10 @@ class HorizontalWorld:
 
     def threat_model(self) -> dict[str, Any]:
         """Return the threat model; see `World.threat_model`."""
-        return threat_model(self.config, self.federation, self.attack, self.strategy, self.task)
+        card = threat_model(self.config, self.federation, self.attack, self.strategy, self.task)
+        if self.enrolment is not None and (told := self.enrolment.describe()):
+            card["defence"]["enrolment"] = told
+        return card
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole model by name, what is frozen too; see `World.tensors`."""

@@ -43,6 +43,9 @@ class World(Protocol):
     def open(self, out: Path, checkpoint: Checkpoint | None) -> None:
         """Prepare an execution that writes into `out`, from its beginning or from a checkpoint."""
 
+    def check_deployed(self) -> None:
+        """Refuse what means nothing, or something else, where clients are machines of their own."""
+
     def serve(self, grid: Grid, record: Record) -> None:
         """Run what is left of the rounds on a grid; call `record` after each of them."""
 

@@ -81,6 +81,9 @@ class VerticalWorld:
         self._gather(grid)
         self._train(MessageExchange(grid, self.config.round_timeout), record)
 
+    def check_deployed(self) -> None:
+        """Nothing to refuse: what a vertical strategy needs, its traits say."""
+
     def serve_here(self, record: Record) -> None:
         """Train with parties of this process."""
         parties = [self.world.party(p) for p in range(self.config.clients)]

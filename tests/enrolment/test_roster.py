@@ -37,7 +37,7 @@ def digest(text: str) -> bytes:
 def roster() -> Roster:
     found = Roster()
     for client in (1, 2):
-        found.enrol(client)
+        found.key_of(client)
     return found
 
 
@@ -84,9 +84,9 @@ def test_a_refused_reply_does_not_use_up_the_clients_turn(roster):
 
 def test_keys_are_drawn_once_and_differ():
     roster = Roster()
-    assert roster.enrol(1) == roster.enrol(1) != roster.enrol(2)
-    assert Roster().enrol(1) != roster.enrol(1)
-    assert len(roster.enrol(1)) == 32
+    assert roster.key_of(1) == roster.key_of(1) != roster.key_of(2)
+    assert Roster().key_of(1) != roster.key_of(1)
+    assert len(roster.key_of(1)) == 32
 
 
 def run(out, **values):
@@ -107,10 +107,10 @@ class Suspicious(Enrolment):
     def __init__(self) -> None:
         self.seen: list[tuple[int, int, bytes]] = []
 
-    def ticket(self, client, server_round, digest):
+    def ticket(self, client, server_round, digest, exchange=0):
         return digest
 
-    def refusal(self, client, server_round, digest, ticket):
+    def refusal(self, client, server_round, digest, ticket, exchange=0):
         self.seen.append((client, server_round, ticket))
         return "looks odd" if client == 3 else None
 
