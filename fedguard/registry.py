@@ -50,6 +50,9 @@ _GROUPS = {
 
 _OWN: dict[str, dict[str, str]] = {
     "strategy": {
+        "alignins": "fedguard.strategies.alignins:AlignIns",
+        "backdoor-indicator": "fedguard.strategies.backdoor_indicator:BackdoorIndicator",
+        "bnguard": "fedguard.strategies.bnguard:BNGuard",
         "bulyan": "fedguard.strategies.bulyan:Bulyan",
         "caf": "fedguard.strategies.caf:CAF",
         "centered-clipping": "fedguard.strategies.centered_clipping:CenteredClipping",
@@ -58,14 +61,18 @@ _OWN: dict[str, dict[str, str]] = {
         "deepsight": "fedguard.strategies.deepsight:DeepSight",
         "dnc": "fedguard.strategies.dnc:DnC",
         "fedavg": "fedguard.strategies.fedavg:FedAvg",
+        "fedrdf": "fedguard.strategies.fedrdf:FedRDF",
+        "fedseca": "fedguard.strategies.fedseca:FedSECA",
         "flame": "fedguard.strategies.flame:FLAME",
         "flare": "fedguard.strategies.flare:FLARE",
         "fldetector": "fedguard.strategies.fldetector:FLDetector",
         "fltrust": "fedguard.strategies.fltrust:FLTrust",
         "foolsgold": "fedguard.strategies.foolsgold:FoolsGold",
+        "foundationfl": "fedguard.strategies.foundationfl:FoundationFL",
         "freqfed": "fedguard.strategies.freqfed:FreqFed",
         "geminiguard": "fedguard.strategies.geminiguard:GeminiGuard",
         "geometric-median": "fedguard.strategies.geometric_median:GeometricMedian",
+        "hammer-anvil": "fedguard.strategies.hammer_anvil:HammerAnvil",
         "krum": "fedguard.strategies.krum:Krum",
         "lasa": "fedguard.strategies.lasa:LASA",
         "mda": "fedguard.strategies.mda:MDA",
