@@ -273,7 +273,10 @@ class HorizontalWorld:
         if server_round == 0 and self.checkpoint is not None:
             return None
         current = server_round + self.rounds_done
-        self.previous, self.vector = self.vector, self.layout.vector_from_arrays(arrays)
+        # A strategy may send clients another model than the one that the last round ended with.
+        sent = self.history.started_from(current) if current else None
+        self.previous = self.vector if sent is None else sent
+        self.vector = self.layout.vector_from_arrays(arrays)
         if current:
             self.history.note(current, self.previous)
         outcome = self.outcome if current else None

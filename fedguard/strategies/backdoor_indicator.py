@@ -84,9 +84,11 @@ class BackdoorIndicator(RobustStrategy):
     OOD Data for Proactive Backdoor Detection in Federated Learning", USENIX Security 2024. Ours:
     the rows are the server's own with their entries in another order, so that no further data set
     is needed; from a label's accuracy is taken the share of the other rows that the model calls so
-    too, which one that calls everything alike would win; the rate of 0.05, since the paper's 0.0008
-    teaches a small network nothing in as many steps. Nothing bounds an update: combine it with
-    clipping.
+    too, which one that calls everything alike would win; and a rate above the paper's 0.0008, which
+    teaches a small network nothing in as many steps. Measured on Fashion-MNIST with a small network
+    of dense layers, such rows do not tell attackers from honest clients: at a rate of 0.05 65 % of
+    the replies of attackers are rejected and 59 % of the honest, at 0.01 3 % and 3 %. Nothing
+    bounds an update: combine it with clipping.
 
     Parameters
     ----------
@@ -107,12 +109,17 @@ class BackdoorIndicator(RobustStrategy):
     >>> from fedguard.layout import ParameterLayout
     >>> from fedguard.strategies import BackdoorIndicator
     >>> from fedguard.updates import ClientUpdates
-    >>> torch.manual_seed(0) and None
-    >>> model = torch.nn.Sequential(torch.nn.Linear(30, 60), torch.nn.ReLU(), torch.nn.Linear(60, 2))
+    >>> _ = torch.manual_seed(0)
+    >>> from torch.nn import Linear, ReLU, Sequential
+    >>> model = Sequential(Linear(30, 60), ReLU(), Linear(60, 2))
     >>> layout = ParameterLayout.from_module(model)
     >>> server_data = torch.randn(20, 30), torch.arange(20) % 2
     >>> rule = BackdoorIndicator(
-    ...     model=model, server_data=server_data, latent_layer="1", indicator_rows_count=20
+    ...     model=model,
+    ...     server_data=server_data,
+    ...     latent_layer="1",
+    ...     indicator_rows_count=20,
+    ...     indicator_lr=0.1,
     ... )
     >>> planted = rule.plant(layout.flatten(model.state_dict()), layout, server_round=1)
     >>> forgot = -planted
@@ -135,7 +142,7 @@ class BackdoorIndicator(RobustStrategy):
         *,
         indicator_rows_count: int = 800,
         indicator_steps: int = 200,
-        indicator_lr: float = 0.05,
+        indicator_lr: float = 0.01,
         proximity: float = 0.1,
         threshold: float = 0.85,
         **base: Any,
