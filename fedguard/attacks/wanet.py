@@ -12,7 +12,6 @@ from fedguard.attacks.toolkit.poisoning import Backdoor, drawn_share
 from fedguard.errors import check_choice, check_number
 from fedguard.randomness import SERVER, generator
 
-
 PRESETS = {
     "strong": {"strength": 8.0, "cross_ratio": 0.5, "poison_fraction": 0.5},
     "paper": {"strength": 0.5, "cross_ratio": 2.0, "poison_fraction": 0.25},
