@@ -120,9 +120,9 @@ class LayerPoisoning(BadNets):
             return
         rows = torch.randperm(len(y), generator=rng)[: self.max_examples].to(x.device)
         x, y = x[rows], y[rows]
-        settings = {"epochs": self.epochs, "lr": self.lr}
-        benign = trained(model, x, y, rng, **settings)
-        poisoned = trained(model, *BadNets.poison(self, x, y, rng), rng, **settings)
+        benign = trained(model, x, y, rng, epochs=self.epochs, lr=self.lr)
+        mixed = BadNets.poison(self, x, y, rng)
+        poisoned = trained(model, *mixed, rng, epochs=self.epochs, lr=self.lr)
         stamped = self.trigger(x[y != self.target_class])
         self.critical = self._critical(benign, poisoned, stamped)
         self._change = change_of(poisoned, model)

@@ -125,7 +125,7 @@ class Soda(Backdoor):
             return coalition.deltas
         with torch.no_grad():
             sizes = [value.numel() for value in parameters]
-            for value, change in zip(parameters, mean.split(sizes), strict=True):
+            for value, change in zip(parameters, torch.split(mean, sizes), strict=True):
                 value.add_(change.view_as(value).to(value))
         anchor = _vector(reference).detach()
 

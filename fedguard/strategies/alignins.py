@@ -27,7 +27,8 @@ def temporal_alignment(updates: ClientUpdates) -> Tensor:
     start = updates.global_vector[: updates.layout.num_trainable].to(torch.float64)
     products = torch.stack([row.to(torch.float64) @ start for row in updates.trainable])
     scale = shared_norms(updates) * start.norm()
-    return torch.where(scale > 0, products / scale.clamp(min=1e-300), 0.0).clamp(-1.0, 1.0)
+    cosines: Tensor = torch.where(scale > 0, products / scale.clamp(min=1e-300), 0.0)
+    return cosines.clamp(-1.0, 1.0)
 
 
 def principal_sign_alignment(rows: Tensor, share: float) -> Tensor:
