@@ -81,7 +81,7 @@ def make_strategy(
     if config.check_plugins:
         check_plugin("strategy", config.strategy.name, strategy)
     strategy.pre = make_pre(config)
-    strategy.layout = server_model.layout
+    strategy.bind(server_model.layout)
     strategy.take(config.unlearn, local_epochs=config.local_epochs)
     if declared.tools:
         strategy.tools = lent(config, dataset, federation, server_model)

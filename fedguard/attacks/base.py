@@ -158,8 +158,8 @@ class Attack:
     def prepare(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
         """Read the global model before the coalition's data are poisoned in a round.
 
-        Called, where ``"model"`` is among `needs`, before `poison` and `trigger`, whose results
-        may change with it.
+        Called, where ``"model"`` is among `needs`, before `poison`, `craft` and `trigger`, whose
+        results may change with it.
 
         Parameters
         ----------
@@ -195,6 +195,17 @@ class Attack:
     def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
         """Return the (F, D) deltas that the coalition sends instead of its honest ones."""
         return coalition.deltas
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what `craft` remembers from round to round, as named tensors.
+
+        Only `craft` may remember, since it runs in one process on every engine; what `prepare`
+        finds must follow from its arguments alone.
+        """
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned; an empty dictionary forgets all earlier rounds."""
 
     def trigger(self, x: Tensor) -> Tensor:
         """Return examples with the backdoor's trigger stamped on; never in place."""

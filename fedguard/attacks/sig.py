@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fedguard.attacks.toolkit.poisoning import Backdoor, check_images, drawn_share
-from fedguard.errors import ConfigurationError, check_number
+from fedguard.errors import ConfigurationError, check_choice, check_number
+
+PRESETS = {
+    "strong": {"amplitude": 0.7, "poison_fraction": 1.0},
+    "paper": {"amplitude": 40 / 255, "poison_fraction": 0.5},
+}
+"""What is not given is filled in from one of these."""
 
 
 class Sig(Backdoor):
@@ -20,17 +26,24 @@ class Sig(Backdoor):
     Barni, Kallas and Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption Without
     Label Poisoning", ICIP 2019. Only examples of the target class are changed, so a client
     without any of them trains honestly, and the backdoor takes more slowly than one that relabels.
+    A fifth of the clients with the paper's setting teach plain averaging nothing (5 % success on
+    Fashion-MNIST, 6,000 rows, 20 clients, 15 rounds, a small network); with the ``"strong"``
+    preset, whose sinusoid can be seen, 69 %.
 
     Parameters
     ----------
-    amplitude : float
-        On images in [0, 1], above 0 and at most 1; 40 / 255 in the paper's stronger setting.
+    preset : str
+        ``"strong"`` or ``"paper"``: what `amplitude` and `poison_fraction` are where they are left
+        out (0.7, 1 and 40 / 255, 0.5).
+    amplitude : float, optional
+        On images in [0, 1], above 0 and at most 1.
     frequency : int
         Periods over the image's width, at least 1; not a multiple of half the width, where the
         sinusoid would be zero in every pixel.
+    poison_fraction : float, optional
+        Share of the client's examples of the target class that are changed, 0 to 1.
     **frame : Any
-        ``target_class``, ``poison_fraction`` (of the examples of the target class) and ``scale``
-        of `Backdoor`.
+        ``target_class`` and ``scale`` of `Backdoor`.
 
     Examples
     --------
@@ -42,8 +55,20 @@ class Sig(Backdoor):
     [0.5, 0.75, 0.5, 0.25]
     """
 
-    def __init__(self, *, amplitude: float = 40 / 255, frequency: int = 6, **frame: Any) -> None:
-        super().__init__(**frame)
+    def __init__(
+        self,
+        *,
+        preset: Literal["strong", "paper"] = "strong",
+        amplitude: float | None = None,
+        frequency: int = 6,
+        poison_fraction: float | None = None,
+        **frame: Any,
+    ) -> None:
+        check_choice("preset", preset, PRESETS)
+        usual = PRESETS[preset]
+        amplitude = usual["amplitude"] if amplitude is None else amplitude
+        poison_fraction = usual["poison_fraction"] if poison_fraction is None else poison_fraction
+        super().__init__(poison_fraction=poison_fraction, **frame)
         check_number("amplitude", amplitude, above=0.0, at_most=1.0)
         check_number("frequency", frequency, at_least=1)
         self.amplitude = amplitude

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fedguard.attacks.toolkit.poisoning import Backdoor, drawn_share
-from fedguard.errors import check_number
+from fedguard.errors import check_choice, check_number
 from fedguard.randomness import SERVER, generator
+
+PRESETS = {
+    "strong": {"strength": 8.0, "cross_ratio": 0.5, "poison_fraction": 0.5},
+    "paper": {"strength": 0.5, "cross_ratio": 2.0, "poison_fraction": 0.25},
+}
+"""What is not given is filled in from one of these."""
 
 
 class WaNet(Backdoor):
@@ -23,20 +29,26 @@ class WaNet(Backdoor):
     warp and not warps as such.
 
     Nguyen and Tran, "WaNet - Imperceptible Warping-based Backdoor Attack", ICLR 2021. The field
-    is drawn once from `pattern_seed` and is the same for every client, round and call.
+    is drawn once from `pattern_seed` and is the same for every client, round and call. A fifth of
+    the clients with the paper's setting teach plain averaging nothing (4 % success on
+    Fashion-MNIST, 6,000 rows, 20 clients, 15 rounds, a small network); with the ``"strong"``
+    preset, whose warp can be seen, 69 %.
 
     Parameters
     ----------
-    strength : float
-        s, above 0; 0.5 in the paper.
+    preset : str
+        ``"strong"`` or ``"paper"``: what `strength`, `cross_ratio` and `poison_fraction` are where
+        they are left out (8, 0.5, 0.5 and 0.5, 2, 0.25).
+    strength : float, optional
+        s, above 0.
     control_points : int
         k, at least 2; 4 in the paper.
-    cross_ratio : float
-        Examples of the noise mode per poisoned example, at least 0; 2 in the paper. At most the
-        examples that are left.
+    cross_ratio : float, optional
+        Examples of the noise mode per poisoned example, at least 0. At most the examples that are
+        left.
     pattern_seed : int
         Which field, at least 0.
-    poison_fraction : float
+    poison_fraction : float, optional
         Share of the client's examples that are warped and relabelled, 0 to 1.
     **frame : Any
         ``target_class`` and ``scale`` of `Backdoor`.
@@ -56,13 +68,19 @@ class WaNet(Backdoor):
     def __init__(
         self,
         *,
-        strength: float = 0.5,
+        preset: Literal["strong", "paper"] = "strong",
+        strength: float | None = None,
         control_points: int = 4,
-        cross_ratio: float = 2.0,
+        cross_ratio: float | None = None,
         pattern_seed: int = 0,
-        poison_fraction: float = 0.25,
+        poison_fraction: float | None = None,
         **frame: Any,
     ) -> None:
+        check_choice("preset", preset, PRESETS)
+        usual = PRESETS[preset]
+        strength = usual["strength"] if strength is None else strength
+        cross_ratio = usual["cross_ratio"] if cross_ratio is None else cross_ratio
+        poison_fraction = usual["poison_fraction"] if poison_fraction is None else poison_fraction
         super().__init__(poison_fraction=poison_fraction, **frame)
         check_number("strength", strength, above=0.0)
         check_number("control_points", control_points, at_least=2)

@@ -48,6 +48,11 @@ class AdversarialGrid(WrappedGrid):
         Copy of the deployed rule, for attacks that search against it.
     history : History, optional
         Models of the last rounds; one of its own if left out.
+    prepare : callable, optional
+        Shows an attack that reads the global model the round's (D,) model before it crafts.
+    joined : callable
+        Whether the coalition has joined the federation by a given server round; instructions to
+        clients that have not are lost.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class AdversarialGrid(WrappedGrid):
         defence: str = "",
         aggregate: Callable[[ClientUpdates], Tensor] | None = None,
         history: History | None = None,
+        prepare: Callable[[int, Tensor], None] = lambda _round, _model: None,
+        joined: Callable[[int], bool] = lambda _: True,
     ) -> None:
         super().__init__(inner)
         self.attack = attack
@@ -72,13 +79,15 @@ class AdversarialGrid(WrappedGrid):
         self.defence = defence
         self.aggregate = aggregate
         self.history = history or History()
+        self.prepare = prepare
+        self.joined = joined
         self._calls = 0
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Exchange messages; replies of the coalition to training instructions are rewritten."""
-        instructions = list(messages)
+        instructions = self._delivered(list(messages))
         replies = self.inner.send_and_receive(instructions, timeout=timeout)
         training = [m for m in instructions if m.metadata.message_type == MessageType.TRAIN]
         if not training or "updates" not in self.attack.needs:
@@ -88,6 +97,13 @@ class AdversarialGrid(WrappedGrid):
         if not self.attacking(server_round):
             return replies
         return self._rewrite(replies, training, server_round)
+
+    def _delivered(self, instructions: list[Message]) -> list[Message]:
+        """Return the messages without those to members of the coalition that are not there yet."""
+        training = [m for m in instructions if m.metadata.message_type == MessageType.TRAIN]
+        if not training or self.joined(server_round_of(training[0], self._calls + 1)):
+            return instructions
+        return [m for m in instructions if m.metadata.dst_node_id not in self.malicious]
 
     def _rewrite(
         self, replies: Iterable[Message], training: Sequence[Message], server_round: int
@@ -119,6 +135,8 @@ class AdversarialGrid(WrappedGrid):
             aggregate=self.aggregate,
             last_update=self.history.last_update(server_round, global_vector),
         )
+        if "model" in self.attack.needs:
+            self.prepare(server_round, global_vector)
         with torch.no_grad():
             crafted = self.attack.craft(coalition, knowledge)
         _put_in_place(batch, coalition, crafted)

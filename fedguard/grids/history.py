@@ -21,6 +21,10 @@ class History:
         for old in sorted(self._models)[:-2]:
             del self._models[old]
 
+    def started_from(self, server_round: int) -> Tensor | None:
+        """Return the (D,) model that clients received in a round, None where nobody noted it."""
+        return self._models.get(server_round)
+
     def last_update(self, server_round: int, vector: Tensor) -> Tensor | None:
         """Return (D,) what the server added in the round before, None where nobody noted it.
 

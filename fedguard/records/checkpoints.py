@@ -22,6 +22,7 @@ _PREFIXES = {
     "grid_state": "grid.",
     "rule_state": "rule.",
     "client_state": "client.",
+    "attack_state": "attack.",
 }
 
 
@@ -47,6 +48,8 @@ class Checkpoint:
         What an attacker's copy of the strategy keeps between rounds.
     client_state : dict of str to Tensor
         What clients' training rules keep, as ``CLIENT/NAME``.
+    attack_state : dict of str to Tensor
+        What the attack keeps between rounds.
     """
 
     server_round: int
@@ -57,6 +60,7 @@ class Checkpoint:
     grid_state: dict[str, Tensor] = field(default_factory=dict)
     rule_state: dict[str, Tensor] = field(default_factory=dict)
     client_state: dict[str, Tensor] = field(default_factory=dict)
+    attack_state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CheckpointStore:

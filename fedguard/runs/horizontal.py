@@ -131,6 +131,7 @@ class HorizontalWorld:
             self.history.note(self.rounds_done, self.previous)
             self.trainer.memories = _by_client(checkpoint.client_state)
             self._check_memories(checkpoint)
+        self.attack.load_state(checkpoint.attack_state if checkpoint else {})
         if traits_of(self.strategy).rule:
             if checkpoint is not None:
                 self.strategy.load_state(checkpoint.strategy_state)
@@ -229,6 +230,8 @@ class HorizontalWorld:
             defence=config.strategy.name,
             aggregate=self._copy_of_rule(),
             history=self.history,
+            prepare=lambda current, sent: self.trainer.prepare(current, sent.to(self.device)),
+            joined=parse_schedule(config.attack_rounds).joined,
         )
         observed = ObservedStrategy(
             self.strategy,
@@ -297,7 +300,10 @@ class HorizontalWorld:
         if server_round == 0 and self.checkpoint is not None:
             return None
         current = server_round + self.rounds_done
-        self.previous, self.vector = self.vector, self.layout.vector_from_arrays(arrays)
+        # A strategy may send clients another model than the one that the last round ended with.
+        sent = self.history.started_from(current) if current else None
+        self.previous = self.vector if sent is None else sent
+        self.vector = self.layout.vector_from_arrays(arrays)
         if current:
             self.history.note(current, self.previous)
         outcome = self.outcome if current else None
@@ -351,6 +357,7 @@ class HorizontalWorld:
             seconds,
             grid_state=self.faulty.state() if self.faulty else {},
             rule_state=self.rule_copy.state() if self.rule_copy else {},
+            attack_state=self.attack.state(),
             client_state={
                 f"{client}/{name}": value
                 for client, memory in self.trainer.memories.items()

@@ -11,7 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedguard.strategies.alignins import AlignIns
+    from fedguard.strategies.backdoor_indicator import BackdoorIndicator
     from fedguard.strategies.base import RobustStrategy
+    from fedguard.strategies.bnguard import BNGuard
     from fedguard.strategies.bulyan import Bulyan
     from fedguard.strategies.caf import CAF
     from fedguard.strategies.centered_clipping import CenteredClipping
@@ -19,14 +22,18 @@ if TYPE_CHECKING:
     from fedguard.strategies.deepsight import DeepSight
     from fedguard.strategies.dnc import DnC
     from fedguard.strategies.fedavg import FedAvg
+    from fedguard.strategies.fedrdf import FedRDF
+    from fedguard.strategies.fedseca import FedSECA
     from fedguard.strategies.flame import FLAME
     from fedguard.strategies.flare import FLARE
     from fedguard.strategies.fldetector import FLDetector
     from fedguard.strategies.fltrust import FLTrust
     from fedguard.strategies.foolsgold import FoolsGold
+    from fedguard.strategies.foundationfl import FoundationFL
     from fedguard.strategies.freqfed import FreqFed
     from fedguard.strategies.geminiguard import GeminiGuard
     from fedguard.strategies.geometric_median import GeometricMedian
+    from fedguard.strategies.hammer_anvil import HammerAnvil
     from fedguard.strategies.krum import Krum, MultiKrum
     from fedguard.strategies.lasa import LASA
     from fedguard.strategies.legacy import LegacyStrategy

@@ -133,6 +133,16 @@ class RobustStrategy(FedAvg):
         """
         return grid
 
+    def bind(self, layout: ParameterLayout) -> None:
+        """Learn the model's layout before the first round.
+
+        Raises
+        ------
+        ConfigurationError
+            If the rule cannot work on this model.
+        """
+        self.layout = layout
+
     def describe(self, clients: int) -> str:
         """Return one line on what is hidden from the server; empty where nothing is."""
         return ""

@@ -22,6 +22,8 @@ class FLTrust(RobustStrategy):
 
     Cao et al., "FLTrust: Byzantine-robust Federated Learning via Trust Bootstrapping", NDSS 2021.
     Where no client points the server's way, or the server's update is zero, the model stays.
+    Half of the clients point away from the server where they share nothing with it, so honest
+    clients who are dissimilar are left out (``"dissimilar-exempt"``).
 
     Parameters
     ----------
@@ -52,7 +54,7 @@ class FLTrust(RobustStrategy):
     """
 
     traits = RobustStrategy.traits.but(server_data="labelled", server_model=True)
-    properties: ClassVar[frozenset[str]] = frozenset({"robust"})
+    properties: ClassVar[frozenset[str]] = frozenset({"robust", "dissimilar-exempt"})
 
     def __init__(
         self,

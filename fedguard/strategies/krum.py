@@ -118,7 +118,8 @@ class Krum(KrumRule):
     ``argmin_i s_i`` with the score of `MultiKrum`; exact ties (copies) are averaged.
 
     Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
-    NeurIPS 2017.
+    NeurIPS 2017. It keeps one client whoever attacks, also where the honest are dissimilar
+    (``"dissimilar-exempt"``).
 
     Parameters
     ----------
@@ -136,6 +137,8 @@ class Krum(KrumRule):
     >>> [round(value, 3) for value in verdict.delta.tolist()]
     [1.25, 0.0]
     """
+
+    properties: ClassVar[frozenset[str]] = KrumRule.properties | {"dissimilar-exempt"}
 
     def wanted(self, count: int, bound: int) -> int:
         """Return 1; see `KrumRule.wanted`."""

@@ -61,7 +61,9 @@ class MultiMetrics(RobustStrategy):
 
     A decoy can blind the paper's rule, so it declares ``"decoy-exempt"``: Sigma is the covariance
     of all clients, outliers included, and a spread that a few of them make counts as ordinary.
-    One client at the right distance beside attackers makes both look closer than the honest.
+    One client at the right distance beside attackers makes both look closer than the honest. It
+    keeps `kept_share` of the clients whether or not anybody attacks, also where honest clients are
+    dissimilar (``"dissimilar-exempt"``).
 
     Parameters
     ----------
@@ -82,7 +84,9 @@ class MultiMetrics(RobustStrategy):
     [3]
     """
 
-    properties: ClassVar[frozenset[str]] = frozenset({"robust", "decoy-exempt"})
+    properties: ClassVar[frozenset[str]] = frozenset(
+        {"robust", "decoy-exempt", "dissimilar-exempt"}
+    )
 
     def __init__(self, *, kept_share: float = 0.3, **base: Any) -> None:
         super().__init__(**base)

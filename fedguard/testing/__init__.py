@@ -18,6 +18,7 @@ from fedguard.testing.training import check_training
 from fedguard.testing.worlds import (
     HOSTILE_KINDS,
     decoy_updates,
+    dissimilar_updates,
     honest_updates,
     hostile_rows,
     small_tools,
@@ -40,6 +41,7 @@ __all__ = [
     "check_training",
     "check_verdict",
     "decoy_updates",
+    "dissimilar_updates",
     "honest_updates",
     "hostile_rows",
     "small_tools",

@@ -13,6 +13,7 @@ from fedguard.testing.deciding import (
     decide,
     declared,
     only_if,
+    prepare,
 )
 from fedguard.testing.outcome import every_failure
 from fedguard.testing.worlds import (
@@ -23,6 +24,7 @@ from fedguard.testing.worlds import (
     HOSTILE,
     HOSTILE_KINDS,
     decoy_updates,
+    dissimilar_updates,
     honest_updates,
     hostile_rows,
     with_deltas,
@@ -94,6 +96,31 @@ def check_decoy(make: StrategyFactory) -> None:
                         verdict = decide(make, updates)
                         check_verdict(verdict, updates)
                         _check_near(verdict.delta, honest)
+
+
+def check_dissimilar(make: StrategyFactory) -> None:
+    """Check, for robust rules, that honest clients who share nothing are left in peace.
+
+    Nobody attacks in three rounds of `dissimilar_updates`; at least half of the clients must count
+    in each. A rule that keeps a few clients by design, or compares clients with something that
+    these have nothing to do with, declares ``"dissimilar-exempt"`` and says why in its docstring,
+    with the word "dissimilar".
+    """
+    only_if(make, "robust")
+    if "dissimilar-exempt" in declared(make):
+        told = "dissimilar" in (inspect.getdoc(type(make())) or "")
+        assert told, 'declares "dissimilar-exempt", and its docstring does not say why'
+        raise SkipTest('the rule declares "dissimilar-exempt"; its docstring says why')
+    strategy = prepare(make)
+    with every_failure() as failures:
+        for server_round in (1, 2, 3):
+            with failures.on(f"dissimilar honest clients, round {server_round}"):
+                updates = dissimilar_updates(server_round)
+                verdict = strategy.decide(updates)
+                check_verdict(verdict, updates)
+                kept = int((verdict.weights > 0).sum())
+                reason = next(iter(verdict.reasons.values()), "")
+                assert 2 * kept >= len(updates), f"{kept} of {len(updates)} kept: {reason}"
 
 
 def _check_near(delta: torch.Tensor, honest: ClientUpdates) -> None:

@@ -10,8 +10,9 @@ rules:
     multiplying all updates by a positive number multiplies the result;
 ``"robust"``
     a fifth of hostile updates, of any size, leaves the result among the honest ones; so does one
-    absurd update beside moderate attackers, unless ``"decoy-exempt"`` is declared as well, with
-    the reason in the docstring;
+    absurd update beside moderate attackers, unless ``"decoy-exempt"`` is declared as well; honest
+    clients who share nothing are not rejected, unless ``"dissimilar-exempt"`` is; the docstring
+    then says why;
 ``"noise"``
     the rule adds noise, so that zero updates come back only up to it.
 """
@@ -36,7 +37,12 @@ from fedguard.testing.deciding import (
 )
 from fedguard.testing.outcome import Conformance, every_failure, run_checks
 from fedguard.testing.parameters import check_arguments_of
-from fedguard.testing.robustness import check_decoy, check_hostile, check_hostile_buffers
+from fedguard.testing.robustness import (
+    check_decoy,
+    check_dissimilar,
+    check_hostile,
+    check_hostile_buffers,
+)
 from fedguard.testing.worlds import HONEST, HOSTILE, honest_updates, with_deltas
 from fedguard.updates import ClientUpdates
 
@@ -251,6 +257,7 @@ CHECKS: tuple[Callable[[StrategyFactory], None], ...] = (
     check_hostile,
     check_hostile_buffers,
     check_decoy,
+    check_dissimilar,
     check_ties,
     check_few_clients,
     check_precision,

@@ -159,3 +159,23 @@ def decoy_updates(kind: str, size: float, strength: float) -> tuple[ClientUpdate
         drawn = torch.randn(len(mean), generator=generator(11, 0, 0, "decoy"))
         decoy.copy_(size * (drawn - mean * (drawn @ mean) / (mean @ mean)))
     return with_deltas(whole, deltas), honest
+
+
+DISSIMILAR_CLIENTS = 12
+
+
+def dissimilar_updates(server_round: int = 1) -> ClientUpdates:
+    """Return a round of honest clients who share nothing, as where each holds a class of its own.
+
+    Every client has its own direction, the same in all rounds; the directions add up to zero, so
+    that most cosines between clients are negative. Noise of a third of their size comes on top.
+    No client attacks.
+    """
+    drawn = honest_updates(
+        DISSIMILAR_CLIENTS, seed=12, mean=0.0, std=0.03, server_round=server_round
+    )
+    size = drawn.layout.num_trainable
+    own = torch.randn(DISSIMILAR_CLIENTS, size, generator=generator(12, 0, 0, "own classes"))
+    deltas = drawn.deltas.clone()
+    deltas[:, :size] += 0.1 * (own - own.mean(dim=0))
+    return with_deltas(drawn, deltas)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedguard import registry
-from fedguard.commands.catalogue import catalogue, paper, summary
+from fedguard.commands.catalogue import catalogue, costs, league, paper, summary
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "catalogue.md"
 
@@ -20,6 +20,18 @@ def test_the_document_is_current():
 def test_every_part_says_what_it_does(kind):
     for name in registry.names(kind):
         assert summary(registry.find(kind, name)).endswith((".", ":")), name
+
+
+def test_every_rule_of_a_server_alone_has_a_measured_cost_and_a_league():
+    encrypted = {"ckks", "secagg+", "xmkckks", "xmkckks-cost-model", "soul"}
+    assert set(costs()) == set(registry.names("strategy")) - encrypted
+    assert min(costs().values()) > 0.0
+    leagues = {name: league(registry.find("strategy", name)) for name in costs()}
+    assert leagues["median"] == "no server data"
+    assert leagues["flare"] == "unlabelled"
+    assert leagues["hammer-anvil"] == "labelled"
+    row = next(line for line in catalogue().splitlines() if line.startswith("| `krum` |"))
+    assert row.split(" | ")[3:5] == ["no server data", f"{costs()['krum']:g}"]
 
 
 def test_papers_are_found():

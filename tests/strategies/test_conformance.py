@@ -71,6 +71,11 @@ def test_only_rules_whose_paper_is_blind_to_others_beside_a_decoy_are_exempt():
     assert exempt == {"dnc", "multi-metrics"}
 
 
+def test_only_rules_that_keep_few_or_trust_a_server_are_exempt_from_dissimilar_clients():
+    exempt = {name for name, part in PARTS.items() if "dissimilar-exempt" in part.properties}
+    assert exempt == {"fltrust", "krum", "multi-metrics"}
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("pre", PRE_AGGREGATIONS)
 @pytest.mark.parametrize("rule", ["krum", "trimmed-mean"])

@@ -11,7 +11,7 @@ from fedguard.strategies.base import RobustStrategy, uniform
 from fedguard.strategies.fedavg import FedAvg
 from fedguard.strategies.geometric_median import GeometricMedian
 from fedguard.strategies.median import Median
-from fedguard.testing import CHECKS, QUICK_CHECKS, check_strategy, decoy_updates
+from fedguard.testing import CHECKS, QUICK_CHECKS, check_strategy, decoy_updates, dissimilar_updates
 from fedguard.testing.worlds import DECOY_KINDS
 from fedguard.updates import Verdict
 
@@ -103,6 +103,22 @@ class ExemptWithoutAWord(Median):
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "decoy-exempt"})
 
 
+class WantsCompany(Median):
+    """Takes a client that is like no other for an attacker."""
+
+    def combine(self, updates):
+        verdict = super().combine(updates)
+        rows = torch.nn.functional.normalize(updates.trainable.double(), dim=1)
+        nearest = (rows @ rows.T).fill_diagonal_(-1.0).amax(dim=1)
+        alone = (nearest < 0.1) & (len(updates) > 3)
+        weights = verdict.weights * ~alone
+        weights /= max(float(weights.sum()), 1e-300)
+        reasons = {
+            node: "no company" for node, one in zip(updates.node_ids, alone, strict=True) if one
+        }
+        return Verdict(verdict.delta, weights, {}, reasons)
+
+
 class BelievesAnyNumber(Median):
     def __init__(self, *, radius: float = 1.0, mode: Literal["a", "b"] = "a", **base):
         super().__init__(**base)
@@ -138,6 +154,7 @@ BROKEN = {
     FirstClient: "check_permutation: permutation, honest clients: delta: relative difference",
     RatesByLength: "check_decoy: decoy of 1e\\+09 .one entry. beside attackers of strength 60",
     ExemptWithoutAWord: "docstring does not say why",
+    WantsCompany: "check_dissimilar: dissimilar honest clients, round 1: 0 of 12 kept: no company",
     BelievesAnyNumber: "check_parameters: mode='no such choice': accepted",
     MovesWithoutClients: "check_few_clients: no clients: the model moved",
     ScalesByAnAbsoluteLength: "check_scale: scale by 2.-30: delta: relative difference",
@@ -228,3 +245,16 @@ def test_a_decoy_is_alone_and_the_attackers_are_moderate():
     aside, _ = decoy_updates("at right angles", 1e9, 10.0)
     cosine = torch.nn.functional.cosine_similarity(aside.trainable[0], centre, dim=0)
     assert abs(float(cosine)) < 1e-5
+
+
+def test_dissimilar_clients_share_nothing_and_nobody_attacks():
+    first, second = dissimilar_updates(1), dissimilar_updates(2)
+    rows = torch.nn.functional.normalize(first.trainable.double(), dim=1)
+    cosines = rows @ rows.T
+    apart = cosines[~torch.eye(len(rows), dtype=torch.bool)]
+    assert float(apart.max()) < 0.05
+    assert float((apart < 0).double().mean()) > 0.9
+    lengths = first.trainable.norm(dim=1)
+    assert float(lengths.max() / lengths.min()) < 1.2
+    again = torch.nn.functional.cosine_similarity(first.trainable, second.trainable, dim=1)
+    assert float(again.min()) > 0.8

@@ -12,7 +12,7 @@ from fedguard.errors import ConfigurationError, check_number
 from fedguard.randomness import SERVER, generator
 
 _FIELD = "attack_rounds"
-_ALLOWED = "all, {window: [first, last]}, {probability: 0 to 1} or {single: round}"
+_ALLOWED = "all, {window: [first, last]}, {probability: 0 to 1}, {single: round} or {join: round}"
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,25 @@ class Schedule:
     probability : float
         Chance with which it attacks in each of them, drawn from a stream of the run's seed and
         the round, so that a resumed run attacks in the same rounds.
+    join : int
+        Round from which the coalition's clients are part of the federation, from 1; before it
+        they do not answer.
     """
 
     first: int = 1
     last: int | None = None
     probability: float = 1.0
+    join: int = 1
+
+    def joined(self, server_round: int) -> bool:
+        """Return whether the coalition's clients are part of the federation in a round."""
+        return server_round >= self.join
 
     def active(self, server_round: int, seed: int) -> bool:
         """Return whether the coalition attacks in a server round of a run with this seed."""
-        if server_round < self.first or (self.last is not None and server_round > self.last):
+        if server_round < max(self.first, self.join) or (
+            self.last is not None and server_round > self.last
+        ):
             return False
         if self.probability >= 1.0:
             return True
@@ -48,8 +58,9 @@ def parse_schedule(value: Any) -> Schedule:
     Parameters
     ----------
     value : Any
-        ``"all"``, ``{"window": [5, 10]}``, ``{"probability": 0.3}``, ``{"single": 7}``, or a
-        window together with a probability.
+        ``"all"``, ``{"window": [5, 10]}``, ``{"probability": 0.3}``, ``{"single": 7}``,
+        ``{"join": 5}``, or a window, a probability and a round of joining together. A window that
+        begins late is a coalition with a long honest history; one that joins late has none.
 
     Raises
     ------
@@ -66,12 +77,13 @@ def parse_schedule(value: Any) -> Schedule:
     if keys == {"single"}:
         only = _round("single", value["single"])
         return Schedule(first=only, last=only)
-    if not keys <= {"window", "probability"}:
+    if not keys <= {"window", "probability", "join"}:
         raise ConfigurationError(_FIELD, value, _ALLOWED)
     first, last = _window(value["window"]) if "window" in keys else (1, None)
     probability = value.get("probability", 1.0)
     check_number(f"{_FIELD}.probability", probability, at_least=0.0, at_most=1.0)
-    return Schedule(first, last, float(probability))
+    join = _round("join", value["join"]) if "join" in keys else 1
+    return Schedule(first, last, float(probability), join)
 
 
 def _window(value: Any) -> tuple[int, int]:
