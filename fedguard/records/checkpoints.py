@@ -22,6 +22,7 @@ _PREFIXES = {
     "grid_state": "grid.",
     "rule_state": "rule.",
     "client_state": "client.",
+    "repair_state": "repair.",
 }
 
 
@@ -47,6 +48,8 @@ class Checkpoint:
         What an attacker's copy of the strategy keeps between rounds.
     client_state : dict of str to Tensor
         What clients' training rules keep, as ``CLIENT/NAME``.
+    repair_state : dict of str to Tensor
+        What the repair keeps up between rounds.
     """
 
     server_round: int
@@ -57,6 +60,7 @@ class Checkpoint:
     grid_state: dict[str, Tensor] = field(default_factory=dict)
     rule_state: dict[str, Tensor] = field(default_factory=dict)
     client_state: dict[str, Tensor] = field(default_factory=dict)
+    repair_state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CheckpointStore:
