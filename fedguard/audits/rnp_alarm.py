@@ -46,7 +46,7 @@ class RnpAlarm(Audit):
 
     def due(self, server_round: int, rounds: int) -> bool:
         """Return whether a round is looked at."""
-        return server_round == rounds or server_round % self.every == 0
+        return server_round == rounds or (server_round > 0 and server_round % self.every == 0)
 
     def look(self, server_round: int, vector: Tensor, rng: torch.Generator) -> Mapping[str, Any]:
         """Return label, confidence and whether it is an alarm; see `Audit.look`."""

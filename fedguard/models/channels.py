@@ -66,11 +66,11 @@ def channel_units(model: nn.Module, x: Tensor, *, shift: bool = True) -> list[Un
             hook.remove()
     units = []
     for module, after in itertools.pairwise(ran):
-        weight = module.weight
-        if weight is None or not weight.requires_grad:
+        weight, scale = module.weight, after.weight
+        if not isinstance(weight, Tensor) or not weight.requires_grad:
             continue
-        normalised = isinstance(after, _NORMS) and after.weight is not None
-        if isinstance(module, _LAYERS) and normalised and len(after.weight) == len(weight):
+        normalised = isinstance(after, _NORMS) and isinstance(scale, Tensor)
+        if isinstance(module, _LAYERS) and normalised and scale.shape == weight.shape[:1]:
             continue
         own = ["weight"] + (["bias"] if shift and module.bias is not None else [])
         prefix = f"{names[module]}." if names[module] else ""

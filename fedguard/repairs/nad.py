@@ -133,7 +133,8 @@ class Nad(Repair):
                     functional.mse_loss(attention(seen[stage]), attention(shown[stage]))
                     for stage in stages
                 ]
-                return beta * torch.stack(terms).sum()
+                total: Tensor = beta * torch.stack(terms).sum()
+                return total
 
             return train_on_rows(own, student, how, rng, extra=imitate)
 

@@ -37,8 +37,11 @@ class Recovery:
     shift: bool = True
 
 
-PAPER = (Climb(clip=None, running=True), 0.2, Recovery(lr=0.2, passes=20, shift=False))
-HARDENED = (Climb(lr=0.01), None, Recovery(lr=0.005, passes=60))
+Preparation = tuple[Climb, float | None, Recovery]
+"""The climb, where it ends (None: as good as chance), and how masks are learnt."""
+
+PAPER: Preparation = (Climb(clip=None, running=True), 0.2, Recovery(lr=0.2, passes=20, shift=False))
+HARDENED: Preparation = (Climb(lr=0.01), None, Recovery(lr=0.005, passes=60))
 
 
 class Rnp(PruningRepair):
@@ -164,10 +167,10 @@ class Rnp(PruningRepair):
         before: float,
     ) -> float:
         """Return the largest mask value up to which pruning is affordable; -1 for none."""
-        values = torch.cat([masks[unit.layer] for unit in units]).unique()
+        values = sorted({float(m) for unit in units for m in masks[unit.layer] if m < 1.0})
         total = sum(unit.size for unit in units)
         best = -1.0
-        for level in values[values < 1.0].tolist():
+        for level in values:
             found, count = held_out_at(held, units, masks, level)
             if count > self.most * total:
                 break

@@ -33,7 +33,7 @@ def split_rows(
     strata = tools.task.strata(tools.y).cpu()
     order = torch.randperm(len(strata), generator=rng)
     held = torch.zeros(len(strata), dtype=torch.bool)
-    for stratum in strata.unique():
+    for stratum in sorted(set(strata.tolist())):
         rows = order[strata[order] == stratum]
         held[rows[: int(share * len(rows))]] = True
     if not bool(held.any()):
