@@ -149,6 +149,7 @@ _OWN: dict[str, dict[str, str]] = {
     },
     "model": {
         "cnn": "fedguard.models.cnn:Cnn",
+        "conv-bn": "fedguard.models.conv_bn:ConvBn",
         "logistic": "fedguard.models.logistic:Logistic",
         "mlp": "fedguard.models.mlp:Mlp",
         "resnet18": "fedguard.models.resnet:ResNet18",
@@ -175,8 +176,17 @@ _OWN: dict[str, dict[str, str]] = {
         "clipping": "fedguard.strategies.pre_aggregation:Clipping",
         "nnm": "fedguard.strategies.pre_aggregation:NearestNeighbourMixing",
     },
-    "repair": {"finetune": "fedguard.repairs.finetune:FineTuning"},
-    "audit": {"unlearning": "fedguard.unlearning.audit:UnlearningAudit"},
+    "repair": {
+        "fine-pruning": "fedguard.repairs.fine_pruning:FinePruning",
+        "finetune": "fedguard.repairs.finetune:FineTuning",
+        "nad": "fedguard.repairs.nad:Nad",
+        "rnp": "fedguard.repairs.rnp:Rnp",
+        "super-finetune": "fedguard.repairs.super_finetune:SuperFineTuning",
+    },
+    "audit": {
+        "rnp-alarm": "fedguard.audits.rnp_alarm:RnpAlarm",
+        "unlearning": "fedguard.unlearning.audit:UnlearningAudit",
+    },
     "enrolment": {
         "k-pseudonym": "fedguard.enrolment.k_pseudonym:KPseudonym",
         "roster": "fedguard.enrolment.roster:Roster",

@@ -23,6 +23,7 @@ _PREFIXES = {
     "rule_state": "rule.",
     "client_state": "client.",
     "attack_state": "attack.",
+    "repair_state": "repair.",
 }
 
 
@@ -50,6 +51,8 @@ class Checkpoint:
         What clients' training rules keep, as ``CLIENT/NAME``.
     attack_state : dict of str to Tensor
         What the attack keeps between rounds.
+    repair_state : dict of str to Tensor
+        What the repair keeps up between rounds.
     """
 
     server_round: int
@@ -61,6 +64,7 @@ class Checkpoint:
     rule_state: dict[str, Tensor] = field(default_factory=dict)
     client_state: dict[str, Tensor] = field(default_factory=dict)
     attack_state: dict[str, Tensor] = field(default_factory=dict)
+    repair_state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CheckpointStore:

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.traits import Traits
 
 
 class Repair(ABC):
-    """One way to mend a global model, after aggregation and before the next broadcast."""
+    """One way to mend a global model, after aggregation and before the next broadcast.
+
+    Once per run `open`; after every aggregation either `mend`, where it is due, or `hold`.
+    """
 
     traits: ClassVar[Traits] = Traits(server_data="labelled", server_model=True)
     """What the repair needs; labelled examples of the server unless a subclass says otherwise."""
 
+    def open(self, tools: ServerTools) -> None:  # noqa: B027
+        """Look at what the server lends before the first round.
+
+        Raises
+        ------
+        ConfigurationError
+            If the repair can do nothing with this model.
+        """
+
     @abstractmethod
-    def mend(self, tools: ServerTools, rng: torch.Generator) -> Mapping[str, float]:
+    def mend(self, tools: ServerTools, rng: torch.Generator) -> Mapping[str, Any]:
         """Change ``tools.model``, which holds the new global model, in place.
 
         Parameters
@@ -31,6 +44,21 @@ class Repair(ABC):
 
         Returns
         -------
-        mapping of str to float
+        mapping of str to (number or sequence of numbers)
             What it did, by name; a line of ``repairs.jsonl``.
         """
+
+    def hold(self, tools: ServerTools) -> bool:
+        """Keep up, in a round without repair, what an earlier one did: change ``tools.model``.
+
+        Attackers who stay would otherwise train a pruned channel anew. Returns whether the model
+        was changed; by default it is not.
+        """
+        return False
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what `hold` needs after a restart, by name; part of every checkpoint."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Take back what `state` returned."""

@@ -137,6 +137,8 @@ class HorizontalWorld:
                 self.strategy.load_state(checkpoint.strategy_state)
             self.strategy.open_store(out / "updates", self.rounds_done)
         scene = self._scene(out)
+        if self.repair is not None and checkpoint is not None:
+            self.repair.load_state(checkpoint.repair_state)
         self.tending = Tending(self.config, self.repair, self.audits, scene, Recorder(out))
 
     @property
@@ -363,6 +365,7 @@ class HorizontalWorld:
                 for client, memory in self.trainer.memories.items()
                 for name, value in memory.items()
             },
+            repair_state=self.repair.state() if self.repair is not None else {},
         )
 
     def threat_model(self) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from fedguard.repairs.base import Repair
 class Tending:
     """Looks at every round's model and mends it when it is due.
 
-    1. After aggregation the repair, if it is due, changes the model (``repairs.jsonl``).
+    1. After aggregation the repair, if it is due, changes the model (``repairs.jsonl``); in other
+       rounds it keeps up what it did before.
     2. After evaluation the audits look at the model (``audits.jsonl``).
 
     Where alarms decide (``repair_at: alarm``), audits look before the repair as well.
@@ -52,26 +53,30 @@ class Tending:
         self.times = RepairTimes(config.repair_at)
         for audit in self.audits.values():
             audit.open(scene)
+        if repair is not None and scene.tools is not None:
+            repair.open(scene.tools)
 
     def mend(self, current: int, vector: Tensor) -> Tensor | None:
-        """Return a round's (D,) model after its repair, None where it is not its turn."""
+        """Return a round's (D,) model after its repair, None where nothing was changed."""
         if self.repair is None or self.scene.tools is None:
             return None
         alarmed = self.times.alarm and self._alarmed(current, vector)
+        self.scene.model.load(vector.to(self.scene.device))
         if not self.times.due(current, self.config.rounds, alarmed=alarmed):
-            return None
+            return self._mended() if self.repair.hold(self.scene.tools) else None
         started = time.monotonic()
-        model, layout = self.scene.model, self.scene.model.layout
-        model.load(vector.to(self.scene.device))
         stream = generator(self.config.seed, current, SERVER, "repair")
         figures = self.repair.mend(self.scene.tools, stream)
-        state = model.module.state_dict()
-        mended = layout.flatten({name: value.cpu() for name, value in state.items()})
+        mended = self._mended()
         assert self.config.repair is not None
         line = {"round": current, "repair": self.config.repair.name, **figures}
         line["seconds"] = round(time.monotonic() - started, 4)
         self.recorder.append(files.REPAIRS, [line])
         return mended
+
+    def _mended(self) -> Tensor:
+        state = self.scene.model.module.state_dict()
+        return self.scene.model.layout.flatten({n: value.cpu() for n, value in state.items()})
 
     def _alarmed(self, current: int, vector: Tensor) -> bool:
         return any(

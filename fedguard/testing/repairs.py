@@ -20,7 +20,7 @@ from fedguard.traits import traits_of
 RepairFactory = Callable[[], Any]
 
 
-def _mended(repair: Any, tools: ServerTools) -> tuple[dict[str, Tensor], Mapping[str, float]]:
+def _mended(repair: Any, tools: ServerTools) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     figures = repair.mend(tools, generator(0, 1, 0, "repair"))
     return {n: value.clone() for n, value in tools.model.state_dict().items()}, figures
 
@@ -52,11 +52,12 @@ def check_model_kept(make: RepairFactory) -> None:
 
 
 def check_figures(make: RepairFactory) -> None:
-    """Check that what a repair tells are finite numbers with names."""
+    """Check that what a repair tells are finite numbers, or rows of them, with names."""
     _, figures = _mended(make(), small_tools())
     assert isinstance(figures, Mapping), f"mend returned {type(figures).__name__}, no mapping"
     for name, value in figures.items():
-        finite = isinstance(value, int | float) and math.isfinite(value)
+        many = value if isinstance(value, list | tuple) else [value]
+        finite = all(isinstance(each, int | float) and math.isfinite(each) for each in many)
         good = isinstance(name, str) and finite
         assert good, f"figure {name!r} is {value!r}"
         assert name not in ("round", "repair", "seconds"), f"figure {name!r} is the record's own"

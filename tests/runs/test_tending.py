@@ -31,6 +31,34 @@ class Doubling(Repair):
         return {"factor": 2.0, "drawn": float(torch.rand(1, generator=rng))}
 
 
+class Holding(Repair):
+    """Shuts the first weight in the round in which it mends, and in all rounds after it."""
+
+    def __init__(self) -> None:
+        self.since = 0
+        self.opened = 0
+
+    def open(self, tools):
+        self.opened = len(tools.y)
+
+    def mend(self, tools, rng):
+        self.since += 1
+        self.hold(tools)
+        return {"opened": self.opened}
+
+    def hold(self, tools):
+        if self.since:
+            with torch.no_grad():
+                next(iter(tools.model.parameters())).view(-1)[0] = 7.0
+        return self.since > 0
+
+    def state(self):
+        return {"since": torch.tensor([self.since])}
+
+    def load_state(self, state):
+        self.since = int(state["since"])
+
+
 class Weigher(Audit):
     """Tells the length of the global model; alarms from a round on; draws random numbers."""
 
@@ -58,6 +86,7 @@ class Weigher(Audit):
 
 
 DOUBLING, WEIGHER = f"{__name__}:Doubling", f"{__name__}:Weigher"
+HOLDING = f"{__name__}:Holding"
 
 
 def repaired(out):
@@ -92,6 +121,28 @@ def test_the_mended_model_is_what_the_next_round_starts_from(tmp_path):
     before, after = (load_file(tmp_path / d / "model.safetensors") for d in ("plain", "mended"))
     for name, value in before.items():
         torch.testing.assert_close(after[name], 4.0 * value, atol=1e-5, rtol=0)
+
+
+class FirstWeights(Audit):
+    """Tells the first weight of every round's model."""
+
+    def due(self, server_round, rounds):
+        return True
+
+    def look(self, server_round, vector, rng):
+        return {"first": float(vector[0])}
+
+
+def test_what_a_repair_did_is_kept_up_in_the_rounds_after_it_and_over_a_restart(tmp_path):
+    values = {"rounds": 5, "repair": HOLDING, "repair_at": "every:3"}
+    watched = {**values, "audit": f"{__name__}:FirstWeights"}
+    whole = run(tmp_path / "whole", **watched)
+    firsts = [line["first"] for line in lines(tmp_path / "whole" / "audits.jsonl")]
+    assert [first == 7.0 for first in firsts[-5:]] == [False, False, True, True, True]
+    assert lines(tmp_path / "whole" / "repairs.jsonl")[0]["opened"] == SMALL["server_samples"]
+    cut(tmp_path / "cut", after=3, **watched)
+    resumed = resume(tmp_path / "cut", **watched)
+    assert resumed["model_sha256"] == whole["model_sha256"]
 
 
 def test_alarms_decide_where_they_are_asked_to(tmp_path):
@@ -206,3 +257,32 @@ def test_an_audit_looks_at_the_last_round_unless_it_says_otherwise():
     assert (audit.alarm({}), audit.finish(), audit.columns) == (False, {}, False)
     audit.open(SimpleNamespace(rounds_done=3))
     assert audit.scene.rounds_done == 3
+
+
+@pytest.mark.parametrize("name", ["rnp", "nad", "super-finetune", "fine-pruning"])
+def test_every_repair_goes_on_after_a_crash_as_if_nothing_had_happened(tmp_path, name):
+    forced = {"confidence": 0.0} if name == "rnp" else {}
+    values = {"rounds": 5, "repair": {"name": name, **forced}, "repair_at": "every:3"}
+    whole = run(tmp_path / "whole", **values)
+    cut(tmp_path / "cut", after=3, **values)
+    assert resume(tmp_path / "cut", **values)["model_sha256"] == whole["model_sha256"]
+    kept = [
+        [{**line, "seconds": 0} for line in lines(tmp_path / d / "repairs.jsonl")]
+        for d in ("whole", "cut")
+    ]
+    assert kept[0] == kept[1]
+
+
+def test_the_rnp_alarm_decides_over_rnp(tmp_path):
+    audit = {"name": "rnp-alarm", "at_least": 0.01, "every": 2}
+    values = {"repair": "rnp", "repair_at": "alarm", "audit": audit}
+    run(tmp_path, **values)
+    assert repaired(tmp_path) == [2, 4]
+    told = lines(tmp_path / "audits.jsonl")
+    assert [line["round"] for line in told] == [2, 4]
+    assert all(0.0 < line["confidence"] <= 1.0 for line in told)
+
+
+def test_a_model_without_channels_is_refused_before_the_first_round(tmp_path):
+    with pytest.raises(ConfigurationError, match="no channels"):
+        run(tmp_path, model="logistic", repair="rnp")

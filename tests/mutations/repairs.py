@@ -1,0 +1,96 @@
+"""Faults in repairs, in the RNP alarm and in what they share, and who notices them."""
+
+from __future__ import annotations
+
+_CHANNELS = "tests/models/test_channels.py"
+_PASSES = "tests/repairs/test_rows_and_passes.py"
+_RNP = "tests/repairs/test_rnp.py"
+_OTHERS = "tests/repairs/test_nad_and_others.py"
+_TENDING = "tests/runs/test_tending.py"
+
+MUTATIONS: list[tuple[str, str, str, str]] = [
+    (
+        "fedguard/models/channels.py",
+        "normalised and scale.shape == weight.shape[:1]",
+        "normalised and scale.shape != weight.shape[:1]",
+        _CHANNELS,
+    ),
+    (
+        "fedguard/models/channels.py",
+        "            found[name] = output.clone()",
+        "            found[name] = output",
+        _CHANNELS,
+    ),
+    (
+        "fedguard/repairs/toolkit/passes.py",
+        '    padded = functional.pad(x, (most,) * 4, mode="replicate")',
+        "    padded = functional.pad(x, (most,) * 4)",
+        _PASSES,
+    ),
+    (
+        "fedguard/repairs/toolkit/passes.py",
+        "        model.load_state_dict(before)\n",
+        "",
+        _PASSES,
+    ),
+    (
+        "fedguard/strategies/toolkit/forgetting.py",
+        "    torch.autograd.backward(-tools.task.losses(output, y).mean())",
+        "    torch.autograd.backward(tools.task.losses(output, y).mean())",
+        _RNP,
+    ),
+    (
+        "fedguard/repairs/rnp.py",
+        "mask.sub_(how.lr * step).clamp_(0.0, 1.0)",
+        "mask.sub_(how.lr * step)",
+        _RNP,
+    ),
+    (
+        "fedguard/repairs/rnp.py",
+        "            if count > self.most * total:\n                break\n",
+        "",
+        _RNP,
+    ),
+    (
+        "fedguard/repairs/toolkit/held_masks.py",
+        "            self.kept[unit.layer] = open_now & ~gone[unit.layer].cpu()",
+        "            self.kept[unit.layer] = ~gone[unit.layer].cpu()",
+        _RNP,
+    ),
+    (
+        "fedguard/repairs/nad.py",
+        "    maps = features.square().sum(dim=1) if features.dim() == 4 else features.square()",
+        "    maps = features.abs().sum(dim=1) if features.dim() == 4 else features.square()",
+        _OTHERS,
+    ),
+    (
+        "fedguard/repairs/nad.py",
+        "            if told > best:",
+        "            if told < best or best < 0:",
+        _OTHERS,
+    ),
+    (
+        "fedguard/repairs/super_finetune.py",
+        "        if moved > longest:",
+        "        if moved < longest:",
+        _OTHERS,
+    ),
+    (
+        "fedguard/repairs/fine_pruning.py",
+        "            if score(held, held.model) < before - self.tolerance:",
+        "            if score(held, held.model) < 0.0:",
+        _OTHERS,
+    ),
+    (
+        "fedguard/runs/tending.py",
+        "            return self._mended() if self.repair.hold(self.scene.tools) else None",
+        "            return None",
+        _TENDING,
+    ),
+    (
+        "fedguard/runs/horizontal.py",
+        "            self.repair.load_state(checkpoint.repair_state)\n",
+        "            pass\n",
+        _TENDING,
+    ),
+]
