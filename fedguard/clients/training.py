@@ -109,8 +109,18 @@ class ClientTrainer:
         module = copy.deepcopy(self.model.module)
         chosen = settings or self.settings
         found = ClientTrainer(module, self.federation, chosen, self.seed, self.rule, self.rounds)
-        found.memories, found.left_out = self.memories, self.left_out
+        found.follow(self)
+        found.settings = chosen
         return found
+
+    def follow(self, other: ClientTrainer) -> None:
+        """Train as another trainer does: its settings, its clients' memories, what it prepared."""
+        self.settings, self._prepared = other.settings, other._prepared
+        self.memories, self.left_out = other.memories, other.left_out
+
+    def detach(self) -> None:
+        """Keep what a client that was given up still writes away from everybody else."""
+        self.memories = dict(self.memories)
 
     def report_unread(self, configs: Iterable[Mapping[str, Any]]) -> None:
         """Log, once per key, what a server's messages say and the training rule does not read."""
