@@ -158,6 +158,11 @@ def make_trainer(
         batch_size=config.batch_size,
     )
     rule = make_training(config)
+    if not rule.shaping.plain and not federation.task.softmax:
+        name = "focal" if rule.shaping.focal else "balance"
+        value = getattr(rule.shaping, name)
+        allowed = f"0 with task {federation.task.name}: it is for one class per row"
+        raise ConfigurationError(f"training.{name}", value, allowed)
     trainer = ClientTrainer(model, federation, settings, config.seed, rule, config.rounds)
     if trainer.least > config.batch_size:
         allowed = f"at least {trainer.least}: BatchNorm1d normalises over the rows of a batch"

@@ -293,7 +293,8 @@ class ClientTrainer:
         rule, task, module = self.rule, self.federation.task, local.module
         self._velocity.zero_()
         rule.begin(local)
-        settings = local.settings
+        settings, shaping = local.settings, rule.shaping
+        weights = _weights_of(rule, local.y, own)
 
         def update() -> None:
             _descend(local.vector, local.gradient, local.velocity, local.settings)
@@ -307,7 +308,8 @@ class ClientTrainer:
                     continue
                 local.rows = rows
                 losses = task.losses(module(local.x[rows]), local.y[rows])
-                loss = rule.loss(local, losses)
+                shaped = shaping.of(losses, None if weights is None else weights[rows])
+                loss = rule.loss(local, shaped)
                 local.gradient.zero_()
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += losses.detach().sum()
@@ -317,6 +319,16 @@ class ClientTrainer:
                     attack.local_step(step, lambda: rule.step(local, update))
         rule.end(local)
         return float(total / counted(len(own), settings.batch_size, self.least))
+
+
+def _weights_of(rule: TrainingRule, y: Tensor, own: Tensor) -> Tensor | None:
+    """Return the weights of the rows of `y` that are a client's own, None where all are 1."""
+    found = rule.shaping.row_weights(y[own]) if rule.shaping.balance else None
+    if found is None:
+        return None
+    weights = torch.zeros(len(y), device=y.device)
+    weights[own] = found
+    return weights
 
 
 def counted(size: int, batch_size: int, least: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedguard.errors import ConfigurationError, check_number
 from fedguard.randomness import generator
+from fedguard.training.shaping import PLAIN, Shaping
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,9 @@ class TrainingRule:
 
     remembers: ClassVar[bool] = False
     """Whether clients keep a memory between rounds."""
+
+    shaping: Shaping = PLAIN
+    """What becomes of each row's loss before `loss` sees it; for tasks with one class per row."""
 
     def settings_for(
         self, settings: TrainingSettings, config: Mapping[str, Any], server_round: int, rounds: int

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from fedguard.errors import ConfigurationError, check_choice, check_number
 from fedguard.training.base import HOOKS, SETTING_KEYS, Local, TrainingRule, TrainingSettings
+from fedguard.training.shaping import Shaping
 
 Schedule = Literal["constant", "cosine", "step"]
 
@@ -17,7 +18,7 @@ PROXIMAL_KEY = "proximal-mu"
 
 
 class Sgd(TrainingRule):
-    """Mini-batch SGD with momentum, weight decay, a schedule and an optional proximal term.
+    """Mini-batch SGD with momentum, weight decay, a schedule, an optional proximal term and loss.
 
     ``w <- w - lr_t (g + wd w + mu (w - w_global))``, momentum as in PyTorch; ``mu`` is 0 unless
     the server's message carries ``proximal-mu``, as Flower's FedProx does.
@@ -34,17 +35,28 @@ class Sgd(TrainingRule):
         Rounds between two steps of the ``step`` schedule, at least 1.
     gamma : float
         Factor of a step, above 0 to 1.
+    focal : float
+        Focusing parameter of the focal loss, 0 to 10; 0 for cross-entropy.
+    balance : float
+        Weight of rare classes, 0 to 1: 0 weighs rows alike, 1 classes alike; see `Shaping`.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({*SETTING_KEYS, PROXIMAL_KEY})
 
     def __init__(
-        self, *, schedule: Schedule = "constant", every: int = 10, gamma: float = 0.5
+        self,
+        *,
+        schedule: Schedule = "constant",
+        every: int = 10,
+        gamma: float = 0.5,
+        focal: float = 0.0,
+        balance: float = 0.0,
     ) -> None:
         check_choice("schedule", schedule, ("constant", "cosine", "step"))
         check_number("every", every, at_least=1)
         check_number("gamma", gamma, above=0.0, at_most=1.0)
         self.schedule, self.every, self.gamma = schedule, every, gamma
+        self.shaping = Shaping(focal, balance)
 
     def settings_for(
         self, settings: TrainingSettings, config: Mapping[str, Any], server_round: int, rounds: int
