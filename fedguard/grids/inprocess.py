@@ -127,7 +127,7 @@ class InProcessGrid(LocalGrid):
 
     def _evaluate(self, trainer: ClientTrainer, message: Message) -> Message:
         x, y = trainer.examples(message.metadata.dst_node_id)
-        trainer.model.load(self._global_vector(message))
+        trainer.load_for(message.metadata.dst_node_id, self._global_vector(message))
         found = trainer.federation.task.evaluate(trainer.model.module, x, y)
         metrics = told_metrics(found, len(y))
         return Message(RecordDict({METRICS_KEY: metrics}), reply_to=message)

@@ -77,7 +77,9 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
 
         return _in_time(
             config,
-            lambda: evaluate_client(message, config.model_dump_json(), partition_of(context)),
+            lambda: evaluate_client(
+                message, context, config.model_dump_json(), partition_of(context)
+            ),
         )
 
     add_party_handlers(

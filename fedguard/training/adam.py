@@ -50,8 +50,8 @@ class Adam(Sgd):
 
     @property
     def remembers(self) -> bool:  # type: ignore[override]
-        """Whether clients keep their moments."""
-        return self.keep
+        """Whether clients keep their moments, or a part of the model."""
+        return self.keep or bool(self.personal)
 
     def plain(self, config: Mapping[str, Any]) -> bool:
         """Return False: no batched executor knows Adam."""

@@ -159,6 +159,13 @@ class TrainingRule:
         """Return whether a round is plain SGD, so that a batched executor may serve it."""
         return False
 
+    def private(self, module: nn.Module) -> frozenset[str]:
+        """Return the names of tensors that stay with each client; none of them by default.
+
+        A rule with private tensors sets `remembers`: clients keep them from round to round.
+        """
+        return frozenset()
+
     def begin(self, local: Local) -> None:
         """Prepare a round, before its first batch."""
 
