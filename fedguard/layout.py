@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
+
+PERSONAL = "personal_tensors"
+"""Attribute of a module that names the tensors which stay with each client, if any do."""
 
 _BUFFER_SUFFIXES = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -110,16 +113,29 @@ class ParameterLayout:
         """Return the layout of what a module learns, and of its buffers, in state-dict order.
 
         Frozen parameters (``requires_grad=False``) do not travel: they stay as every process made
-        them. A tensor that has two names (tied weights) travels under its first one.
+        them. A tensor that has two names (tied weights) travels under its first one. Tensors that
+        the module's attribute `PERSONAL` names stay with each client.
         """
         trained = {name for name, value in module.named_parameters() if value.requires_grad}
         frozen = {name for name, _ in module.named_parameters(remove_duplicate=False)} - trained
+        left_out = frozen | getattr(module, PERSONAL, frozenset())
         entries = {
             name: (tuple(value.shape), str(value.dtype).removeprefix("torch."))
             for name, value in module.state_dict().items()
-            if name not in frozen
+            if name not in left_out
         }
         return cls._build(entries, set(entries) - trained)
+
+    def without(self, names: Collection[str]) -> ParameterLayout:
+        """Return the layout of the tensors that are not among `names`."""
+        places = [place for place, name in enumerate(self.names) if name not in names]
+        return ParameterLayout(
+            names=tuple(self.names[place] for place in places),
+            shapes=tuple(self.shapes[place] for place in places),
+            dtypes=tuple(self.dtypes[place] for place in places),
+            num_trainable_tensors=sum(place < self.num_trainable_tensors for place in places),
+            record_names=tuple(name for name in self.record_names if name not in names),
+        )
 
     @classmethod
     def from_arrays(cls, arrays: ArrayRecord) -> ParameterLayout:

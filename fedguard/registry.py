@@ -167,6 +167,8 @@ _OWN: dict[str, dict[str, str]] = {
     },
     "training": {
         "adam": "fedguard.training.adam:Adam",
+        "fedbn": "fedguard.training.fedbn:FedBn",
+        "fedper": "fedguard.training.fedper:FedPer",
         "fedprox": "fedguard.training.fedprox:FedProx",
         "sgd": "fedguard.training.sgd:Sgd",
     },

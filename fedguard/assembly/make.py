@@ -14,6 +14,7 @@ from fedguard.attacks.base import Attack
 from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Audit
 from fedguard.clients.federation import Federation, draw_malicious, hold_out_for_server
+from fedguard.clients.personal import leave_with_clients
 from fedguard.clients.training import ClientTrainer, TrainingSettings
 from fedguard.config import Part, SimulationConfig
 from fedguard.data.dataset import Dataset
@@ -158,11 +159,26 @@ def make_trainer(
         batch_size=config.batch_size,
     )
     rule = make_training(config)
+    if not rule.shaping.plain and not federation.task.softmax:
+        name = "focal" if rule.shaping.focal else "balance"
+        value = getattr(rule.shaping, name)
+        allowed = f"0 with task {federation.task.name}: it is for one class per row"
+        raise ConfigurationError(f"training.{name}", value, allowed)
     trainer = ClientTrainer(model, federation, settings, config.seed, rule, config.rounds)
+    if trainer.personal is not None and config.unlearn:
+        allowed = "sgd where clients are to forget: what they keep is not unlearnt"
+        raise ConfigurationError("training", config.training.name, allowed)
     if trainer.least > config.batch_size:
         allowed = f"at least {trainer.least}: BatchNorm1d normalises over the rows of a batch"
         raise ConfigurationError("batch_size", config.batch_size, allowed)
     return trainer
+
+
+def make_server_model(config: SimulationConfig, dataset: Dataset) -> nn.Module:
+    """Build the server's network; what the training rule leaves with clients does not travel."""
+    model = make_model(config, dataset)
+    private = make_training(config).private(model) if config.client_app is None else frozenset()
+    return leave_with_clients(model, private)
 
 
 def make_repair(config: SimulationConfig, dataset: Dataset) -> Repair | None:

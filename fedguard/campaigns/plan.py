@@ -61,7 +61,7 @@ def check_cells(cells: Sequence[Cell]) -> None:
             if (key := _key(config, only=shared)) not in federations:
                 cpu = resolve_device("cpu")
                 federations[key] = assembly.make_federation(config, dataset, attack, cpu)
-            model = FlatModel(assembly.make_model(config, dataset))
+            model = FlatModel(assembly.make_server_model(config, dataset))
             make_strategy(config, dataset, federations[key], model)
         except ConfigurationError as error:
             raise in_cell(error, cell.label) from error

@@ -90,6 +90,7 @@ class BatchedExecutor(Executor):
        whose message asks for another training than the first one's, or for no plain SGD.
     2. The others are sorted by shard size and cut into groups; poisoned data are just data.
     3. Every client takes the batches it takes under `reuse`; what is padded has weight 0.
+    4. A group that fails is trained client by client, so that only those fail who must.
 
     Results agree with `reuse` to rounding, and are the same for any number of threads.
 
@@ -130,19 +131,23 @@ class BatchedExecutor(Executor):
         alone: list[int] = []
         for row in range(len(cohort.clients)):
             (batched if self._fits(cohort, row, settings) else alone).append(row)
-        self.reuse.train_rows(cohort, alone, deltas, trained)
         for program in self._crew.workers:
             program.settings = settings
         exact = self._crew.workers[0].exact
         groups = list(make_groups(trainer, cohort, batched, self.size, settings, exact=exact))
 
         def do(program: Program, group: Group) -> None:
-            losses = program.train(group, cohort.global_vector, deltas)
+            try:
+                losses = program.train(group, cohort.global_vector, deltas)
+            except Exception:  # one client's rows can be too much for a stranger's network
+                alone.extend(group.positions)
+                return
             for position, size, loss in zip(group.positions, group.sizes, losses, strict=True):
                 trained.examples[position] = size
                 trained.losses[position] = loss
 
         self._crew.run(groups, do)
+        self.reuse.train_rows(cohort, sorted(alone), deltas, trained)
         return trained
 
     def _fits(self, cohort: Cohort, row: int, settings: TrainingSettings) -> bool:

@@ -86,7 +86,8 @@ class DenseProgram(Program):
     For a group of clients with weights ``W`` (G, out, in) and inputs ``h`` (G, B, in):
 
     1. forward: ``z = h W' + b``, ``h = max(z, 0)`` after every layer with a ReLU;
-    2. ``d = (softmax(z) - onehot(y)) * weight`` for the last layer;
+    2. ``d = (softmax(z) - onehot(y)) * weight`` for the last layer, times the slope of the
+       training rule's shaping;
     3. backward, layer by layer: ``W += -lr d' h`` in place, then ``d = (d W) * (h > 0)``.
 
     Gradients are never stored: the product that makes them is added to the weights at once.
@@ -115,7 +116,12 @@ class DenseProgram(Program):
             weights = group.weights[:active, step, :, None]
             hidden = self._forward(self._inputs(group, step, active), active)
             log_probabilities = torch.log_softmax(hidden.pop(), dim=-1)
-            loss = -(log_probabilities.gather(2, labels) * weights).sum(dim=(1, 2))
+            losses = -log_probabilities.gather(2, labels)
+            loss = (losses * weights).sum(dim=(1, 2))
+            scales = None if group.scales is None else group.scales[:active, step, :, None]
+            steeper = self.trainer.rule.shaping.slope(losses, scales)
+            if steeper is not None:
+                weights = weights * steeper
             slope = log_probabilities.exp_()
             slope.scatter_add_(2, labels, self._minus_one.expand_as(labels))
             self._backward(slope.mul_(weights), hidden, active)

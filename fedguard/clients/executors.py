@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from fedguard.clients.desk import Desk
 from fedguard.clients.training import NOTHING, ClientTrainer
+from fedguard.clients.watch import ClientError
 
 Worker = TypeVar("Worker")
 Item = TypeVar("Item")
@@ -36,6 +38,9 @@ class Cohort:
         (D,) what the server added in the round before.
     configs : tuple of mapping
         What the server's message says to each client, in the same order; empty if nothing.
+    timeout : float, optional
+        Seconds that each client has; one that outlasts them is lost in this round. Clients that
+        are trained in batches are not timed.
     """
 
     clients: tuple[int, ...]
@@ -44,6 +49,7 @@ class Cohort:
     attacking: bool = False
     last_update: Tensor | None = None
     configs: tuple[Mapping[str, Any], ...] = ()
+    timeout: float | None = None
 
     def config(self, row: int) -> Mapping[str, Any]:
         """Return what the server says to the client of a row."""
@@ -60,10 +66,13 @@ class Trained:
         (K,) float64, number of examples of each client.
     losses : list of float
         (K,) mean training loss of each client's last epoch.
+    failed : dict of int to str
+        Row of the cohort to why its client has no delta; its row of the deltas is 0.
     """
 
     examples: Tensor
     losses: list[float]
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 class Executor(ABC):
@@ -165,14 +174,15 @@ class ReuseExecutor(Executor):
     def __init__(self, trainer: ClientTrainer, threads: int = 1) -> None:
         super().__init__(trainer)
         self.threads = 1 if trainer.draws else threads
-        self._crew: Crew[ClientTrainer] | None = None
+        self._crew: Crew[Desk] | None = None
 
     @property
-    def crew(self) -> Crew[ClientTrainer]:
-        """The threads and their trainers."""
+    def crew(self) -> Crew[Desk]:
+        """The threads and their desks."""
         if self._crew is None:
-            others = [self.trainer.twin() for _ in range(self.threads - 1)]
-            self._crew = Crew([self.trainer, *others])
+            trainer = self.trainer
+            others = [Desk(trainer, trainer.twin()) for _ in range(self.threads - 1)]
+            self._crew = Crew([Desk(trainer), *others])
         return self._crew
 
     def train(self, cohort: Cohort, deltas: Tensor) -> Trained:
@@ -189,25 +199,23 @@ class ReuseExecutor(Executor):
     ) -> None:
         """Train the clients of some rows of a cohort."""
 
-        def do(trainer: ClientTrainer, row: int) -> None:
-            count, loss = trainer.train(
-                cohort.clients[row],
-                cohort.server_round,
-                cohort.global_vector,
-                deltas[row],
-                attacking=cohort.attacking,
-                last_update=cohort.last_update,
-                config=cohort.config(row),
-            )
-            trained.examples[row] = count
-            trained.losses[row] = loss
+        def do(desk: Desk, row: int) -> None:
+            try:
+                count, loss, delta = desk.run(
+                    lambda trainer: _train_row(trainer, cohort, row, deltas[row]), cohort.timeout
+                )
+            except ClientError as failure:
+                deltas[row].zero_()
+                trained.examples[row], trained.failed[row] = 0, str(failure)
+                return
+            if cohort.timeout is not None:
+                deltas[row] = delta
+            trained.examples[row], trained.losses[row] = count, loss
 
-        for trainer in self.crew.workers:
-            trainer.settings = self.trainer.settings
         special = [row for row in rows if self._alone(cohort, row)]
         with one_thread():
             for row in special:
-                do(self.trainer, row)
+                do(self.crew.workers[0], row)
         if rest := sorted(set(rows) - set(special)):
             self._load_poison(cohort, rest)
             self.crew.run(rest, do)
@@ -223,5 +231,28 @@ class ReuseExecutor(Executor):
     def close(self) -> None:
         """End the threads."""
         if self._crew is not None:
+            for desk in self._crew.workers:
+                desk.close()
             self._crew.close()
             self._crew = None
+
+
+def _train_row(
+    trainer: ClientTrainer, cohort: Cohort, row: int, out: Tensor
+) -> tuple[int, float, Tensor]:
+    """Train the client of a row; return its examples, its loss, and its delta.
+
+    Where clients are timed, the delta is written into a tensor of its own: one that was given up
+    must not write into the round.
+    """
+    delta = out if cohort.timeout is None else torch.empty_like(out)
+    count, loss = trainer.train(
+        cohort.clients[row],
+        cohort.server_round,
+        cohort.global_vector,
+        delta,
+        attacking=cohort.attacking,
+        last_update=cohort.last_update,
+        config=cohort.config(row),
+    )
+    return count, loss, delta

@@ -35,6 +35,8 @@ class Group:
         (G, T) share of a step in the mean loss of the last epoch; 0 in earlier epochs.
     active : tuple of int
         (T,) how many clients, counted from the first, take part in a step.
+    scales : Tensor, optional
+        (G, T, B) what the training rule's shaping weighs each row by; None where it is 1.
     """
 
     positions: tuple[int, ...]
@@ -45,6 +47,7 @@ class Group:
     weights: Tensor
     shares: Tensor
     active: tuple[int, ...]
+    scales: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def _group(
     rows = torch.zeros(shape, dtype=torch.long)
     weights = torch.zeros(shape)
     shares = torch.zeros(shape[:2])
+    scales = torch.ones(shape) if trainer.rule.shaping.balance else None
     known: dict[int, tuple[Tensor, Tensor]] = {}
     offset = 0
     for index, (member, count) in enumerate(zip(members, steps, strict=True)):
@@ -119,6 +123,11 @@ def _group(
             known[member.size] = _weights(member.size, settings, least)
         weights[index, :count], shares[index, :count] = known[member.size]
         taken = _batches(member, cohort.server_round, trainer.seed, settings, least)
+        if scales is not None:
+            labels = member.y if member.rows is None else member.y[member.rows]
+            own_scales = trainer.rule.shaping.row_weights(labels)
+            if own_scales is not None:
+                scales[index, :count] = own_scales.cpu()[taken]
         own = member.rows is not None
         rows[index, :count] = (
             member.rows.cpu()[taken] if member.rows is not None else offset + taken
@@ -136,6 +145,7 @@ def _group(
         weights=weights.to(x.device),
         shares=shares.to(x.device),
         active=tuple(sum(count > step for count in steps) for step in range(shape[1])),
+        scales=None if scales is None else scales.to(x.device),
     )
 
 

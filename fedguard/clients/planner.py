@@ -89,6 +89,8 @@ def _obstacle(name: str, trainer: ClientTrainer) -> str | None:
     """Return why an executor cannot train this network, or None."""
     if name == "reuse":
         return None
+    if trainer.personal is not None:
+        return "a part of the model stays with each client"
     if trainer.draws:
         return "the network draws random numbers, which a batch of clients would draw differently"
     if not trainer.rule.plain(NOTHING):
@@ -141,7 +143,7 @@ def _timed(config: SimulationConfig, trainer: ClientTrainer) -> tuple[str, str]:
 def _seconds(executor: Executor, clients: tuple[int, ...]) -> float:
     """Return the least time of one client's step over a few trials."""
     trainer = executor.trainer
-    vector = trainer.model.whole_vector()
+    whole, vector = trainer.model.whole_vector(), trainer.global_vector()
     deltas = torch.empty(len(clients), trainer.layout.size, device=vector.device)
     settings = trainer.settings
     sizes = [len(trainer.federation.shards[client]) for client in clients]
@@ -154,7 +156,7 @@ def _seconds(executor: Executor, clients: tuple[int, ...]) -> float:
             torch.cuda.synchronize()
         found.append((time.perf_counter() - started) / steps)
     executor.close()
-    trainer.model.load(vector)
+    trainer.model.load(whole)
     trainer.memories.clear()
     return min(found)
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from fedguard.attacks.base import Attack
 from fedguard.clients.federation import Federation
+from fedguard.clients.personal import OWN, PersonalParts
 from fedguard.layout import ParameterLayout
 from fedguard.models.flat import FlatModel
+from fedguard.models.trial import draws_random_numbers
 from fedguard.randomness import SERVER, generator, stream_seed
 from fedguard.training.base import Local, LocalStep, TrainingRule, TrainingSettings
 from fedguard.training.sgd import Sgd
@@ -50,6 +52,9 @@ class ClientTrainer:
     3. let the training rule run over batches drawn from the stream (seed, t, k, "batches");
     4. write model minus global into the client's row.
 
+    Where the rule leaves tensors with each client, the global vector holds the others alone: the
+    client's own part is put beside it in step 1 and kept in its memory after step 4.
+
     Parameters
     ----------
     module : nn.Module
@@ -74,6 +79,8 @@ class ClientTrainer:
         A smaller last batch of an epoch is dropped, by every executor alike.
     left_out : dict of int to Tensor
         Positions in a client's shard that take no part in its training, such as forgotten rows.
+    personal : PersonalParts or None
+        What stays with each client, if anything does.
     """
 
     def __init__(
@@ -85,32 +92,69 @@ class ClientTrainer:
         rule: TrainingRule | None = None,
         rounds: int = 1,
     ) -> None:
+        self.rule = rule or Sgd()
+        private = self.rule.private(module)
         self.model = FlatModel(module)
+        self.personal = PersonalParts(self.model.layout, private) if private else None
+        # What a client's own part is before it has trained; the same in every process.
+        self._first = self.model.whole_vector() if private else torch.empty(0)
         self.federation = federation
         self.settings = settings
         self.seed = seed
-        self.rule = rule or Sgd()
         self.rounds = rounds
         self.memories: dict[int, dict[str, Tensor]] = {}
         self.left_out: dict[int, Tensor] = {}
         self._reported: set[str] = set()
-        self.draws = _draws_random_numbers(module, federation)
+        sample = federation.task.sample(federation.dataset.input_shape, 2)
+        self.draws = draws_random_numbers(module, sample)
         self.least = 2 if any(isinstance(m, nn.BatchNorm1d) for m in module.modules()) else 1
         self._velocity = torch.zeros_like(self.model.vector)
         self._prepared = 0
 
     @property
     def layout(self) -> ParameterLayout:
-        """Layout of the model's vector."""
-        return self.model.layout
+        """Layout of the global vector: of the model, without what stays with each client."""
+        return self.model.layout if self.personal is None else self.personal.shared
+
+    def global_vector(self) -> Tensor:
+        """Return a (D,) copy of what the model shares, as it is."""
+        whole = self.model.whole_vector()
+        return whole if self.personal is None else self.personal.shared_of(whole)
+
+    def own_part(self, client: int | None) -> Tensor:
+        """Return a client's own part; the first one for None and who has none yet."""
+        assert self.personal is not None
+        memory = self.memories.get(client, {}) if client is not None else {}
+        found = memory.get(OWN)
+        return self.personal.own_of(self._first) if found is None else found
+
+    def load_for(self, client: int | None, vector: Tensor) -> None:
+        """Load a (D,) global vector into the model, beside the own part of a client."""
+        self.model.load(self._whole(client, vector))
+
+    def _whole(self, client: int | None, vector: Tensor) -> Tensor:
+        if self.personal is None:
+            return vector
+        return self.personal.whole(vector, self.own_part(client))
 
     def twin(self, settings: TrainingSettings | None = None) -> ClientTrainer:
         """Return a trainer with a model of its own and the same data; for another thread."""
         module = copy.deepcopy(self.model.module)
         chosen = settings or self.settings
         found = ClientTrainer(module, self.federation, chosen, self.seed, self.rule, self.rounds)
-        found.memories, found.left_out = self.memories, self.left_out
+        found.follow(self)
+        found._first = self._first
+        found.settings = chosen
         return found
+
+    def follow(self, other: ClientTrainer) -> None:
+        """Train as another trainer does: its settings, its clients' memories, what it prepared."""
+        self.settings, self._prepared = other.settings, other._prepared
+        self.memories, self.left_out = other.memories, other.left_out
+
+    def detach(self) -> None:
+        """Keep what a client that was given up still writes away from everybody else."""
+        self.memories = dict(self.memories)
 
     def report_unread(self, configs: Iterable[Mapping[str, Any]]) -> None:
         """Log, once per key, what a server's messages say and the training rule does not read."""
@@ -178,18 +222,24 @@ class ClientTrainer:
         self.prepare_for(attacking, server_round, global_vector)
         x, y, own = self.data_of(client, attacking=attacking)
         rows = torch.arange(len(y), device=y.device) if own is None else own
-        self.model.load(global_vector)
+        whole = self._whole(client, global_vector)
+        self.model.load(whole)
         self.model.module.train()
         attack = self.step_attack(client, attacking)
-        step = self._local_step(global_vector, last_update) if attack is not None else None
-        local = self._local(client, server_round, global_vector, x, y, rows, config)
+        step = self._local_step(whole, last_update) if attack is not None else None
+        local = self._local(client, server_round, whole, x, y, rows, config)
         with self._noise_of(client, server_round):
             if self.federation.task.settles:
                 self.federation.task.settle(self.model.module, x[rows], y[rows])
             loss = self._epochs(local, rows, attack, step)
+        if self.personal is None:
+            self.model.delta_from(whole, out)
+        else:
+            trained = self.model.whole_vector()
+            torch.sub(self.personal.shared_of(trained), global_vector, out=out)
+            local.memory[OWN] = self.personal.own_of(trained)
         if self.rule.remembers:
             self.memories[client] = local.memory
-        self.model.delta_from(global_vector, out)
         return len(rows), loss
 
     @contextmanager
@@ -229,7 +279,7 @@ class ClientTrainer:
         if "model" not in attack.needs or server_round == self._prepared:
             return
         self._prepared = server_round
-        self.model.load(global_vector)
+        self.load_for(None, global_vector)
         x, y = federation.coalition_examples()
         stream = generator(self.seed, server_round, SERVER, "attack model")
         attack.prepare(_Unscaled(self.model.module, federation), x, y, stream)
@@ -242,6 +292,9 @@ class ClientTrainer:
         return attack if changes_steps and "training" in attack.needs else None
 
     def _local_step(self, global_vector: Tensor, last_update: Tensor | None) -> LocalStep:
+        if last_update is not None and self.personal is not None:
+            still = torch.zeros(len(self.personal.own_of(self._first)))
+            last_update = self.personal.whole(last_update, still)
         return LocalStep(
             parameters=self.model.parameters,
             start=self.model.views(global_vector),
@@ -262,7 +315,7 @@ class ClientTrainer:
             module=self.model.module,
             vector=self.model.vector,
             gradient=self.model.gradient,
-            start=global_vector[: self.layout.num_trainable],
+            start=global_vector[: self.model.layout.num_trainable],
             settings=self.settings_for(config, server_round),
             client=client,
             server_round=server_round,
@@ -283,7 +336,8 @@ class ClientTrainer:
         rule, task, module = self.rule, self.federation.task, local.module
         self._velocity.zero_()
         rule.begin(local)
-        settings = local.settings
+        settings, shaping = local.settings, rule.shaping
+        weights = _weights_of(rule, local.y, own)
 
         def update() -> None:
             _descend(local.vector, local.gradient, local.velocity, local.settings)
@@ -297,7 +351,8 @@ class ClientTrainer:
                     continue
                 local.rows = rows
                 losses = task.losses(module(local.x[rows]), local.y[rows])
-                loss = rule.loss(local, losses)
+                shaped = shaping.of(losses, None if weights is None else weights[rows])
+                loss = rule.loss(local, shaped)
                 local.gradient.zero_()
                 loss.backward()  # type: ignore[no-untyped-call]
                 total += losses.detach().sum()
@@ -307,6 +362,16 @@ class ClientTrainer:
                     attack.local_step(step, lambda: rule.step(local, update))
         rule.end(local)
         return float(total / counted(len(own), settings.batch_size, self.least))
+
+
+def _weights_of(rule: TrainingRule, y: Tensor, own: Tensor) -> Tensor | None:
+    """Return the weights of the rows of `y` that are a client's own, None where all are 1."""
+    found = rule.shaping.row_weights(y[own]) if rule.shaping.balance else None
+    if found is None:
+        return None
+    weights = torch.zeros(len(y), device=y.device)
+    weights[own] = found
+    return weights
 
 
 def counted(size: int, batch_size: int, least: int) -> int:
@@ -324,16 +389,3 @@ def _descend(
     if settings.momentum:
         gradient = velocity.mul_(settings.momentum).add_(gradient)
     vector.add_(gradient, alpha=-settings.lr)
-
-
-def _draws_random_numbers(module: nn.Module, federation: Federation) -> bool:
-    """Return whether a forward pass in training mode draws from PyTorch's random state."""
-    device = next(module.parameters()).device
-    twin = copy.deepcopy(module).train()
-    cuda = [device] if device.type == "cuda" else []
-    sample = federation.task.sample(federation.dataset.input_shape, 2).to(device)
-    with torch.random.fork_rng(devices=cuda), torch.no_grad():
-        before = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda)
-        twin(sample)
-        after = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda)
-    return not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))

@@ -9,6 +9,7 @@ from torch.func import functional_call, vmap
 from fedguard.clients.batched import Program
 from fedguard.clients.grouping import Group
 from fedguard.clients.training import ClientTrainer, TrainingSettings
+from fedguard.training.sgd import Sgd
 
 TOLERANCE = 1e-4
 """Largest difference from a plain step, relative to the step's largest entry, that is taken for
@@ -81,18 +82,21 @@ class VmapProgram(Program):
     def step(self, group: Group, step: int, active: int) -> Tensor:
         """Take one step; see `Program.step`."""
         rows, weights = group.rows[:active, step], group.weights[:active, step]
+        scales = None if group.scales is None else group.scales[:active, step]
         if self.exact:
             rows = rows[:, : int((weights[0] > 0).sum())]
             weights = weights[:, : rows.shape[1]]
+            scales = None if scales is None else scales[:, : rows.shape[1]]
         batch = group.x.index_select(0, rows.reshape(-1)).view(*rows.shape, *group.x.shape[1:])
         leaves = [view[:active].detach().requires_grad_() for view in self.views]
         buffers = {name: stack[:active] for name, stack in self.buffers.items()}
         logits = self._forward(leaves, buffers, batch)
         losses = self.task.losses(logits.flatten(0, 1), group.y[rows].flatten(0, 1))
-        per_client = (losses.view(rows.shape) * weights).sum(dim=1)
-        gradients = torch.autograd.grad(per_client.sum(), leaves)
+        per_row = losses.view(rows.shape)
+        shaped = self.trainer.rule.shaping.of(per_row, scales)
+        gradients = torch.autograd.grad((shaped * weights).sum(), leaves)
         self._update(list(gradients), active)
-        return per_client.detach()
+        return (per_row.detach() * weights).sum(dim=1)
 
     @torch.no_grad()
     def _update(self, gradients: list[Tensor], active: int) -> None:
@@ -136,6 +140,7 @@ def _difference(trainer: ClientTrainer) -> float:
     else:
         y = data.y_train[torch.arange(8) % len(data.y_train)].to(device)
     twin = trainer.twin(TrainingSettings(0.1, 0.0, 0.0, 1, 4))
+    twin.rule = Sgd()
     start = twin.model.whole_vector()
     expected, batched = (
         torch.empty(2, len(start), device=device),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
+import threading
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedguard.clients.watch import Watch, as_failure
 from fedguard.errors import ConfigurationError
 from fedguard.grids.base import LocalGrid
 from fedguard.grids.identity import LOCAL_RUN_ID, PARTITION_KEY, SIZE_KEY
@@ -52,8 +55,10 @@ class ClientAppGrid(LocalGrid):
     """Answer instructions with a plain Flower ClientApp, one client after another.
 
     Each client has a context of its own, whose node configuration names its ``partition-id`` and
-    ``num-partitions``, and whose state lasts from round to round. A client that raises answers
-    with an error, as it would on a SuperNode.
+    ``num-partitions``, and whose state lasts from round to round. A client that raises, or calls
+    `sys.exit`, answers with an error, as it would on a SuperNode; one that outlasts the timeout of
+    a call, which each client has for itself, is lost in that round, and in later ones for as long
+    as its thread does not end.
 
     Parameters
     ----------
@@ -68,6 +73,8 @@ class ClientAppGrid(LocalGrid):
     def __init__(self, app: ClientApp, num_clients: int, run_config: Mapping[str, Any]) -> None:
         super().__init__()
         self.app = app
+        self._watch = Watch()
+        self._busy: dict[int, threading.Event] = {}
         self.contexts = [
             Context(
                 run_id=LOCAL_RUN_ID,
@@ -86,20 +93,43 @@ class ClientAppGrid(LocalGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Let the app answer each instruction; `timeout` has no meaning here."""
-        return [self._answer(message) for message in messages]
+        """Let the app answer each instruction; each client has `timeout` for itself."""
+        return [self._answer(message, timeout) for message in messages]
 
-    def _answer(self, message: Message) -> Message:
-        # The instructions of a round share their content; what an app writes to is its own copy.
-        shared, message.content = message.content, _copy(message.content)
-        try:
-            answer: Message = self.app(message, self.contexts[message.metadata.dst_node_id])
-        except Exception as error:  # a stranger's code can fail in any way
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    def _answer(self, message: Message, timeout: float | None) -> Message:
+        client = message.metadata.dst_node_id
+        if client in self._busy and not self._busy[client].is_set():
+            reason = "it has not come back from an earlier round (round_timeout)"
             return Message(Error(_FAILED, reason), reply_to=message)
-        finally:
-            message.content = shared
-        return answer
+        ended = self._busy[client] = threading.Event()
+        # The instructions of a round share their content; what an app writes to is its own copy.
+        own = copy_of(message)
+
+        def do() -> Message:
+            try:
+                answer: Message = self.app(own, self.contexts[client])
+            finally:
+                ended.set()
+            return answer
+
+        try:
+            answer = self._watch.call(do, math.inf if timeout is None else timeout)
+            if answer.has_error():
+                return Message(answer.error, reply_to=message)
+            return Message(answer.content, reply_to=message)
+        except Exception as error:  # a stranger's code can fail in any way
+            return Message(Error(_FAILED, str(as_failure(error))), reply_to=message)
+
+    def close(self) -> None:
+        """End the thread on which clients answer."""
+        self._watch.close()
+
+
+def copy_of(message: Message) -> Message:
+    """Return a copy of an instruction, whose content is nobody else's."""
+    own = copy(message)
+    own.content = _copy(message.content)
+    return own
 
 
 def _copy(content: RecordDict) -> RecordDict:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from flwr.app import Error, Message, MessageType, RecordDict
 from torch import Tensor
 
+from fedguard.clients.desk import Desk
 from fedguard.clients.executors import Cohort, Executor, ReuseExecutor
 from fedguard.clients.training import ClientTrainer
+from fedguard.clients.watch import ClientError
 from fedguard.grids.base import LocalGrid
 from fedguard.grids.history import History
 from fedguard.grids.messages import (
@@ -26,6 +28,7 @@ from fedguard.layout import ParameterLayout
 from fedguard.updates import StackedReplies
 
 _UNSUPPORTED = 1
+_FAILED = 2
 
 
 class InProcessGrid(LocalGrid):
@@ -35,7 +38,8 @@ class InProcessGrid(LocalGrid):
 
     1. read the global vector once (all instructions of a call carry the same model);
     2. let the executor train the clients, each into its row of one matrix;
-    3. answer with ordinary Flower messages whose content is built only where it is read.
+    3. answer with ordinary Flower messages whose content is built only where it is read, and for
+       a client that failed, or that outlasted the call's timeout, with an error.
 
     Parameters
     ----------
@@ -62,6 +66,7 @@ class InProcessGrid(LocalGrid):
         self.attacking = attacking
         self.history = history or History()
         self._calls = 0
+        self._desk = Desk(trainer)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the client ids, 0 to K - 1."""
@@ -70,18 +75,21 @@ class InProcessGrid(LocalGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Answer training and evaluation instructions; `timeout` has no meaning here."""
+        """Answer training and evaluation instructions; each client has `timeout` for itself."""
         instructions = list(messages)
         training = [m for m in instructions if m.metadata.message_type == MessageType.TRAIN]
         if training and len(training) == len(instructions):
-            return self._train(training)
-        return [self._answer(message) for message in instructions]
+            return self._train(training, timeout)
+        return [self._answer(message, timeout) for message in instructions]
 
-    def _answer(self, message: Message) -> Message:
+    def _answer(self, message: Message, timeout: float | None) -> Message:
         if message.metadata.message_type == MessageType.TRAIN:
-            return self._train([message])[0]
+            return self._train([message], timeout)[0]
         if message.metadata.message_type == MessageType.EVALUATE:
-            return self._evaluate(message)
+            try:
+                return self._desk.run(lambda trainer: self._evaluate(trainer, message), timeout)
+            except ClientError as failure:
+                return Message(Error(_FAILED, str(failure)), reply_to=message)
         kind = message.metadata.message_type
         return Message(Error(_UNSUPPORTED, f"no client answers {kind!r}"), reply_to=message)
 
@@ -89,7 +97,7 @@ class InProcessGrid(LocalGrid):
         vector = self.trainer.layout.vector_from_arrays(arrays_of(message))
         return vector.to(self.trainer.federation.device)
 
-    def _train(self, messages: Sequence[Message]) -> StackedReplies:
+    def _train(self, messages: Sequence[Message], timeout: float | None) -> StackedReplies:
         self._calls += 1
         server_round = server_round_of(messages[0], self._calls)
         global_vector = self._global_vector(messages[0])
@@ -103,6 +111,7 @@ class InProcessGrid(LocalGrid):
             attacking=self.attacking(server_round),
             last_update=self.history.last_update(server_round, global_vector),
             configs=configs if any(configs) else (),
+            timeout=timeout,
         )
         deltas = torch.empty(len(messages), self.trainer.layout.size, device=global_vector.device)
         trained = self.executor.train(cohort, deltas)
@@ -113,12 +122,12 @@ class InProcessGrid(LocalGrid):
             trained.losses,
             global_vector.cpu(),
             self.trainer.layout,
+            trained.failed,
         )
 
-    def _evaluate(self, message: Message) -> Message:
-        trainer = self.trainer
+    def _evaluate(self, trainer: ClientTrainer, message: Message) -> Message:
         x, y = trainer.examples(message.metadata.dst_node_id)
-        trainer.model.load(self._global_vector(message))
+        trainer.load_for(message.metadata.dst_node_id, self._global_vector(message))
         found = trainer.federation.task.evaluate(trainer.model.module, x, y)
         metrics = told_metrics(found, len(y))
         return Message(RecordDict({METRICS_KEY: metrics}), reply_to=message)
@@ -131,11 +140,14 @@ def stacked_replies(
     losses: Sequence[float],
     global_vector: Tensor,
     layout: ParameterLayout,
+    failed: Mapping[int, str] | None = None,
 ) -> StackedReplies:
     """Return replies to `messages` that read their models from the rows of `deltas`.
 
-    A row that is rewritten before a reply's content is read shows in the reply.
+    A row that is rewritten before a reply's content is read shows in the reply. The rows that
+    `failed` names are answered with an error and its reason.
     """
+    lost = failed or {}
 
     def content_of(row: int) -> Callable[[], RecordDict]:
         metrics: dict[str, int | float] = {
@@ -144,5 +156,10 @@ def stacked_replies(
         }
         return lambda: model_reply_content(layout, global_vector + deltas[row], metrics)
 
-    replies = [LazyReply(message, content_of(row)) for row, message in enumerate(messages)]
+    replies = [
+        Message(Error(_FAILED, lost[row]), reply_to=message)
+        if row in lost
+        else LazyReply(message, content_of(row))
+        for row, message in enumerate(messages)
+    ]
     return StackedReplies(replies, deltas, examples, layout)

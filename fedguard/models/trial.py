@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,18 @@ def _try_training(model: nn.Module, x: Tensor, judge: Fault) -> str | None:
                 value.copy_(before[key])
         model.zero_grad(set_to_none=True)
     return None
+
+
+def draws_random_numbers(model: nn.Module, x: Tensor) -> bool:
+    """Return whether a forward pass in training mode draws from PyTorch's random state."""
+    device = next(model.parameters()).device
+    twin = copy.deepcopy(model).train()
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), torch.no_grad():
+        before = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda)
+        twin(x.to(device))
+        after = torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda)
+    return not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
 def latent_candidates(model: nn.Module, x: Tensor) -> list[str]:

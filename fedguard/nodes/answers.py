@@ -109,12 +109,13 @@ def forget_client(message: Message, config_json: str, client: int) -> Message:
     return answer(message, trainer, client)
 
 
-def evaluate_client(message: Message, config_json: str, client: int) -> Message:
-    """Evaluate the model in a message on one client's own data."""
+def evaluate_client(message: Message, context: Context, config_json: str, client: int) -> Message:
+    """Evaluate the model in a message, and what is the client's own of it, on its own data."""
     _, trainer = workplace(config_json)
+    _recall(trainer, context, client)
     x, y = trainer.examples(client)
     global_vector = trainer.layout.vector_from_arrays(arrays_of(message))
-    trainer.model.load(global_vector.to(trainer.federation.device))
+    trainer.load_for(client, global_vector.to(trainer.federation.device))
     found = trainer.federation.task.evaluate(trainer.model.module, x, y)
     metrics = told_metrics(found, len(y))
     return Message(RecordDict({METRICS_KEY: metrics}), reply_to=message)

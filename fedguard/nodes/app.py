@@ -6,9 +6,12 @@ in `fedguard.nodes.answers`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedguard.clients.watch import Watch
 from fedguard.config import SimulationConfig
 from fedguard.enrolment.mod import enrolment_mod
 from fedguard.grids.foreign_app import find_client_app
@@ -49,8 +52,9 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
         from fedguard.nodes.answers import train_client
 
         alone = config_json is None and hides_updates(config)
-        return train_client(
-            message, context, config.model_dump_json(), partition_of(context), alone=alone
+        given, client = config.model_dump_json(), partition_of(context)
+        return _in_time(
+            config, lambda: train_client(message, context, given, client, alone=alone)
         )
 
     def forget(message: Message, context: Context) -> Message:
@@ -75,7 +79,12 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
             return _their_answer(config, message, context)
         from fedguard.nodes.answers import evaluate_client
 
-        return evaluate_client(message, config.model_dump_json(), partition_of(context))
+        return _in_time(
+            config,
+            lambda: evaluate_client(
+                message, context, config.model_dump_json(), partition_of(context)
+            ),
+        )
 
     add_party_handlers(
         app,
@@ -87,7 +96,20 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
 
 def _their_answer(config: SimulationConfig, message: Message, context: Context) -> Message:
     """Let the user's own ClientApp answer, under its own run configuration."""
-    assert config.client_app is not None
-    context.run_config = config.client_app.arguments
-    answer: Message = find_client_app(config.client_app.name)(message, context)
-    return answer
+    own = config.client_app
+    assert own is not None
+    context.run_config = own.arguments
+    return _in_time(config, lambda: find_client_app(own.name)(message, context))
+
+
+def _in_time(config: SimulationConfig, answer: Callable[[], Message]) -> Message:
+    """Return a client's answer.
+
+    One that calls `sys.exit` or outlasts the round's timeout ends with an error of its own, not
+    with the process that it shares with others.
+    """
+    watch = Watch()
+    try:
+        return watch.call(answer, config.round_timeout)
+    finally:
+        watch.close()

@@ -34,6 +34,22 @@ def memory_of(record: ArrayRecord) -> Memory:
     return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
 
 
+def as_state(memories: Mapping[int, Memory]) -> Memory:
+    """Return clients' memories as one checkpoint holds them: ``CLIENT/NAME``."""
+    return {
+        f"{c}/{name}": value for c, memory in memories.items() for name, value in memory.items()
+    }
+
+
+def of_state(state: Mapping[str, Tensor]) -> dict[int, Memory]:
+    """Return clients' memories from what `as_state` returned."""
+    found: dict[int, Memory] = {}
+    for name, value in state.items():
+        client, _, own = name.partition("/")
+        found.setdefault(int(client), {})[own] = value
+    return found
+
+
 def answer_memory(message: Message, context: Context) -> Message:
     """Take the memory that a message hands back, if it does; reply with what the node keeps."""
     given = message.content.array_records.get(MEMORY)

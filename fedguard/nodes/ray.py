@@ -41,8 +41,11 @@ class _Workplace:
         attacking: bool,
         configs: tuple[Mapping[str, Any], ...],
         memories: dict[int, dict[str, np.ndarray]],
-    ) -> tuple[np.ndarray, np.ndarray, list[float], dict[int, dict[str, np.ndarray]]]:
-        """Return the (len(clients), D) deltas, example counts, losses, and clients' memories."""
+        timeout: float | None,
+    ) -> tuple[
+        np.ndarray, np.ndarray, list[float], dict[int, dict[str, np.ndarray]], dict[int, str]
+    ]:
+        """Return the (len(clients), D) deltas, examples, losses, memories, and who failed."""
         trainer = self.executor.trainer
         trainer.memories = {
             client: {name: torch.tensor(v, device=self.device) for name, v in memory.items()}
@@ -56,6 +59,7 @@ class _Workplace:
             attacking,
             last,
             configs,
+            timeout,
         )
         deltas = torch.empty(len(clients), len(global_vector), device=self.device)
         trained = self.executor.train(cohort, deltas)
@@ -63,7 +67,8 @@ class _Workplace:
             client: {name: value.cpu().numpy() for name, value in memory.items()}
             for client, memory in trainer.memories.items()
         }
-        return deltas.cpu().numpy(), trained.examples.numpy(), trained.losses, kept
+        block = deltas.cpu().numpy()
+        return block, trained.examples.numpy(), trained.losses, kept, trained.failed
 
 
 class RayExecutor(Executor):
@@ -131,6 +136,7 @@ class RayExecutor(Executor):
                     cohort.attacking,
                     tuple(cohort.configs[row] for row in rows) if cohort.configs else (),
                     self._memories(cohort.clients[row] for row in rows),
+                    cohort.timeout,
                 )
                 for worker, rows in waiting.items()
             }
@@ -151,7 +157,7 @@ class RayExecutor(Executor):
         import ray
 
         try:
-            block, examples, losses, kept = ray.get(answer)
+            block, examples, losses, kept, failed = ray.get(answer)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
             return False
         index = torch.tensor(rows)
@@ -159,6 +165,7 @@ class RayExecutor(Executor):
         trained.examples[index] = torch.tensor(examples)
         for row, loss in zip(rows, losses, strict=True):
             trained.losses[row] = loss
+        trained.failed.update({rows[place]: reason for place, reason in failed.items()})
         for client, memory in kept.items():
             self.trainer.memories[client] = {n: torch.tensor(v) for n, v in memory.items()}
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from flwr.serverapp import Grid
 
@@ -29,7 +29,8 @@ def serve(world: World, grid: Grid | None, record: Record) -> None:
     elif config.client_app is not None:
         own = config.client_app
         app = find_client_app(own.name)
-        world.serve(ClientAppGrid(app, config.clients, own.arguments), record)
+        with closing(ClientAppGrid(app, config.clients, own.arguments)) as theirs:
+            world.serve(theirs, record)
     else:
         world.serve_here(record)
 

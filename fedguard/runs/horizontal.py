@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from fedguard.assembly.make import (
     make_federation,
     make_model,
     make_repair,
+    make_server_model,
     make_trainer,
     server_tools,
 )
@@ -37,12 +38,13 @@ from fedguard.grids.faulty import FaultyGrid
 from fedguard.grids.history import History
 from fedguard.models.device import resolve_device
 from fedguard.models.flat import FlatModel
-from fedguard.nodes.memory import NodeMemories
+from fedguard.nodes.memory import NodeMemories, as_state, of_state
 from fedguard.records.checkpoints import Checkpoint
 from fedguard.records.writer import Recorder
 from fedguard.runs.deployment import is_hidden
 from fedguard.runs.engines import local_grid
 from fedguard.runs.observed import ObservedStrategy, Outcome
+from fedguard.runs.personal import Personalised
 from fedguard.runs.records import client_records, threat_model
 from fedguard.runs.tally import tally, total
 from fedguard.runs.tending import Tending
@@ -79,7 +81,7 @@ class HorizontalWorld:
         self.federation = make_federation(config, self.dataset, self.attack, self.device)
         self.task = self.federation.task
         self.model = make_model(config, self.dataset).to(self.device)
-        self.server_model = FlatModel(make_model(config, self.dataset).to(self.device))
+        self.server_model = FlatModel(make_server_model(config, self.dataset).to(self.device))
         self.layout = self.server_model.layout
         self._strategy = make_strategy(config, self.dataset, self.federation, self.server_model)
         self.repair = make_repair(config, self.dataset)
@@ -90,6 +92,14 @@ class HorizontalWorld:
         self.triggered = self.make_triggered()
         self.trainer = make_trainer(config, self.model, self.federation)
         self.plan: Plan | None = None
+        self.personalised = self._personalised()
+
+    def _personalised(self) -> Personalised | None:
+        """Return what evaluates clients' own models; None where they have none."""
+        if self.trainer.personal is None or self.config.client_app is not None:
+            return None
+        module = make_model(self.config, self.dataset).to(self.device)
+        return Personalised(module, self.trainer, (self.test_x, self.test_y))
 
     @property
     def strategy(self) -> Any:
@@ -118,7 +128,7 @@ class HorizontalWorld:
 
     def open(self, out: Path, checkpoint: Checkpoint | None) -> None:
         """Prepare an execution; see `World.open`."""
-        self.checkpoint = checkpoint
+        self.checkpoint, self.out = checkpoint, out
         self.rounds_done = checkpoint.server_round if checkpoint else 0
         self.outcome: Outcome | None = None
         self.faulty: FaultyGrid | None = None
@@ -129,7 +139,7 @@ class HorizontalWorld:
         self.previous = checkpoint.previous_model if checkpoint else self.vector
         if checkpoint is not None:
             self.history.note(self.rounds_done, self.previous)
-            self.trainer.memories = _by_client(checkpoint.client_state)
+            self.trainer.memories = of_state(checkpoint.client_state)
             self._check_memories(checkpoint)
         self.attack.load_state(checkpoint.attack_state if checkpoint else {})
         if traits_of(self.strategy).rule:
@@ -181,7 +191,7 @@ class HorizontalWorld:
 
     def _fresh(self, number: int) -> FlatModel:
         other = self.config.model_copy(update={"seed": self.config.seed + 1 + number})
-        return FlatModel(make_model(other, self.dataset).to(self.device))
+        return FlatModel(make_server_model(other, self.dataset).to(self.device))
 
     def _attacking(self, server_round: int) -> bool:
         return attacks_in(self.config, server_round)
@@ -310,24 +320,31 @@ class HorizontalWorld:
             self.history.note(current, self.previous)
         outcome = self.outcome if current else None
         malicious = self.federation.malicious
+        if self.node_memories is not None and outcome is not None:
+            self.trainer.memories.update(self.node_memories.fetch(outcome.asked))
         figures = {**self._metrics(current), **tally(outcome, malicious)}
         if self._nameless:
             figures.update(true_positive_rate=None, false_positive_rate=None)
         if self.faulty is not None:
             figures["faults"] = self.faulty.counts
         figures.update(self.tending.look(current, self.vector))
-        if self.node_memories is not None and outcome is not None:
-            self.trainer.memories.update(self.node_memories.fetch(outcome.asked))
+        if self.personalised is not None:
+            figures.update(self.personalised.figures(self.vector.to(self.device)))
         self._record(current, figures, self._client_records(current))
         return MetricRecord({self.task.headline: figures[self.task.headline]})
 
     def _metrics(self, current: int) -> dict[str, Any]:
-        self.server_model.load(self.vector.to(self.device))
-        found = self.task.evaluate(self.server_model.module, self.test_x, self.test_y)
+        vector = self.vector.to(self.device)
+        module = self.server_model.module
+        if self.personalised is None:
+            self.server_model.load(vector)
+        else:
+            module = self.personalised.load(vector)
+        found = self.task.evaluate(module, self.test_x, self.test_y)
         if "model" in self.attack.needs and current and self._attacking(current):
             self.trainer.prepare(current, self.previous.to(self.device))
             self.triggered = self.make_triggered()
-        scene = AttackScene(self.server_model.module, found, self.triggered)
+        scene = AttackScene(module, found, self.triggered)
         told = {name: value for name, value in found.items() if not isinstance(value, Tensor)}
         return {**told, **self.attack.measure(scene)}
 
@@ -360,12 +377,8 @@ class HorizontalWorld:
             grid_state=self.faulty.state() if self.faulty else {},
             rule_state=self.rule_copy.state() if self.rule_copy else {},
             attack_state=self.attack.state(),
-            client_state={
-                f"{client}/{name}": value
-                for client, memory in self.trainer.memories.items()
-                for name, value in memory.items()
-            },
             repair_state=self.repair.state() if self.repair is not None else {},
+            client_state=as_state(self.trainer.memories),
         )
 
     def threat_model(self) -> dict[str, Any]:
@@ -377,13 +390,17 @@ class HorizontalWorld:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole model by name, what is frozen too; see `World.tensors`."""
+        if self.personalised is not None:
+            return self.personalised.tensors(self.vector)
         arrays = self.layout.to_arrays(self.vector)
         learnt = {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
         state = self.server_model.module.state_dict()
         return {name: learnt[name] if name in learnt else state[name].clone() for name in state}
 
     def finish(self) -> None:
-        """End the audits."""
+        """End the audits; write what stayed with clients."""
+        if self.personalised is not None:
+            self.personalised.save(self.out)
         self.audited = self.tending.finish()
 
     def summary(self, rounds: list[dict[str, Any]], clients: Path) -> dict[str, Any]:
@@ -418,12 +435,3 @@ class HorizontalWorld:
         if self.audited:
             found["audits"] = self.audited
         return found
-
-
-def _by_client(state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Return what clients kept, by client, from names of the form ``CLIENT/NAME``."""
-    found: dict[int, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        client, _, own = name.partition("/")
-        found.setdefault(int(client), {})[own] = value
-    return found

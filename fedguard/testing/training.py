@@ -35,7 +35,7 @@ class Classroom:
         none = torch.empty(0, dtype=torch.long)
         federation = Federation(data, shards, frozenset(), Attack(), 0, none)
         self.trainer = ClientTrainer(tools.model, federation, _SETTINGS, 0, rule, rounds=3)
-        self.start = self.trainer.model.whole_vector()
+        self.start = self.trainer.global_vector()
 
     def train(
         self, client: int, server_round: int = 1, config: Mapping[str, Any] = NOTHING
@@ -48,7 +48,7 @@ class Classroom:
     def loss(self, delta: Tensor) -> float:
         """Return the mean loss of the model after a change, on all rows."""
         data, model = self.trainer.federation.dataset, self.trainer.model
-        model.load(self.start + delta)
+        self.trainer.load_for(0, self.start + delta)
         found = self.trainer.federation.task.evaluate(model.module, data.x_train, data.y_train)
         return float(found["loss"])
 

@@ -9,7 +9,7 @@ import torch
 
 from fedguard.errors import check_number
 from fedguard.training.base import SETTING_KEYS, Local
-from fedguard.training.sgd import Schedule, Sgd
+from fedguard.training.sgd import Sgd
 
 
 class Adam(Sgd):
@@ -27,8 +27,8 @@ class Adam(Sgd):
         Added to the root of the second moment, above 0.
     keep : bool
         Whether a client keeps its moments from round to round; they start at 0 in each otherwise.
-    schedule, every, gamma
-        See `Sgd`.
+    **sgd : Any
+        Schedule and loss; see `Sgd`.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset(SETTING_KEYS) - {"momentum"}
@@ -40,11 +40,9 @@ class Adam(Sgd):
         beta2: float = 0.999,
         eps: float = 1e-8,
         keep: bool = False,
-        schedule: Schedule = "constant",
-        every: int = 10,
-        gamma: float = 0.5,
+        **sgd: Any,
     ) -> None:
-        super().__init__(schedule=schedule, every=every, gamma=gamma)
+        super().__init__(**sgd)
         check_number("beta1", beta1, at_least=0.0, below=1.0)
         check_number("beta2", beta2, at_least=0.0, below=1.0)
         check_number("eps", eps, above=0.0)
@@ -52,8 +50,8 @@ class Adam(Sgd):
 
     @property
     def remembers(self) -> bool:  # type: ignore[override]
-        """Whether clients keep their moments."""
-        return self.keep
+        """Whether clients keep their moments, or a part of the model."""
+        return self.keep or bool(self.personal)
 
     def plain(self, config: Mapping[str, Any]) -> bool:
         """Return False: no batched executor knows Adam."""

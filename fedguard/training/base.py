@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedguard.errors import ConfigurationError, check_number
 from fedguard.randomness import generator
+from fedguard.training.shaping import PLAIN, Shaping
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,9 @@ class TrainingRule:
     remembers: ClassVar[bool] = False
     """Whether clients keep a memory between rounds."""
 
+    shaping: Shaping = PLAIN
+    """What becomes of each row's loss before `loss` sees it; for tasks with one class per row."""
+
     def settings_for(
         self, settings: TrainingSettings, config: Mapping[str, Any], server_round: int, rounds: int
     ) -> TrainingSettings:
@@ -154,6 +158,13 @@ class TrainingRule:
     def plain(self, config: Mapping[str, Any]) -> bool:
         """Return whether a round is plain SGD, so that a batched executor may serve it."""
         return False
+
+    def private(self, module: nn.Module) -> frozenset[str]:
+        """Return the names of tensors that stay with each client; none of them by default.
+
+        A rule with private tensors sets `remembers`: clients keep them from round to round.
+        """
+        return frozenset()
 
     def begin(self, local: Local) -> None:
         """Prepare a round, before its first batch."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedguard.errors import check_number
-from fedguard.training.sgd import PROXIMAL_KEY, Schedule, Sgd, proximal_weight
+from fedguard.training.sgd import PROXIMAL_KEY, Sgd, proximal_weight
 
 
 class FedProx(Sgd):
@@ -19,19 +19,12 @@ class FedProx(Sgd):
     ----------
     mu : float
         Weight of the proximal term, at least 0.
-    schedule, every, gamma
-        See `Sgd`.
+    **sgd : Any
+        Schedule and loss; see `Sgd`.
     """
 
-    def __init__(
-        self,
-        *,
-        mu: float = 0.01,
-        schedule: Schedule = "constant",
-        every: int = 10,
-        gamma: float = 0.5,
-    ) -> None:
-        super().__init__(schedule=schedule, every=every, gamma=gamma)
+    def __init__(self, *, mu: float = 0.01, **sgd: Any) -> None:
+        super().__init__(**sgd)
         check_number("mu", mu, at_least=0.0)
         self.mu = mu
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from fedguard.errors import ConfigurationError, check_choice, check_number
+from torch import nn
+
+from fedguard.errors import ConfigurationError, check_choice, check_number, nearest
+from fedguard.layout import ParameterLayout
 from fedguard.training.base import HOOKS, SETTING_KEYS, Local, TrainingRule, TrainingSettings
+from fedguard.training.shaping import Shaping
 
 Schedule = Literal["constant", "cosine", "step"]
 
@@ -17,7 +22,7 @@ PROXIMAL_KEY = "proximal-mu"
 
 
 class Sgd(TrainingRule):
-    """Mini-batch SGD with momentum, weight decay, a schedule and an optional proximal term.
+    """Mini-batch SGD with momentum, weight decay, a schedule, an optional proximal term and loss.
 
     ``w <- w - lr_t (g + wd w + mu (w - w_global))``, momentum as in PyTorch; ``mu`` is 0 unless
     the server's message carries ``proximal-mu``, as Flower's FedProx does.
@@ -34,17 +39,55 @@ class Sgd(TrainingRule):
         Rounds between two steps of the ``step`` schedule, at least 1.
     gamma : float
         Factor of a step, above 0 to 1.
+    focal : float
+        Focusing parameter of the focal loss, 0 to 10; 0 for cross-entropy.
+    balance : float
+        Weight of rare classes, 0 to 1: 0 weighs rows alike, 1 classes alike; see `Shaping`.
+    personal : str or list of str
+        Names of the tensors that stay with the client, ``*`` for any part of a name; none.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({*SETTING_KEYS, PROXIMAL_KEY})
 
     def __init__(
-        self, *, schedule: Schedule = "constant", every: int = 10, gamma: float = 0.5
+        self,
+        *,
+        schedule: Schedule = "constant",
+        every: int = 10,
+        gamma: float = 0.5,
+        focal: float = 0.0,
+        balance: float = 0.0,
+        personal: str | tuple[str, ...] = (),
     ) -> None:
         check_choice("schedule", schedule, ("constant", "cosine", "step"))
         check_number("every", every, at_least=1)
         check_number("gamma", gamma, above=0.0, at_most=1.0)
         self.schedule, self.every, self.gamma = schedule, every, gamma
+        self.shaping = Shaping(focal, balance)
+        self.personal = (personal,) if isinstance(personal, str) else tuple(personal)
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        """Whether a part of the model stays with the client."""
+        return bool(self.personal)
+
+    def private(self, module: nn.Module) -> frozenset[str]:
+        """Return the names of tensors that the patterns of `personal` name.
+
+        Raises
+        ------
+        ConfigurationError
+            If a pattern names none.
+        """
+        names = ParameterLayout.from_module(module).names
+        found: set[str] = set()
+        for pattern in self.personal:
+            matched = fnmatch.filter(names, pattern)
+            if not matched:
+                told = nearest(pattern, names) + ", ".join(names)
+                raise ConfigurationError("training.personal", pattern, told)
+            found.update(matched)
+        return frozenset(found)
 
     def settings_for(
         self, settings: TrainingSettings, config: Mapping[str, Any], server_round: int, rounds: int

@@ -104,7 +104,7 @@ def train_round(
 ) -> tuple[Tensor, Trained]:
     """Return the deltas of all clients under an executor, and what they report."""
     executor = make_executor(Plan(name, "", threads), trainer)
-    start = trainer.model.whole_vector() if vector is None else vector
+    start = trainer.global_vector() if vector is None else vector
     count = trainer.federation.num_clients
     deltas = torch.full((count, trainer.layout.size), float("nan"))
     cohort = Cohort(
@@ -112,5 +112,5 @@ def train_round(
     )
     trained = executor.train(cohort, deltas)
     executor.close()
-    trainer.model.load(start)
+    trainer.load_for(None, start)
     return deltas, trained

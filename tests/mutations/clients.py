@@ -71,4 +71,46 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         'return client in self.malicious and "data" in self.attack.needs',
         "tests/clients/test_federation.py",
     ),
+    (
+        "fedguard/training/shaping.py",
+        "        rise = self.focal * far.pow(self.focal - 1.0) * losses * torch.exp(-losses)",
+        "        rise = self.focal * far.pow(self.focal - 1.0) * losses",
+        "tests/clients/test_shaped_losses.py",
+    ),
+    (
+        "fedguard/training/shaping.py",
+        "        return (found / found.mean()).float()",
+        "        return found.float()",
+        "tests/clients/test_shaped_losses.py",
+    ),
+    (
+        "fedguard/clients/grouping.py",
+        "                scales[index, :count] = own_scales.cpu()[taken]",
+        "                scales[index, :count] = own_scales.cpu()[0]",
+        "tests/clients/test_shaped_losses.py",
+    ),
+    (
+        "fedguard/clients/desk.py",
+        "            mine.detach()",
+        "            pass",
+        "tests/clients/test_lost_clients.py",
+    ),
+    (
+        "fedguard/clients/desk.py",
+        "            self._watched = None\n            raise",
+        "            raise",
+        "tests/clients/test_lost_clients.py",
+    ),
+    (
+        "fedguard/clients/executors.py",
+        "                deltas[row].zero_()",
+        "                pass",
+        "tests/clients/test_lost_clients.py",
+    ),
+    (
+        "fedguard/clients/watch.py",
+        "            self._give_up()\n            raise ClientLateError",
+        "            self.close()\n            raise ClientLateError",
+        "tests/clients/test_lost_clients.py",
+    ),
 ]

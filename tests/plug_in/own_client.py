@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -10,6 +14,7 @@ from torch import nn
 
 app = ClientApp()
 not_an_app = "text"
+torch.optim.SGD([torch.zeros(1)])  # what its first use imports takes seconds
 
 
 @app.train()
@@ -18,6 +23,13 @@ def train(message: Message, context: Context) -> Message:
     parts = int(context.node_config["num-partitions"])
     if part == context.run_config.get("broken-client", -1):
         raise RuntimeError("my data are gone")
+    if part == context.run_config.get("leaving-client", -1):
+        sys.exit("I have had enough")
+    if part == context.run_config.get("endless-client", -1):
+        while True:
+            time.sleep(0.01)
+    if part == context.run_config.get("sleeping-client", -1):
+        threading.Event().wait(600)
     x, y = load_digits(return_X_y=True)
     x = torch.tensor(x[part::parts] / 16.0, dtype=torch.float32).reshape(-1, 1, 8, 8)
     y = torch.tensor(y[part::parts])

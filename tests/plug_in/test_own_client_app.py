@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,51 @@ def test_a_client_that_raises_is_recorded_and_the_run_goes_on(tmp_path):
     records = read_jsonl(tmp_path / "broken" / "clients.jsonl")
     reasons = {record["reason"] for record in records if record["client"] == 2}
     assert reasons == {"error reply: RuntimeError: my data are gone"}
+
+
+def test_one_that_exits_and_two_that_hang_are_lost_with_their_reasons(tmp_path):
+    lost = ["leaving-client=1", "endless-client=3", "sleeping-client=4"]
+    settings = [word for setting in lost for word in ("--set", f"client_app.{setting}")]
+    assert run("lost", "--round-timeout", "1", *settings) == 0
+    records = read_jsonl(tmp_path / "lost" / "clients.jsonl")
+    found = {(r["client"], r["round"]): r["reason"] for r in records if r["outcome"] == "failed"}
+    late = "error reply: no reply within 1 s (round_timeout)"
+    gone = "error reply: it has not come back from an earlier round (round_timeout)"
+    exits = "error reply: the client called sys.exit(I have had enough)"
+    assert found == {
+        **{(1, current): exits for current in (1, 2, 3)},
+        # A loop can be ended, and is tried again; who waits in the operating system is gone.
+        **{(3, current): late for current in (1, 2, 3)},
+        **{(4, 1): late, (4, 2): gone, (4, 3): gone},
+    }
+    rounds = read_jsonl(tmp_path / "lost" / "rounds.jsonl")
+    assert [record["failed"] for record in rounds] == [0, 3, 3, 3]
+    assert rounds[-1]["accuracy"] > rounds[0]["accuracy"] + 0.2
+
+
+@pytest.mark.slow
+def test_the_process_ends_although_a_client_never_does(tmp_path):
+    lost = "client_app.sleeping-client=4"
+    command = [*WORLD, "--client-app", "own_client:app", "--round-timeout", "5"]
+    command += ["--out", "ends", "--set", lost]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    done = subprocess.run(
+        [sys.executable, "-m", "fedguard.simulate", *command],
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+@pytest.mark.slow
+def test_flowers_engine_loses_the_same_clients(tmp_path):
+    settings = ["--set", "client_app.leaving-client=1", "--set", "client_app.endless-client=3"]
+    settings += ["--rounds", "2"]
+    assert run("there", "--engine", "flower", "--round-timeout", "30", *settings) == 0
+    records = read_jsonl(tmp_path / "there" / "clients.jsonl")
+    found = {(r["client"], r["round"]) for r in records if r["outcome"] == "failed"}
+    assert found == {(client, current) for client in (1, 3) for current in (1, 2)}
 
 
 @pytest.mark.parametrize(
