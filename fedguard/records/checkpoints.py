@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,24 @@ class CheckpointStore:
             )
         except (OSError, KeyError, TypeError, ValueError, SafetensorError):
             return None
+
+
+def by_client(state: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return what clients kept, by client, from names of the form ``CLIENT/NAME``."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        client, _, own = name.partition("/")
+        found.setdefault(int(client), {})[own] = value
+    return found
+
+
+def of_clients(memories: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what clients kept under names of the form ``CLIENT/NAME``; undoes `by_client`."""
+    return {
+        f"{client}/{name}": value
+        for client, memory in memories.items()
+        for name, value in memory.items()
+    }
 
 
 def _seal(manifest: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
@@ -9,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from fedguard.attacks.base import Attack
 from fedguard.clients.federation import Federation
 from fedguard.config import SimulationConfig
+from fedguard.models.start import sha256_of
 from fedguard.runs.observed import Outcome
 from fedguard.runs.tally import outcomes
 from fedguard.tasks.base import Task
@@ -99,6 +101,31 @@ def threat_model(
             "share of malicious and of honest clients rejected",
         ],
     }
+
+
+def chosen_parts(config: SimulationConfig, audited: Mapping[str, Any]) -> dict[str, Any]:
+    """Return for the summary what a run need not have, of what it has.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+        The run.
+    audited : mapping
+        What audits told at its end.
+    """
+    found: dict[str, Any] = {}
+    if config.repair is not None:
+        found.update(repair=config.repair.name, repair_at=config.repair_at)
+    if config.enrolment is not None:
+        found["enrolment"] = config.enrolment.name
+    if audited:
+        found["audits"] = dict(audited)
+    if config.start_from is not None:
+        found["start_from"] = {
+            "path": str(config.start_from),
+            "sha256": sha256_of(config.start_from),
+        }
+    return found
 
 
 def _named(config: SimulationConfig) -> dict[str, str]:

@@ -135,6 +135,10 @@ class TrainingRule:
     remembers: ClassVar[bool] = False
     """Whether clients keep a memory between rounds."""
 
+    spans: ClassVar[bool] = False
+    """Whether a hook reads how many rounds there are (``local.rounds``), so that a finished run
+    cannot go on for more; what `settings_for` does with it is found out by asking."""
+
     def settings_for(
         self, settings: TrainingSettings, config: Mapping[str, Any], server_round: int, rounds: int
     ) -> TrainingSettings:

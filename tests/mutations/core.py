@@ -96,8 +96,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/records/writer.py",
-        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, AUDITS)",
-        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS)",
+        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, AUDITS, FAIRNESS)",
+        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, FAIRNESS)",
         _TENDING,
     ),
     (
