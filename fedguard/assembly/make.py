@@ -21,6 +21,8 @@ from fedguard.clients.federation import (
 )
 from fedguard.clients.training import ClientTrainer, TrainingSettings
 from fedguard.config import Part, SimulationConfig
+from fedguard.config.parts import CLASSES
+from fedguard.data.class_names import with_class_numbers
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
 from fedguard.grids.foreign_app import find_client_app
@@ -67,7 +69,8 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
         raise ConfigurationError(
             "attack", name, "it only with a vertical strategy, such as opus-vfl"
         )
-    attack = registry.create("attack", name, **config.attack.arguments)
+    arguments = with_class_numbers("attack", config.attack.arguments, CLASSES, dataset.class_names)
+    attack = registry.create("attack", name, **arguments)
     if not isinstance(attack, Attack):
         raise ConfigurationError("attack", name, "a subclass of fedguard's Attack")
     if "images" in attack.needs and not dataset.is_image:

@@ -21,6 +21,7 @@ from fedguard.config.combinations import check_evaluation, check_start, check_st
 from fedguard.config.faults import Faults
 from fedguard.config.filled_in import FILLED_IN, check_not_filled_in
 from fedguard.config.parts import (
+    CLASSES,
     OPTIONAL_PARTS,
     PARTS,
     ChainField,
@@ -28,6 +29,7 @@ from fedguard.config.parts import (
     PartField,
     as_part,
     part_field,
+    with_long_names,
 )
 from fedguard.config.repair_times import RepairTimes
 from fedguard.config.requests import UnlearnRequest, check_requests
@@ -160,12 +162,17 @@ class SimulationConfig(BaseModel):
         vertical = strategy is not None and registry.is_vertical(strategy)
         own = registry.find("dataset", dataset) if dataset is not None else None
         defaults = getattr(own, "defaults", {}) if not vertical else VERTICAL_DEFAULTS
-        return {**defaults, **values}
+        return {**defaults, **values, **_attack_in(values)}
 
     @model_validator(mode="after")
     def _check_parts(self) -> SimulationConfig:
         for kind, part in self.parts():
-            registry.check_arguments(kind, registry.find(kind, part.name), part.arguments)
+            given = part.arguments
+            if kind == "attack":
+                # Whether a class of that name is there, the data set will say.
+                named = {name for name in CLASSES if isinstance(given.get(name), str)}
+                given = {n: 0 if n in named else value for n, value in given.items()}
+            registry.check_arguments(kind, registry.find(kind, part.name), given)
             check_not_filled_in(kind, part.arguments)
         RepairTimes(self.repair_at)
         if self.repair_at == "alarm" and self.repair is not None and self.audit is None:
@@ -231,6 +238,15 @@ PLACE = frozenset({"data_dir", "workers", "ray_address"})
 
 LENGTH = frozenset({"rounds"})
 """Fields in which a run that goes on may differ from the one that it goes on with."""
+
+
+def _attack_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attack with its arguments' long names, under its field; nothing if not given."""
+    name, given = _name_in(values, "attack"), values.get("attack")
+    if name is None or not isinstance(given, Mapping):
+        return {}
+    known = registry.parameters(registry.find("attack", name))
+    return {"attack": with_long_names(given, known)}
 
 
 def _name_in(values: Mapping[str, Any], field: str) -> str | None:

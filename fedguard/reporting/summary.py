@@ -13,8 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from fedguard.records.reader import mapping, number, sequence, whole
+from fedguard.reporting.chosen_model import best_words, chosen_words, rounds_words
+from fedguard.reporting.fairness import summary_rows
 from fedguard.reporting.headline import Headline
 from fedguard.reporting.replies import Replies
+from fedguard.reporting.success import success_words
 from fedguard.reporting.wording import attacked, bounded, duration, percent, setting, size
 
 LABEL = len("attackers rejected")
@@ -44,8 +47,7 @@ def render_summary(summary: Mapping[str, Any]) -> RenderableType:
 def _run_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
     split = " · ".join(str(summary[name]) for name in ("dataset", "partition") if summary.get(name))
     training = [str(summary[name]) for name in ("model", "training") if summary.get(name)]
-    if (rounds := whole(summary.get("rounds"))) is not None:
-        training.append(f"{rounds} round{'' if rounds == 1 else 's'}")
+    training += [words] if (words := rounds_words(summary)) else []
     training += [f"{name} {summary[name]}" for name in ("seed", "engine") if name in summary]
     executor = [str(summary[n]) for n in ("executor", "executor_reason") if summary.get(n)]
     repair = [str(summary[name]) for name in ("repair", "repair_at") if summary.get(name)]
@@ -68,9 +70,11 @@ def _result_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
         text = f"   best {lead.text(best[lead.name])} in round {whole(best['round'])}"
         reached.append(text, style="dim")
     rows = [(lead.words, reached)]
-    if number(final.get("attack_success_rate")) is not None:
-        success = Text(percent(final["attack_success_rate"]), style="bold red")
-        rows.append(("attack success", success))
+    if words := best_words(summary):
+        rows += [("best model", Text(words)), ("chosen", Text(chosen_words(summary), style="dim"))]
+    if (success := success_words(summary)) is not None:
+        rows.append(("attack success", Text(success[0], style="bold red").append(success[1])))
+    rows += [(label, Text(text)) for label, text in summary_rows(summary)]
     return rows + _detection_rows(summary) + _reply_rows(summary)
 
 

@@ -45,7 +45,7 @@ from fedguard.runs.judging import Judge
 from fedguard.runs.length import bound_to, check_audits
 from fedguard.runs.measuring import Measuring
 from fedguard.runs.observed import ObservedStrategy, Outcome
-from fedguard.runs.records import chosen_parts, client_records, threat_model
+from fedguard.runs.records import aim, chosen_parts, client_records, threat_model
 from fedguard.runs.tally import tally, total
 from fedguard.runs.tending import Tending
 from fedguard.runs.world import Record
@@ -386,6 +386,7 @@ class HorizontalWorld:
             "replies": total(rounds),
             "notes": list(self.dataset.notes),
             "split": {"counts": federation.class_counts().tolist()},
+            **({"aim": aims} if (aims := aim(self.attack, federation)) else {}),
             **chosen_parts(config, self.audited),
             **self.measuring.summary(clients.parent, rounds[-1]["round"]),
         }

@@ -72,6 +72,7 @@ def threat_model(
 ) -> dict[str, Any]:
     """Return what the attacker knows and controls, what the defence assumes, what is measured."""
     declared = traits_of(strategy)
+    aims = aim(attack, federation)
     return {
         "attacker": {
             "attack": config.attack.name,
@@ -83,6 +84,7 @@ def threat_model(
                 "full": "every honest update of the round",
             }[config.attack_knowledge],
             "rounds": config.attack_rounds,
+            **({"aims at": aims} if aims else {}),
         },
         "defence": {
             "strategy": config.strategy.name,
@@ -101,6 +103,25 @@ def threat_model(
             "share of malicious and of honest clients rejected",
         ],
     }
+
+
+def aim(attack: Attack, federation: Federation) -> dict[str, str]:
+    """Return the names of the classes that an attack is about: ``source`` and ``target``.
+
+    Parameters
+    ----------
+    attack : Attack
+        The attack; one that aims at no class has an empty aim.
+    federation : Federation
+        Whose data set names the classes, and who lies: nobody has no aim.
+    """
+    names = federation.dataset.class_names
+    found = {}
+    for word in ("source", "target"):
+        number = getattr(attack, f"{word}_class", None)
+        if isinstance(number, int) and number < len(names) and federation.malicious:
+            found[word] = names[number]
+    return found
 
 
 def chosen_parts(config: SimulationConfig, audited: Mapping[str, Any]) -> dict[str, Any]:
