@@ -9,17 +9,23 @@ from fedguard.records.reader import mapping, number, whole
 from fedguard.reporting.headline import Headline
 from fedguard.reporting.wording import bounded, percent, spoken
 
+FLATTERING = "the test set: flattering"
+
 
 def best_words(summary: Mapping[str, Any]) -> str:
-    """Return the round of the best model and its figure on the test set, empty where none is."""
+    """Return the best model's round, its figure on the test set, and where it was chosen.
+
+    Empty where none was kept.
+    """
     best, lead = mapping(summary.get("best_model")), Headline.of(summary)
     when = whole(best.get("round"))
     if when is None:
         return ""
-    told = f"round {when} · {lead.labelled(best.get(lead.name))}"
+    where = bounded(best.get("judged_on"), 90) if best.get("held_out") is True else FLATTERING
+    told = f"round {when} · {lead.text(best.get(lead.name))}"
     if best.get("by") == "attack_success_rate" and number(best.get("judged")) is not None:
-        told += f" · attack success {percent(best['judged'])}"
-    return told
+        told += f" · attack {percent(best['judged'])}"
+    return f"{told} · chosen on {where}"
 
 
 def chosen_words(summary: Mapping[str, Any]) -> str:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fedguard.reporting.comparison import Comparison, Group, Spread
 from fedguard.reporting.fairness import difference
 from fedguard.reporting.wording import MISSING
 
+HEAD = ["defence", "worst tenth", "spread", "group gap", "minority", "worst for it", "under"]
+NARROW = ["defence", "tenth", "spread", "gap", "minority", "worst", "under"]
 
-def fairness_table(comparison: Comparison) -> tuple[list[str], list[list[str]]] | None:
+
+def fairness_table(
+    comparison: Comparison, *, narrow: bool = False
+) -> tuple[list[str], list[list[str]]] | None:
     """Return head and rows of a table, a row per defence; None where clients were not evaluated.
 
     Each figure is the mean over scenarios of the means over seeds, as the headline's mean is; the
     minority's lowest mean stands beside it, with the scenario.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        The runs.
+    narrow : bool
+        Whether to leave units out, shares in percent, for a narrow screen.
     """
     if "worst_decile" not in comparison.metrics:
         return None
     lead = comparison.headline
-    head = ["defence", "worst tenth", "spread", "group gap", "minority", "worst for it", "under"]
+    level = lead.cell if narrow else lead.text
+    step = lead.cell if narrow else partial(difference, lead=lead)
     rows = []
     for standing in comparison.standings:
         groups = comparison.of_defence(standing.defence)
@@ -24,15 +39,15 @@ def fairness_table(comparison: Comparison) -> tuple[list[str], list[list[str]]] 
         rows.append(
             [
                 standing.defence,
-                lead.text(_mean(groups, "worst_decile")),
-                difference(_mean(groups, "client_spread"), lead),
-                difference(_mean(groups, "group_gap"), lead),
-                lead.text(_mean(groups, "minority")),
-                lead.text(worst),
+                level(_mean(groups, "worst_decile")),
+                step(_mean(groups, "client_spread")),
+                step(_mean(groups, "group_gap")),
+                level(_mean(groups, "minority")),
+                level(worst),
                 scenario,
             ]
         )
-    return head, rows
+    return (NARROW if narrow else HEAD), rows
 
 
 def _mean(groups: list[Group], metric: str) -> float | None:

@@ -66,14 +66,13 @@ def _standings(comparison: Comparison) -> Table:
 
 def _fairness(comparison: Comparison) -> list[RenderableType]:
     """Return what defences do to single clients and the minority, where that was measured."""
-    found = fairness_table(comparison)
+    found = fairness_table(comparison, narrow=True)
     if found is None:
         return []
     head, rows = found
-    shown = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title="On clients' own rows"
-    )
-    shown.title_justify = "left"
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+    unit = ", in percent" if comparison.headline.is_share else ""
+    shown.title = f"{comparison.headline.title} on clients' own rows{unit}"
     shown.add_column(head[0], overflow="ellipsis", no_wrap=True, ratio=3)
     for name in head[1:-1]:
         shown.add_column(name, justify="right", no_wrap=True)

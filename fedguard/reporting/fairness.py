@@ -39,11 +39,12 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     found, lead = mapping(summary.get("fairness")), Headline.of(summary)
     if number(found.get("client_mean")) is None:
         return []
-    told = [f"worst tenth {lead.text(found.get('worst_decile'))}"]
-    told.append(f"spread {difference(found.get('client_spread'), lead)}")
+    spread = difference(found.get("client_spread"), lead)
+    told = f"worst tenth {lead.text(found.get('worst_decile'))} · spread {spread}"
     if number(found.get("group_gap")) is not None:
-        told.append(f"group gap {difference(found.get('group_gap'), lead)}")
-    rows = [("clients", " · ".join(told))]
+        told = told.removesuffix(" points")
+        told += f" · gap {difference(found.get('group_gap'), lead)}"
+    rows = [("clients", told)]
     name = found.get("minority_group")
     if name is not None:
         group = mapping(mapping(found.get("groups")).get(str(name)))
