@@ -25,13 +25,17 @@ class Fields(TypedDict, total=False):
     data_dir: Path | str | None
     model: PartLike
     latent_layer: str | None
+    start_from: Path | str | None
     clients: int
     fraction: float
     malicious: float
     assumed_malicious: float
     partition: PartLike
     server_samples: int
+    evaluate_clients: float
     rounds: int
+    patience: int | None
+    best_by: Literal["headline", "attack-success"]
     training: PartLike
     local_epochs: int
     batch_size: int

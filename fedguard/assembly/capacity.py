@@ -90,14 +90,14 @@ def count_parameters(config: SimulationConfig, dataset: Dataset) -> int | None:
 
 
 def check_disk(out: Path, parameters: int) -> None:
-    """Refuse a run directory without room for its checkpoints and its model.
+    """Refuse a run directory without room for its checkpoints, its last and its best model.
 
     Raises
     ------
     ConfigurationError
         On ``out``, with the figures.
     """
-    needed = (2 * _CHECKPOINTS + 1) * parameters * _BYTES
+    needed = (2 * _CHECKPOINTS + 2) * parameters * _BYTES
     free = shutil.disk_usage(out).free
     if needed > free:
         raise ConfigurationError(

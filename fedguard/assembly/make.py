@@ -13,15 +13,23 @@ from fedguard.assembly.plugins import check_plugin
 from fedguard.attacks.base import Attack
 from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Audit
-from fedguard.clients.federation import Federation, draw_malicious, hold_out_for_server
+from fedguard.clients.federation import (
+    Federation,
+    draw_malicious,
+    hold_out_for_server,
+    hold_out_of_clients,
+)
 from fedguard.clients.personal import leave_with_clients
 from fedguard.clients.training import ClientTrainer, TrainingSettings
 from fedguard.config import Part, SimulationConfig
+from fedguard.config.parts import CLASSES
+from fedguard.data.class_names import with_class_numbers
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
 from fedguard.grids.foreign_app import find_client_app
 from fedguard.models.build import build
 from fedguard.models.flat import FlatModel
+from fedguard.models.start import begin_from
 from fedguard.repairs.base import Repair
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.tasks.base import task_of
@@ -62,7 +70,8 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
         raise ConfigurationError(
             "attack", name, "it only with a vertical strategy, such as opus-vfl"
         )
-    attack = registry.create("attack", name, **config.attack.arguments)
+    arguments = with_class_numbers("attack", config.attack.arguments, CLASSES, dataset.class_names)
+    attack = registry.create("attack", name, **arguments)
     if not isinstance(attack, Attack):
         raise ConfigurationError("attack", name, "a subclass of fedguard's Attack")
     if "images" in attack.needs and not dataset.is_image:
@@ -111,22 +120,38 @@ def make_federation(
         split = partition.split_dataset(dataset, rest, config.clients, config.seed)
     else:
         split = partition.split(strata[rest], classes, config.clients, config.seed)
+    shards, judged = [rest[rows] for rows in split.indices], None
+    if config.evaluate_clients:
+        shards, judged = hold_out_of_clients(strata, shards, config.evaluate_clients, config.seed)
     return Federation(
         dataset=dataset,
-        shards=[rest[rows] for rows in split.indices],
+        shards=shards,
         malicious=draw_malicious(config.clients, config.malicious, config.seed),
         attack=attack,
         seed=config.seed,
         server_rows=held,
         noise_std=split.noise_std,
+        held_out=judged,
+        groups=split.groups,
         device=device,
     )
 
 
-def make_model(config: SimulationConfig, dataset: Dataset) -> nn.Module:
-    """Build the network, with initial weights that depend on the seed alone."""
+def make_model(config: SimulationConfig, dataset: Dataset, *, receives: bool = False) -> nn.Module:
+    """Build the network, with initial weights that depend on the seed alone, or a file's.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+        The run.
+    dataset : Dataset
+        The data it is for.
+    receives : bool
+        Whether every weight that is trained arrives with a message, as on a node: then the file
+        to start from may be missing on this machine, unless parameters are frozen.
+    """
     task = task_of(dataset)
-    return build(
+    model = build(
         config.model.name,
         dataset.input_shape,
         dataset.num_classes,
@@ -136,6 +161,11 @@ def make_model(config: SimulationConfig, dataset: Dataset) -> nn.Module:
         fault=lambda output: task.output_fault(output, 2, dataset.num_classes),
         **config.model.arguments,
     )
+    if config.start_from is not None:
+        whole = all(value.requires_grad for value in model.parameters())
+        if config.start_from.exists() or not (receives and whole):
+            begin_from(model, config.start_from, dataset.class_names)
+    return model
 
 
 def make_training(config: SimulationConfig) -> TrainingRule:

@@ -53,6 +53,47 @@ def hold_out_for_server(
     return held.nonzero().flatten(), (~held).nonzero().flatten()
 
 
+def hold_out_of_clients(
+    strata: Tensor, shards: Sequence[Tensor], share: float, seed: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Split every client's rows into those that it trains on and those that it is judged on.
+
+    The number is rounded to the nearest, at least 1; a client keeps at least one row for its
+    training, so one with a single row is not judged. The rows are drawn from the client's own
+    stream, each stratum's in proportion (systematic sampling along the strata).
+
+    Parameters
+    ----------
+    strata : Tensor
+        (N,) stratum of each training row.
+    shards : sequence of Tensor
+        Rows of each client, ascending.
+    share : float
+        Share of a client's rows that is held out, 0 to below 1.
+    seed : int
+        Seed of the run.
+
+    Returns
+    -------
+    tuple of list of Tensor
+        Each client's rows for training, and those held out, ascending; disjoint, together the
+        shard.
+    """
+    training, held = [], []
+    for client, rows in enumerate(shards):
+        count = min(max(round(share * len(rows)), 1), len(rows) - 1) if share else 0
+        stream = generator(seed, 0, client, "client evaluation")
+        order = torch.randperm(len(rows), generator=stream)
+        order = order[torch.argsort(strata[rows[order]], stable=True)]
+        start = torch.rand((), generator=stream, dtype=torch.float64)
+        places = ((torch.arange(count) + start) * (len(rows) / max(count, 1))).long()
+        chosen = torch.zeros(len(rows), dtype=torch.bool)
+        chosen[order[places.clamp(max=len(rows) - 1)]] = True
+        training.append(rows[~chosen])
+        held.append(rows[chosen])
+    return training, held
+
+
 @dataclass
 class Federation:
     """Clients as index sets into one data set, with their roles.
@@ -73,6 +114,10 @@ class Federation:
         Training rows held by the server; in no client's shard.
     noise_std : sequence of float, optional
         Standard deviation of each client's input noise.
+    held_out : sequence of Tensor, optional
+        Each client's rows that it does not train on but is judged on.
+    groups : sequence of str, optional
+        What each client belongs to, where the split says so.
     device : torch.device
         Where examples are kept once they have been used.
     """
@@ -84,6 +129,8 @@ class Federation:
     seed: int
     server_rows: Tensor
     noise_std: Sequence[float] | None = None
+    held_out: Sequence[Tensor] | None = None
+    groups: Sequence[str] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
@@ -156,17 +203,26 @@ class Federation:
 
     def _make_shard(self, client: int, poisons: bool) -> tuple[Tensor, Tensor]:
         rows = self.shards[client]
-        x, y = self.dataset.x_train[rows], self.dataset.y_train[rows]
-        if self.noise_std is not None and self.noise_std[client] > 0:
-            stream = generator(self.seed, 0, client, "input noise")
-            if not x.is_floating_point():
-                raise ConfigurationError(
-                    "partition", "noise", "a split without noise: x are integers"
-                )
-            x = x + self.noise_std[client] * torch.randn(x.shape, generator=stream)
+        x, y = self._noisy(client, rows, "input noise"), self.dataset.y_train[rows]
         if poisons:
             x, y = self.attack.poison(x, y, generator(self.seed, 0, client, "poison"))
         return self.normalise(x), y.to(self.device)
+
+    def _noisy(self, client: int, rows: Tensor, purpose: str) -> Tensor:
+        """Return a client's examples of some rows, unscaled, with the client's input noise."""
+        x = self.dataset.x_train[rows]
+        if self.noise_std is None or self.noise_std[client] <= 0:
+            return x
+        if not x.is_floating_point():
+            raise ConfigurationError("partition", "noise", "a split without noise: x are integers")
+        stream = generator(self.seed, 0, client, purpose)
+        return x + self.noise_std[client] * torch.randn(x.shape, generator=stream)
+
+    def held_out_examples(self, client: int) -> tuple[Tensor, Tensor]:
+        """Return the rows that a client is judged on, never poisoned, as the model sees them."""
+        rows = self.held_out[client] if self.held_out is not None else torch.empty(0).long()
+        x = self._noisy(client, rows, "input noise of held-out rows")
+        return self.normalise(x), self.dataset.y_train[rows].to(self.device)
 
     def coalition_examples(self) -> tuple[Tensor, Tensor]:
         """Return the malicious clients' clean examples, unscaled, and their labels."""

@@ -7,11 +7,20 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from fedguard.errors import ConfigurationError
+
 PARTS = ("strategy", "attack", "dataset", "model", "partition", "training")
 """Fields that always hold one part; each has the name of its kind."""
 
 OPTIONAL_PARTS = ("repair", "audit", "enrolment")
 """Fields that hold one part or nothing."""
+
+
+SHORT = {"target_class": "target", "source_class": "source"}
+"""Arguments of an attack that stand for a class, by number or by name, and their short forms."""
+
+CLASSES = (*SHORT, *SHORT.values())
+"""Every argument of an attack that stands for a class."""
 
 
 class Part(BaseModel):
@@ -33,6 +42,32 @@ class Part(BaseModel):
 def as_part(value: Any) -> Any:
     """Return a name as the mapping of a part; anything else as it is."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def with_long_names(value: Any, known: Mapping[str, Any]) -> Any:
+    """Return an attack with ``target`` and ``source`` spelt as the arguments that they stand for.
+
+    Parameters
+    ----------
+    value : Any
+        The attack as a mapping; anything else comes back as it is.
+    known : mapping
+        The attack's arguments by name.
+
+    Raises
+    ------
+    ConfigurationError
+        If both forms are given.
+    """
+    if not isinstance(value, Mapping):
+        return value
+    found = dict(value)
+    for name, short in SHORT.items():
+        if short in found and short not in known and name in known:
+            if name in found:
+                raise ConfigurationError(f"attack.{short}", found[short], f"{name} alone, not both")
+            found[name] = found.pop(short)
+    return found
 
 
 def as_chain(value: Any) -> Any:

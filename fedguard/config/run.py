@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +17,11 @@ from pydantic import (
 )
 
 from fedguard import registry
+from fedguard.config.combinations import check_evaluation, check_start, check_stopping
 from fedguard.config.faults import Faults
 from fedguard.config.filled_in import FILLED_IN, check_not_filled_in
 from fedguard.config.parts import (
+    CLASSES,
     OPTIONAL_PARTS,
     PARTS,
     ChainField,
@@ -27,6 +29,7 @@ from fedguard.config.parts import (
     PartField,
     as_part,
     part_field,
+    with_long_names,
 )
 from fedguard.config.repair_times import RepairTimes
 from fedguard.config.requests import UnlearnRequest, check_requests
@@ -78,6 +81,8 @@ class SimulationConfig(BaseModel):
     """Network that is trained."""
     latent_layer: str | None = None
     """Submodule whose output is the latent representation; the model's own choice if left out."""
+    start_from: PathField | None = None
+    """Model that training starts from: a .safetensors file, or the directory of a finished run."""
     clients: int = Field(20, ge=1, le=1_000_000)
     """Number of clients K."""
     fraction: float = Field(1.0, gt=0.0, le=1.0)
@@ -90,8 +95,15 @@ class SimulationConfig(BaseModel):
     """How the training data are divided among clients."""
     server_samples: int = Field(100, ge=0)
     """Auxiliary examples that the server holds; in no client's shard and not in the test set."""
+    evaluate_clients: float = Field(0.0, ge=0.0, le=0.9)
+    """Share of each client's rows kept out of its training, on which the global model is judged
+    client by client; 0: not."""
     rounds: int = Field(20, ge=1, le=1_000_000)
-    """Server rounds."""
+    """Server rounds; more of them than a finished run has, with ``--resume``, go on with it."""
+    patience: int | None = Field(None, ge=1)
+    """Rounds without a better model after which the run ends; it runs to its end if left out."""
+    best_by: Literal["headline", "attack-success"] = "headline"
+    """What the best model is chosen by: the task's headline, or the attack's least success."""
     training: PartField = part_field("sgd")
     """How a client trains: optimiser, schedule, loss; what the server's messages say is obeyed."""
     local_epochs: int = Field(3, ge=1)
@@ -150,12 +162,17 @@ class SimulationConfig(BaseModel):
         vertical = strategy is not None and registry.is_vertical(strategy)
         own = registry.find("dataset", dataset) if dataset is not None else None
         defaults = getattr(own, "defaults", {}) if not vertical else VERTICAL_DEFAULTS
-        return {**defaults, **values}
+        return {**defaults, **values, **_attack_in(values)}
 
     @model_validator(mode="after")
     def _check_parts(self) -> SimulationConfig:
         for kind, part in self.parts():
-            registry.check_arguments(kind, registry.find(kind, part.name), part.arguments)
+            given = part.arguments
+            if kind == "attack":
+                # Whether a class of that name is there, the data set will say.
+                named = {name for name in CLASSES if isinstance(given.get(name), str)}
+                given = {n: 0 if n in named else value for n, value in given.items()}
+            registry.check_arguments(kind, registry.find(kind, part.name), given)
             check_not_filled_in(kind, part.arguments)
         RepairTimes(self.repair_at)
         if self.repair_at == "alarm" and self.repair is not None and self.audit is None:
@@ -186,6 +203,14 @@ class SimulationConfig(BaseModel):
         check_requests(self.unlearn, self.clients, self.rounds)
         return self
 
+    @model_validator(mode="after")
+    def _check_combinations(self) -> SimulationConfig:
+        repair_at = self.repair_at if self.repair is not None else None
+        check_stopping(self.patience, repair_at, len(self.unlearn))
+        check_start(self.start_from, len(self.unlearn))
+        check_evaluation(self.evaluate_clients, own_clients=self.client_app is not None)
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """Return the configuration as plain values, parts' own defaults filled in."""
         plain = self.model_dump(mode="json")
@@ -195,14 +220,33 @@ class SimulationConfig(BaseModel):
                 plain[kind] = _with_defaults(kind, part)
         return plain
 
-    def digest(self) -> str:
-        """Return the SHA-256 of the resolved configuration, without what changes no result."""
-        identity = {key: value for key, value in self.resolved().items() if key not in PLACE}
+    def digest(self, *, but: Iterable[str] = ()) -> str:
+        """Return the SHA-256 of the resolved configuration, without what changes no result.
+
+        Parameters
+        ----------
+        but : iterable of str
+            More fields that are left out.
+        """
+        aside = {*PLACE, *but}
+        identity = {key: value for key, value in self.resolved().items() if key not in aside}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 PLACE = frozenset({"data_dir", "workers", "ray_address"})
 """Fields that say where a run happens, not what it does."""
+
+LENGTH = frozenset({"rounds"})
+"""Fields in which a run that goes on may differ from the one that it goes on with."""
+
+
+def _attack_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attack with its arguments' long names, under its field; nothing if not given."""
+    name, given = _name_in(values, "attack"), values.get("attack")
+    if name is None or not isinstance(given, Mapping):
+        return {}
+    known = registry.parameters(registry.find("attack", name))
+    return {"attack": with_long_names(given, known)}
 
 
 def _name_in(values: Mapping[str, Any], field: str) -> str | None:

@@ -12,10 +12,13 @@ from pydantic import BaseModel
 
 from fedguard import registry
 from fedguard.config import strict_yaml
-from fedguard.config.parts import Part
+from fedguard.config.parts import CLASSES, SHORT, Part
 from fedguard.config.run import SimulationConfig
 from fedguard.config.strict_yaml import Mark
 from fedguard.errors import ConfigurationError
+
+CLASS = int | str
+"""What stands for a class: a number, or any text, ``No`` and ``1.0`` too."""
 
 Marks = Mapping[strict_yaml.Path, Mark]
 
@@ -70,9 +73,8 @@ def settle_setting(values: Mapping[str, Any], field: str, value: Any, text: str)
     """
     annotation = annotation_of(values, field)
     path = tuple(field.split("."))
-    return (
-        _settle(path, value, annotation, {path: Mark(text, 0)}) if _is_text(annotation) else value
-    )
+    texts = _is_text(annotation) or annotation == CLASS
+    return _settle(path, value, annotation, {path: Mark(text, 0)}) if texts else value
 
 
 def annotation_of(values: Mapping[str, Any], field: str) -> Any:
@@ -139,6 +141,9 @@ def _settle(path: strict_yaml.Path, value: Any, annotation: Any, marks: Marks) -
         }
     if any(get_origin(kind) in (tuple, list) for kind in kinds):
         return _settle_list(path, value, kinds, marks)
+    if annotation == CLASS:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return value if whole else _text(path, value, marks, optional=False)
     if _is_text(annotation):
         return _text(path, value, marks, optional=type(None) in kinds)
     if kinds and kinds <= {int, float, type(None)}:
@@ -225,7 +230,11 @@ def _arguments(kind: str, name: Any) -> dict[str, Any]:
         known = registry.parameters(registry.find(kind, name))
     except ConfigurationError:
         return {}
-    return {argument: parameter.annotation for argument, parameter in known.items()}
+    found = {argument: parameter.annotation for argument, parameter in known.items()}
+    if kind == "attack":
+        short = {SHORT[name] for name in SHORT if name in found}
+        found.update(dict.fromkeys({name for name in CLASSES if name in found} | short, CLASS))
+    return found
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -35,7 +35,7 @@ def as_tensor(field: str, values: Any) -> Tensor:
 
 
 def as_inputs(field: str, values: Any) -> Tensor:
-    """Return (N, ...) inputs: float32, or whole numbers as they are.
+    """Return (N, ...) inputs: float32, or whole numbers (bytes of images too) as they are.
 
     Raises
     ------
@@ -50,7 +50,9 @@ def as_inputs(field: str, values: Any) -> Tensor:
         raise ConfigurationError(field, f"{tuple(x.shape)} values", allowed)
     if x.is_complex():
         raise ConfigurationError(field, str(x.dtype), "real numbers")
-    if x.dtype in (torch.bool, torch.uint8) or x.is_floating_point():
+    if x.dtype in (torch.bool, torch.uint8) and x.ndim != 4:
+        x = x.to(torch.float32)
+    if x.is_floating_point():
         x = x.to(torch.float32)
         # The sum is quick and finite unless a value is not, or the values are huge.
         if not math.isfinite(float(x.sum())) and not bool(torch.isfinite(x).all()):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fedguard.data.byte_images import as_unit_images
 from fedguard.data.checking import as_classes, as_inputs, as_scaling, as_tensor, check_pair
 from fedguard.errors import ConfigurationError
 
@@ -27,7 +28,8 @@ class Dataset:
         Registered name.
     x_train, x_test : Tensor
         (N, ...) float32: images as (N, channels, height, width) scaled to [0, 1], tables as
-        (N, features).
+        (N, features). Images of bytes, 0 to 255, are divided by 255, with a note; a mean or
+        deviation of bytes along with them.
     y_train, y_test : Tensor
         (N,) int64 class numbers from 0.
     num_classes : int
@@ -84,6 +86,8 @@ class Dataset:
             mean, std = as_scaling(self.input_shape, self.mean, self.std)
             self._set("mean", mean)
             self._set("std", std)
+            if self.is_image:
+                self._scale_images()
         else:
             y_train = as_tensor("dataset.y_train", self.y_train)
             y_test = as_tensor("dataset.y_test", self.y_test)
@@ -92,6 +96,13 @@ class Dataset:
         self._set("y_train", y_train)
         self._set("y_test", y_test)
         self._check_groups()
+
+    def _scale_images(self) -> None:
+        """Bring images of bytes to 0 to 1, with their mean and deviation."""
+        found = as_unit_images(self.x_train, self.x_test, self.mean, self.std)
+        for field in ("x_train", "x_test", "mean", "std"):
+            self._set(field, getattr(found, field))
+        self._set("notes", (*self.notes, *found.notes))
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)

@@ -21,6 +21,10 @@ TEXT = (".csv", ".tsv", ".txt")
 TYPED = (".parquet", ".feather", ".arrow", ".jsonl", ".ndjson", ".xlsx", ".xls")
 PACKED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
+_READERS = {".xlsx": "openpyxl", ".xls": "xlrd"}
+"""What pandas reads a spreadsheet with; fedguard itself does without."""
+_INSTALL = {"openpyxl": "pip install 'fedguard[excel]'", "xlrd": "pip install xlrd"}
+
 FORMS = "CSV (also .tsv, .csv.gz), Parquet, Feather, JSON lines or Excel"
 
 _SEPARATORS = ",;\t|"
@@ -70,8 +74,9 @@ def read_table(path: Path) -> RawTable:
         else:
             raise _refused(path, f"{FORMS}; save it as one of these")
     except ImportError as error:
-        needed = " ".join(str(error).split())[:120]
-        raise _refused(path, f"CSV or Parquet; {ending} needs a package more ({needed})") from error
+        package = _READERS.get(ending, "a package more")
+        allowed = f"CSV or Parquet; {ending} needs {package}: {_INSTALL.get(package, str(error))}"
+        raise _refused(path, " ".join(allowed.split())[:200]) from error
     except (OSError, ValueError, UnicodeError, EOFError, csv.Error, pd.errors.ParserError) as error:
         if isinstance(error, ConfigurationError):
             raise

@@ -46,7 +46,7 @@ def workplace(config_json: str) -> tuple[SimulationConfig, ClientTrainer]:
     dataset = load_dataset(config)
     attack = make_attack(config, dataset)
     federation = make_federation(config, dataset, attack, device)
-    model = make_model(config, dataset).to(device)
+    model = make_model(config, dataset, receives=True).to(device)
     return config, make_trainer(config, model, federation)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from flwr.app import Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 
 from fedguard.clients.watch import Watch
 from fedguard.config import SimulationConfig
@@ -30,7 +31,10 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
         The run's `SimulationConfig`; read from the Flower run configuration if left out.
     """
     # In a simulation the server's process encrypts for all clients; a real one encrypts for itself.
-    app = ClientApp(mods=[enrolment_mod] + ([encrypting_mod] if config_json is None else []))
+    mods: list[Mod] = [enrolment_mod]
+    if config_json is None:
+        mods.append(encrypting_mod)
+    app = ClientApp(mods=mods)
 
     def setting(context: Context) -> SimulationConfig:
         if config_json is not None:
@@ -53,9 +57,7 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
 
         alone = config_json is None and hides_updates(config)
         given, client = config.model_dump_json(), partition_of(context)
-        return _in_time(
-            config, lambda: train_client(message, context, given, client, alone=alone)
-        )
+        return _in_time(config, lambda: train_client(message, context, given, client, alone=alone))
 
     def forget(message: Message, context: Context) -> Message:
         from fedguard.nodes.answers import forget_client

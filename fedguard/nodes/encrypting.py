@@ -94,7 +94,7 @@ def _mods(config: SimulationConfig, context: Context) -> list[Mod]:
         raise undeployable(config)
     origins = [getattr(mod, "origin", None) for mod in mods]
     if all(origins):
-        makers, given = zip(*origins, strict=True)  # type: ignore[arg-type]
+        makers, given = zip(*origins, strict=True)
         context.state[_MODS] = ConfigRecord(
             {"strategy": config.strategy.name, "makers": list(makers), "given": list(given)}
         )

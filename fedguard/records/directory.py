@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedguard.config import PLACE, SimulationConfig, load_yaml
+from fedguard.config import LENGTH, PLACE, SimulationConfig, load_yaml
 from fedguard.errors import ConfigurationError
 
 
@@ -40,11 +40,14 @@ def _holds_run(path: Path) -> bool:
 
 
 def _check_same(config: SimulationConfig, out: Path) -> None:
-    """Refuse to resume a run under another configuration; name the first field that differs."""
+    """Refuse to resume a run under another configuration; name the first field that differs.
+
+    How many rounds it may have, the run itself says once it knows how many are done.
+    """
     before, now = load_yaml(out / "config.yaml"), config.resolved()
     for field in now:
         measured = field == "executor" and now[field] == "timed"
-        if field not in PLACE and not measured and before.get(field) != now[field]:
+        if field not in PLACE | LENGTH and not measured and before.get(field) != now[field]:
             raise ConfigurationError(
                 field, now[field], f"{before.get(field)!r}, as in the run that {out} holds"
             )

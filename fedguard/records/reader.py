@@ -146,6 +146,8 @@ class Run:
         What could not be read.
     repairs, audits : list of dict
         ``repairs.jsonl`` and ``audits.jsonl``; empty for a run without any.
+    fairness : list of dict
+        The last round's lines of ``fairness.jsonl``, one per client; empty for a run without any.
     """
 
     path: Path
@@ -157,6 +159,7 @@ class Run:
     problems: list[str] = field(default_factory=list)
     repairs: list[dict[str, Any]] = field(default_factory=list)
     audits: list[dict[str, Any]] = field(default_factory=list)
+    fairness: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def malicious(self) -> frozenset[str]:
@@ -268,6 +271,20 @@ def _events(path: Path, kind: str, problems: list[str]) -> list[dict[str, Any]]:
     return [newest[key] for key in sorted(newest)]
 
 
+def _last_round(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """Return the lines of the last round in a file of lines per client that only some runs have."""
+    newest: dict[str, dict[str, Any]] = {}
+    last = -1
+    for line in _lines(path, problems) if path.exists() else ():
+        server_round, client = whole(line.get("round")), line.get("client")
+        if server_round is None or server_round < last or not isinstance(client, int | str):
+            continue
+        if server_round > last:
+            newest, last = {}, server_round
+        newest[str(client)] = line
+    return [newest[client] for client in sorted(newest, key=_natural)]
+
+
 def read_run(run_dir: Path, *, clients: bool = True) -> Run:
     """Read a run directory; what is missing or damaged is left out and named in `problems`.
 
@@ -289,4 +306,5 @@ def read_run(run_dir: Path, *, clients: bool = True) -> Run:
         problems=problems,
         repairs=_events(run_dir / "repairs.jsonl", "repair", problems),
         audits=_events(run_dir / "audits.jsonl", "audit", problems),
+        fairness=_last_round(run_dir / "fairness.jsonl", problems) if clients else [],
     )

@@ -20,13 +20,15 @@ SUMMARY = "summary.json"
 CONFIG = "config.yaml"
 THREAT_MODEL = "threat_model.json"
 MODEL = "model.safetensors"
+BEST = "best.safetensors"
 REPAIRS = "repairs.jsonl"
 AUDITS = "audits.jsonl"
+FAIRNESS = "fairness.jsonl"
 
-BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, AUDITS)
+BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, AUDITS, FAIRNESS)
 """Files with lines of one round each."""
 
-WRITTEN_BY_ROUNDS = (*BY_ROUND, SUMMARY)
+WRITTEN_BY_ROUNDS = (*BY_ROUND, SUMMARY, BEST)
 """What a run that begins anew takes away first."""
 
 

@@ -146,4 +146,5 @@ def attention(features: Tensor) -> Tensor:
     """
     maps = features.square().sum(dim=1) if features.dim() == 4 else features.square()
     flat = maps.flatten(1)
-    return flat / (flat.norm(dim=1, keepdim=True) + 1e-6)
+    scaled: Tensor = flat / (flat.norm(dim=1, keepdim=True) + 1e-6)
+    return scaled

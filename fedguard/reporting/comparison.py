@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedguard.config import PLACE
+from fedguard.metrics.fairness import FIGURES
 from fedguard.metrics.significance import (
     Agreement,
     PairedTest,
@@ -121,7 +122,7 @@ class Group:
 
     def spread(self, metric: str) -> Spread | None:
         """Return a figure over the seeds."""
-        return Spread.of(entry.metrics[metric] for entry in self.entries)
+        return Spread.of(entry.metrics.get(metric) for entry in self.entries)
 
     def mean(self, metric: str) -> float | None:
         """Return a figure's mean over the seeds."""
@@ -230,7 +231,8 @@ class Comparison:
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the figures that are compared, the headline first."""
-        return (self.headline.name, *RATES)
+        told = {name for entry in self.entries for name in entry.metrics}
+        return (self.headline.name, *RATES, *(name for name in FIGURES if name in told))
 
     @cached_property
     def defences(self) -> list[str]:

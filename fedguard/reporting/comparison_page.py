@@ -12,6 +12,7 @@ from fedguard.reporting import comparison_figures as figures
 from fedguard.reporting import comparison_maps as maps
 from fedguard.reporting.client_map import client_map_figure
 from fedguard.reporting.comparison import Comparison, Group, Missing, Spread
+from fedguard.reporting.comparison_fairness import fairness_table
 from fedguard.reporting.headline import Headline
 from fedguard.reporting.page import (
     chooser,
@@ -315,6 +316,18 @@ def spread_text(spread: Spread | None, headline: Headline | None = None) -> str:
     return mean if spread.std is None else f"{mean} ± {lead.cell(spread.std)}"
 
 
+def _fairness(comparison: Comparison, place: int) -> str:
+    found = fairness_table(comparison)
+    if found is None:
+        return ""
+    head, rows = found
+    words = (
+        '<p class="lead">On clients\' own held-out rows, of honest clients; means over scenarios '
+        "and seeds, and the scenario that is worst for the minority.</p>"
+    )
+    return words + table(head, rows, words=(0, len(head) - 1))
+
+
 def _missing(missing: Sequence[Missing]) -> str:
     if not missing:
         return ""
@@ -325,6 +338,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Comparison, int], str]], ...] = (
     ("worst", "worst cases", _worst),
     ("curves", "round by round", _curves),
     ("detection", "detection", _detection),
+    ("fairness", "fair to whom", _fairness),
     ("tests", "what the differences are worth", _tests),
     ("front", "{headline} against cost", _front),
     ("clients", "client by client", _maps),

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from fedguard.errors import ConfigurationError
+from fedguard.metrics.fairness import FIGURES
 from fedguard.records.reader import Run, mapping, number, read_run
 from fedguard.reporting.headline import Headline
 
@@ -56,6 +57,8 @@ class Entry:
         sources: dict[str, Any] = {**self.run.final, **found}
         sources["seconds_per_round"] = self.run.summary.get("seconds_per_round")
         rates = {name: number(sources.get(name)) for name in RATES}
+        told = {name: number(sources.get(name)) for name in FIGURES}
+        rates |= {name: value for name, value in told.items() if value is not None}
         return {self.headline.name: reached(self.run, self.headline), **rates}
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedguard.reporting.comparison import Comparison, Missing, Standing
+from fedguard.reporting.comparison_fairness import fairness_table
 from fedguard.reporting.wording import MISSING, bounded
 
 MAX_ROWS = 20
@@ -29,7 +30,7 @@ def render(comparisons: Sequence[Comparison], missing: Sequence[Missing]) -> Ren
     """Return comparisons as tables for a terminal of 80 columns or more."""
     parts: list[RenderableType] = []
     for comparison in comparisons:
-        parts += [_standings(comparison), *_tests(comparison)]
+        parts += [_standings(comparison), *_fairness(comparison), *_tests(comparison)]
     return Lines(*parts, *_missing(missing))
 
 
@@ -61,6 +62,24 @@ def _standings(comparison: Comparison) -> Table:
     found.caption = f"* no other defence beats it in {lead.words}, attack success and time together"
     found.caption_justify = "left"
     return found
+
+
+def _fairness(comparison: Comparison) -> list[RenderableType]:
+    """Return what defences do to single clients and the minority, where that was measured."""
+    found = fairness_table(comparison, narrow=True)
+    if found is None:
+        return []
+    head, rows = found
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+    unit = ", in percent" if comparison.headline.is_share else ""
+    shown.title = f"{comparison.headline.title} on clients' own rows{unit}"
+    shown.add_column(head[0], overflow="ellipsis", no_wrap=True, ratio=3)
+    for name in head[1:-1]:
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column(head[-1], overflow="ellipsis", no_wrap=True, ratio=2)
+    for row in rows[:MAX_ROWS]:
+        shown.add_row(*map(Text, row))
+    return [shown]
 
 
 def _share(value: float | None) -> str:

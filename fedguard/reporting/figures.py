@@ -220,6 +220,44 @@ def recall_figure(run: Run) -> go.Figure | None:
     return figure
 
 
+def confusion_figure(run: Run) -> go.Figure | None:
+    """Return the final model's (C, C) confusion of classes, None where a run does not tell."""
+    rows = [
+        [number(value) or 0.0 for value in sequence(row)]
+        for row in sequence(run.summary.get("confusion"))
+    ]
+    count = len(rows)
+    if not 1 < count <= 50 or any(len(row) != count for row in rows):
+        return None
+    names = [plain(name) for name in run.class_names[:count]]
+    names += [str(label) for label in range(len(names), count)]
+    totals = [max(sum(row), 1.0) for row in rows]
+    hover = [
+        [f"{one} taken for {other}: {value:,.0f}" for other, value in zip(names, row, strict=True)]
+        for one, row in zip(names, rows, strict=True)
+    ]
+    shares = [[v / total for v in row] for row, total in zip(rows, totals, strict=True)]
+    drawing = go.Heatmap(
+        z=np.array(shares, dtype=np.float32),
+        hovertext=hover,
+        hovertemplate="%{hovertext}<extra></extra>",
+        zmin=0,
+        zmax=1,
+        colorscale=[[0, "var(--scale-low)"], [0.5, "var(--scale-mid)"], [1, "var(--scale-high)"]],
+        colorbar={"thickness": 10, "outlinewidth": 0, "len": 0.6, "tickformat": ".0%"},
+        xgap=1,
+        ygap=1,
+    )
+    return styled(
+        go.Figure(drawing),
+        min(26 * count + 90, 630),
+        showlegend=False,
+        margin={"l": 46, "r": 12, "t": 14, "b": 42},
+        xaxis=axis("taken for", showgrid=False, **label_ticks(names, most=30)),
+        yaxis=axis("class", autorange="reversed", showgrid=False, **label_ticks(names, most=50)),
+    )
+
+
 def label_ticks(labels: Sequence[str], most: int = 45) -> dict[str, Any]:
     """Return tick settings for rows 0, 1, ... with these labels; every n-th where too many."""
     step = max(1, -(-len(labels) // most))

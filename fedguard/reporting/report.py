@@ -17,12 +17,15 @@ from fedguard.errors import ConfigurationError
 from fedguard.records.reader import Run, mapping, number, read_run, sequence
 from fedguard.records.writer import write_atomically
 from fedguard.reporting import figures, scores, tables
+from fedguard.reporting.chosen_model import chosen_words, rounds_words
 from fedguard.reporting.client_map import client_map_figure
 from fedguard.reporting.events import audits_section, repairs_section
+from fedguard.reporting.fairness import fairness_section
 from fedguard.reporting.headline import Headline, sentence
 from fedguard.reporting.page import figure_card, guarded, map_key, render_page, sections, tile
 from fedguard.reporting.parties import CURVES, party_figure
 from fedguard.reporting.replies import replies_tables
+from fedguard.reporting.success import success_words
 from fedguard.reporting.unlearning import unlearning_section
 from fedguard.reporting.wording import (
     attacked,
@@ -65,6 +68,7 @@ def _body(run: Run) -> str:
         ("repairs", "Repairs", repairs_section),
         ("audits", "Audits", audits_section),
         ("clients", "Client by client", _clients),
+        ("fairness", "Fair to whom", fairness_section),
         ("parties", "Incentives and privacy of the parties", _parties),
         ("scores", "What the defence measured", _scores),
         ("classes", "Classes and data", _classes),
@@ -102,6 +106,10 @@ def _facts(run: Run) -> str:
     names = ["dataset", "partition", "model", "training", "rounds", "seed", "engine"]
     names += ["enrolment", "repair"]
     known = [(name, run.summary.get(name)) for name in names]
+    if mapping(run.summary.get("stopped")):
+        known.append(("ended early", rounds_words(run.summary)))
+    if start := mapping(run.summary.get("start_from")).get("path"):
+        known.append(("started from", start))
     facts = "".join(
         f"<li><span>{name}</span> {escape(bounded(value, 60))}</li>"
         for name, value in known
@@ -127,9 +135,13 @@ def _tiles(run: Run) -> list[str]:
             f"in round {figure(best.get('round'))}" if best.get("round") is not None else "",
         ),
     ]
-    if number(final.get("attack_success_rate")) is not None:
-        note = "of attacked inputs"
-        tiles.append(tile("attack success", percent(final["attack_success_rate"]), note, "attack"))
+    if words := chosen_words(run.summary):
+        kept = mapping(run.summary.get("best_model"))
+        told = f"round {figure(kept.get('round'))}, chosen {words}"
+        tiles.append(tile("best model kept", lead.text(kept.get(lead.name)), told))
+    if (success := success_words({**run.summary, "final": final})) is not None:
+        note = success[1].strip() or "of attacked inputs"
+        tiles.append(tile("attack success", success[0], note, "attack"))
     if attacked(run.summary):
         rate = percent(detection.get("true_positive_rate"))
         tiles.append(tile("malicious rejected", rate, "mean over rounds", "caught"))
@@ -258,6 +270,11 @@ def _classes(run: Run) -> str:
         "Recall of each class",
         "Share of each class's test examples that the final model recognises.",
     )
+    mistaken = figure_card(
+        figures.confusion_figure(run),
+        "What is taken for what",
+        "Test examples by their class (rows) and what the final model takes them for (columns).",
+    )
     of_each = " of each class" if figures.split_counts(run).shape[1] > 1 else ""
     split = figure_card(
         figures.split_figure(run),
@@ -265,7 +282,8 @@ def _classes(run: Run) -> str:
         f"Training samples{of_each} held by each client."
         + (" ◆ marks malicious clients." if run.malicious else ""),
     )
-    return f'<div class="grid">{recall}{split}</div>' if recall or split else ""
+    drawn = recall + mistaken + split
+    return f'<div class="grid">{drawn}</div>' if drawn else ""
 
 
 # --- words -----------------------------------------------------------------------------------

@@ -13,12 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 from fedguard.records.reader import mapping, number, sequence, whole
+from fedguard.reporting.chosen_model import best_words, rounds_words
+from fedguard.reporting.fairness import summary_rows
 from fedguard.reporting.headline import Headline
 from fedguard.reporting.replies import Replies
+from fedguard.reporting.success import success_words
 from fedguard.reporting.wording import attacked, bounded, duration, percent, setting, size
 
 LABEL = len("attackers rejected")
 """Columns of the labels, so that a long value does not cut them."""
+MAX_LINES = 20
+"""Lines of a screen for rows and notes; the frame has two more."""
 MAX_NOTES = 3
 """Most notes shown; the report has them all."""
 
@@ -34,18 +39,18 @@ def render_summary(summary: Mapping[str, Any]) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True, min_width=LABEL)
     grid.add_column(overflow="ellipsis", no_wrap=True)
-    for label, value in [*_run_rows(summary), *_result_rows(summary), *_cost_rows(summary)]:
+    rows = [*_run_rows(summary), *_result_rows(summary), *_cost_rows(summary)]
+    for label, value in rows:
         grid.add_row(label, value)
     title = Text(bounded(setting(summary), 60), style="bold")
-    parts: list[RenderableType] = [grid, *_notes(summary)]
+    parts: list[RenderableType] = [grid, *_notes(summary, MAX_LINES - len(rows))]
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, padding=(0, 1))
 
 
 def _run_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
     split = " · ".join(str(summary[name]) for name in ("dataset", "partition") if summary.get(name))
     training = [str(summary[name]) for name in ("model", "training") if summary.get(name)]
-    if (rounds := whole(summary.get("rounds"))) is not None:
-        training.append(f"{rounds} round{'' if rounds == 1 else 's'}")
+    training += [words] if (words := rounds_words(summary)) else []
     training += [f"{name} {summary[name]}" for name in ("seed", "engine") if name in summary]
     executor = [str(summary[n]) for n in ("executor", "executor_reason") if summary.get(n)]
     repair = [str(summary[name]) for name in ("repair", "repair_at") if summary.get(name)]
@@ -68,9 +73,11 @@ def _result_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
         text = f"   best {lead.text(best[lead.name])} in round {whole(best['round'])}"
         reached.append(text, style="dim")
     rows = [(lead.words, reached)]
-    if number(final.get("attack_success_rate")) is not None:
-        success = Text(percent(final["attack_success_rate"]), style="bold red")
-        rows.append(("attack success", success))
+    if words := best_words(summary):
+        rows.append(("best model", Text(words)))
+    if (success := success_words(summary)) is not None:
+        rows.append(("attack success", Text(success[0], style="bold red").append(success[1])))
+    rows += [(label, Text(text)) for label, text in summary_rows(summary)]
     return rows + _detection_rows(summary) + _reply_rows(summary)
 
 
@@ -119,11 +126,13 @@ def _tail(path: Path, limit: int = 53) -> str:
     return text if len(text) <= limit else "…" + text[1 - limit :]
 
 
-def _notes(summary: Mapping[str, Any]) -> list[Text]:
+def _notes(summary: Mapping[str, Any], room: int) -> list[Text]:
+    """Return as many notes as a screen has room for, and how many more there are."""
     notes = sequence(summary.get("notes"))
-    lines = [Text(f"note: {bounded(note, 68)}", style="yellow") for note in notes[:MAX_NOTES]]
-    if len(notes) > MAX_NOTES:
-        more = f"and {len(notes) - MAX_NOTES} more notes in the report"
+    count = min(MAX_NOTES, max(room - 1, 0)) if len(notes) >= room else MAX_NOTES
+    lines = [Text(f"note: {bounded(note, 68)}", style="yellow") for note in notes[:count]]
+    if len(notes) > count:
+        more = f"and {len(notes) - count} more notes in the report"
         lines.append(Text(more, style="yellow"))
     return lines
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 from flwr.serverapp import Grid
 
@@ -14,18 +14,31 @@ from fedguard.config import SimulationConfig
 from fedguard.grids.foreign_app import ClientAppGrid, find_client_app
 from fedguard.grids.history import History
 from fedguard.grids.inprocess import InProcessGrid
+from fedguard.runs.course import Ended
 from fedguard.runs.world import Record, World
 
 
 def serve(world: World, grid: Grid | None, record: Record) -> None:
-    """Run a world's rounds on the grid that is given, or on the configured engine's."""
+    """Run a world's rounds on the grid that is given, or on the configured engine's.
+
+    A world whose `record` says that the run has come to its end stops there.
+    """
+    with suppress(Ended):
+        _serve(world, grid, record)
+
+
+def _serve(world: World, grid: Grid | None, record: Record) -> None:
     config = world.config
     if grid is not None:
         world.serve(grid, record)
     elif config.engine == "flower":
         from fedguard.nodes.in_flower import run_in_flower
 
-        run_in_flower(config, lambda found: world.serve(found, record))
+        def serve_there(found: Grid) -> None:
+            with suppress(Ended):
+                world.serve(found, record)
+
+        run_in_flower(config, serve_there)
     elif config.client_app is not None:
         own = config.client_app
         app = find_client_app(own.name)

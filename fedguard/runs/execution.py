@@ -13,12 +13,14 @@ from flwr.serverapp import Grid
 from safetensors.torch import save
 
 from fedguard.assembly.capacity import check_disk
+from fedguard.config import LENGTH
 from fedguard.errors import RunError
 from fedguard.records import writer as files
 from fedguard.records.checkpoints import CheckpointStore
 from fedguard.records.provenance import model_sha256, versions
 from fedguard.records.writer import Recorder, read_jsonl, write_atomically
 from fedguard.runs import engines
+from fedguard.runs.course import Course, Ended, check_length
 from fedguard.runs.tally import check_usable
 from fedguard.runs.world import RoundListener, World
 
@@ -28,7 +30,8 @@ class Execution:
 
     1. Open the run directory; take the newest checkpoint where the run is resumed.
     2. Write the configuration and the threat model.
-    3. Let the engine serve the rounds; after each, append its records and save a checkpoint.
+    3. Let the engine serve the rounds; after each, append its records, save a checkpoint, and keep
+       the model if it is the best so far; end where the patience ends.
     4. Write the model and the summary.
 
     Parameters
@@ -56,8 +59,11 @@ class Execution:
         self.world, self.config = world, world.config
         self.out, self.on_round, self.grid = out, on_round, grid
         self.recorder = Recorder(out)
-        self.store = CheckpointStore(out / "checkpoint", self.config.digest())
+        self.store = CheckpointStore(out / "checkpoint", self.config.digest(but=LENGTH))
         self.checkpoint = self.store.newest() if resume else None
+        if self.checkpoint is not None:
+            check_length(world, out, self.checkpoint.server_round)
+        self.course = Course(world.judge, self.config.patience, out)
         self.seconds_before = self.checkpoint.seconds if self.checkpoint else 0.0
         self.started = self.round_started = time.monotonic()
 
@@ -73,8 +79,11 @@ class Execution:
             self._prepare_files()
             self.world.open(self.out, self.checkpoint)
             self.recorder.write_json(files.THREAT_MODEL, self.world.threat_model())
-            if self.rounds_done < self.config.rounds:
+            self._catch_up()
+            if self.rounds_done < self.config.rounds and not self.course.stalled:
                 self.round_started = time.monotonic()
+                # Another summary is to be written: until then, the run is not done.
+                (self.out / files.SUMMARY).unlink(missing_ok=True)
                 engines.serve(self.world, self.grid, self._record)
             self._write_model()
             self.world.finish()
@@ -104,6 +113,12 @@ class Execution:
             self.recorder.truncate_after(self.rounds_done)
         self.recorder.write_config(self.config.resolved())
 
+    def _catch_up(self) -> None:
+        """Let the course know of the rounds of an earlier execution."""
+        if self.checkpoint is not None and self.world.judge is not None:
+            records = read_jsonl(self.out / files.ROUNDS)
+            self.course.catch_up(records, self.world.tensors())
+
     def _record(
         self, current: int, figures: Mapping[str, Any], clients: list[dict[str, Any]]
     ) -> None:
@@ -117,7 +132,11 @@ class Execution:
             found = self.world.state(current, self.seconds_before + now - self.started)
             if found is not None:
                 self.store.save(found)
+        if self.course.add(record):
+            self.course.keep(self.world.tensors())
         self.on_round(record)
+        if self.course.stalled and current < self.config.rounds:
+            raise Ended
 
     def _write_model(self) -> None:
         tensors = self.world.tensors()
@@ -156,6 +175,7 @@ class Execution:
             "class_names": list(self.world.dataset.class_names),
             "versions": versions(),
             "out": str(self.out),
+            **self.course.summary(trained, task.headline, config.rounds),
             **own,
         }
 

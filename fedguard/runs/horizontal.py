@@ -26,7 +26,6 @@ from fedguard.assembly.make import (
     server_tools,
 )
 from fedguard.assembly.strategy import create_strategy, make_strategy
-from fedguard.attacks.base import Scene as AttackScene
 from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Scene
 from fedguard.clients.planner import Plan, settle
@@ -39,13 +38,17 @@ from fedguard.grids.history import History
 from fedguard.models.device import resolve_device
 from fedguard.models.flat import FlatModel
 from fedguard.nodes.memory import NodeMemories, as_state, of_state
+from fedguard.records import writer as files
 from fedguard.records.checkpoints import Checkpoint
 from fedguard.records.writer import Recorder
 from fedguard.runs.deployment import is_hidden
 from fedguard.runs.engines import local_grid
+from fedguard.runs.judging import Judge
+from fedguard.runs.length import bound_to, check_audits
+from fedguard.runs.measuring import Measuring
 from fedguard.runs.observed import ObservedStrategy, Outcome
 from fedguard.runs.personal import Personalised
-from fedguard.runs.records import client_records, threat_model
+from fedguard.runs.records import aim, chosen_parts, client_records, threat_model
 from fedguard.runs.tally import tally, total
 from fedguard.runs.tending import Tending
 from fedguard.runs.world import Record
@@ -86,20 +89,22 @@ class HorizontalWorld:
         self._strategy = make_strategy(config, self.dataset, self.federation, self.server_model)
         self.repair = make_repair(config, self.dataset)
         self.audits = make_audits(config, self.dataset, traits_of(self._strategy).audit)
+        check_audits(config, self.audits)
         self.enrolment = make_enrolment(config, traits_of(self._strategy))
-        self.test_x = self.federation.normalise(self.dataset.x_test)
-        self.test_y = self.dataset.y_test.to(self.device)
-        self.triggered = self.make_triggered()
         self.trainer = make_trainer(config, self.model, self.federation)
         self.plan: Plan | None = None
-        self.personalised = self._personalised()
-
-    def _personalised(self) -> Personalised | None:
-        """Return what evaluates clients' own models; None where they have none."""
-        if self.trainer.personal is None or self.config.client_app is not None:
-            return None
-        module = make_model(self.config, self.dataset).to(self.device)
-        return Personalised(module, self.trainer, (self.test_x, self.test_y))
+        personal = self.trainer.personal is not None and config.client_app is None
+        whole = make_model(config, self.dataset).to(self.device) if personal else None
+        self.measuring = Measuring(
+            config,
+            self.federation,
+            self.attack,
+            self.server_model.module if whole is None else whole,
+            self._shares_rows(),
+        )
+        self.personalised = (
+            None if whole is None else Personalised(whole, self.trainer, self.measuring.test)
+        )
 
     @property
     def strategy(self) -> Any:
@@ -111,13 +116,37 @@ class HorizontalWorld:
         """Parameters of the model."""
         return self.layout.size
 
-    def make_triggered(self) -> tuple[Tensor, Tensor] | None:
-        """Return triggered test examples of the classes that a backdoor does not aim at."""
-        if not self.attack.backdoor or self.attack.target_class is None:
-            return None
-        rows = self.dataset.y_test != self.attack.target_class
-        x = self.attack.trigger(self.dataset.x_test[rows])
-        return self.federation.normalise(x), self.dataset.y_test[rows].to(self.device)
+    @property
+    def test_x(self) -> Tensor:
+        """Test examples as the model sees them."""
+        return self.measuring.test[0]
+
+    @property
+    def test_y(self) -> Tensor:
+        """Their labels."""
+        return self.measuring.test[1]
+
+    @property
+    def triggered(self) -> tuple[Tensor, Tensor] | None:
+        """Triggered test examples of the classes that a backdoor does not aim at."""
+        return self.measuring.triggered
+
+    @property
+    def judge(self) -> Judge:
+        """What says which round's model is the best; see `World.judge`."""
+        return self.measuring.judge
+
+    def _shares_rows(self) -> str:
+        """Return which part uses the server's rows, beside the judge; empty if none does."""
+        parts: dict[str, Any] = {f"strategy {self.config.strategy.name}": self._strategy}
+        if self.config.repair is not None:
+            parts[f"repair {self.config.repair.name}"] = self.repair
+        using = [told for told, part in parts.items() if traits_of(part).server_data != "none"]
+        return " and ".join(using)
+
+    def bound_to(self, planned: int, done: int) -> str:
+        """Return why rounds that are done depend on how many there are; see `World.bound_to`."""
+        return bound_to(self.config, self.trainer, self.repair, planned, done)
 
     def settle(self, out: Path, *, resume: bool) -> None:
         """Decide how clients are trained, and write a measured choice into the configuration."""
@@ -146,10 +175,12 @@ class HorizontalWorld:
             if checkpoint is not None:
                 self.strategy.load_state(checkpoint.strategy_state)
             self.strategy.open_store(out / "updates", self.rounds_done)
-        scene = self._scene(out)
+        self.recorder = Recorder(out)
         if self.repair is not None and checkpoint is not None:
             self.repair.load_state(checkpoint.repair_state)
-        self.tending = Tending(self.config, self.repair, self.audits, scene, Recorder(out))
+        self.tending = Tending(
+            self.config, self.repair, self.audits, self._scene(out), self.recorder
+        )
 
     @property
     def _remembers(self) -> bool:
@@ -183,14 +214,15 @@ class HorizontalWorld:
             task=self.task,
             model=self.server_model,
             device=self.device,
-            test=(self.test_x, self.test_y),
+            test=self.measuring.test,
             triggered=self.triggered,
             tools=tools,
             fresh=self._fresh,
         )
 
     def _fresh(self, number: int) -> FlatModel:
-        other = self.config.model_copy(update={"seed": self.config.seed + 1 + number})
+        untrained = {"seed": self.config.seed + 1 + number, "start_from": None}
+        other = self.config.model_copy(update=untrained)
         return FlatModel(make_server_model(other, self.dataset).to(self.device))
 
     def _attacking(self, server_round: int) -> bool:
@@ -330,23 +362,21 @@ class HorizontalWorld:
         figures.update(self.tending.look(current, self.vector))
         if self.personalised is not None:
             figures.update(self.personalised.figures(self.vector.to(self.device)))
+        if self.measuring.clients is not None:
+            self.recorder.append(files.FAIRNESS, self.measuring.clients.records(current))
         self._record(current, figures, self._client_records(current))
         return MetricRecord({self.task.headline: figures[self.task.headline]})
 
     def _metrics(self, current: int) -> dict[str, Any]:
         vector = self.vector.to(self.device)
-        module = self.server_model.module
         if self.personalised is None:
             self.server_model.load(vector)
         else:
-            module = self.personalised.load(vector)
-        found = self.task.evaluate(module, self.test_x, self.test_y)
+            self.personalised.load(vector)
         if "model" in self.attack.needs and current and self._attacking(current):
             self.trainer.prepare(current, self.previous.to(self.device))
-            self.triggered = self.make_triggered()
-        scene = AttackScene(module, found, self.triggered)
-        told = {name: value for name, value in found.items() if not isinstance(value, Tensor)}
-        return {**told, **self.attack.measure(scene)}
+            self.measuring.stamp_anew()
+        return self.measuring.measure()
 
     def _client_records(self, current: int) -> list[dict[str, Any]]:
         if current == 0 or self.outcome is None:
@@ -407,6 +437,7 @@ class HorizontalWorld:
         """Return what the summary says beside what all runs say; see `World.summary`."""
         config, federation = self.config, self.federation
         plan = self.plan
+        self.server_model.load(self.vector.to(self.device))
         return {
             "attack": config.attack.name if federation.malicious else "none",
             "partition": config.partition.name,
@@ -421,17 +452,7 @@ class HorizontalWorld:
             "replies": total(rounds),
             "notes": list(self.dataset.notes),
             "split": {"counts": federation.class_counts().tolist()},
-            **self._chosen(),
+            **({"aim": aims} if (aims := aim(self.attack, federation)) else {}),
+            **chosen_parts(config, self.audited),
+            **self.measuring.summary(clients.parent, rounds[-1]["round"]),
         }
-
-    def _chosen(self) -> dict[str, Any]:
-        """Return the names of the parts that a run need not have, of those that it has."""
-        config = self.config
-        found: dict[str, Any] = {}
-        if config.repair is not None:
-            found.update(repair=config.repair.name, repair_at=config.repair_at)
-        if config.enrolment is not None:
-            found["enrolment"] = config.enrolment.name
-        if self.audited:
-            found["audits"] = self.audited
-        return found

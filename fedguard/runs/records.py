@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flwr.serverapp.strategy import Strategy
@@ -9,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from fedguard.attacks.base import Attack
 from fedguard.clients.federation import Federation
 from fedguard.config import SimulationConfig
+from fedguard.models.start import sha256_of
 from fedguard.runs.observed import Outcome
 from fedguard.runs.tally import outcomes
 from fedguard.tasks.base import Task
@@ -70,6 +72,7 @@ def threat_model(
 ) -> dict[str, Any]:
     """Return what the attacker knows and controls, what the defence assumes, what is measured."""
     declared = traits_of(strategy)
+    aims = aim(attack, federation)
     return {
         "attacker": {
             "attack": config.attack.name,
@@ -81,6 +84,7 @@ def threat_model(
                 "full": "every honest update of the round",
             }[config.attack_knowledge],
             "rounds": config.attack_rounds,
+            **({"aims at": aims} if aims else {}),
         },
         "defence": {
             "strategy": config.strategy.name,
@@ -99,6 +103,50 @@ def threat_model(
             "share of malicious and of honest clients rejected",
         ],
     }
+
+
+def aim(attack: Attack, federation: Federation) -> dict[str, str]:
+    """Return the names of the classes that an attack is about: ``source`` and ``target``.
+
+    Parameters
+    ----------
+    attack : Attack
+        The attack; one that aims at no class has an empty aim.
+    federation : Federation
+        Whose data set names the classes, and who lies: nobody has no aim.
+    """
+    names = federation.dataset.class_names
+    found = {}
+    for word in ("source", "target"):
+        number = getattr(attack, f"{word}_class", None)
+        if isinstance(number, int) and number < len(names) and federation.malicious:
+            found[word] = names[number]
+    return found
+
+
+def chosen_parts(config: SimulationConfig, audited: Mapping[str, Any]) -> dict[str, Any]:
+    """Return for the summary what a run need not have, of what it has.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+        The run.
+    audited : mapping
+        What audits told at its end.
+    """
+    found: dict[str, Any] = {}
+    if config.repair is not None:
+        found.update(repair=config.repair.name, repair_at=config.repair_at)
+    if config.enrolment is not None:
+        found["enrolment"] = config.enrolment.name
+    if audited:
+        found["audits"] = dict(audited)
+    if config.start_from is not None:
+        found["start_from"] = {
+            "path": str(config.start_from),
+            "sha256": sha256_of(config.start_from),
+        }
+    return found
 
 
 def _named(config: SimulationConfig) -> dict[str, str]:

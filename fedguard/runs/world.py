@@ -13,6 +13,7 @@ from torch import Tensor
 from fedguard.config import SimulationConfig
 from fedguard.data.dataset import Dataset
 from fedguard.records.checkpoints import Checkpoint
+from fedguard.runs.judging import Judge
 from fedguard.tasks.base import Task
 
 RoundListener = Callable[[dict[str, Any]], None]
@@ -36,6 +37,26 @@ class World(Protocol):
     @property
     def size(self) -> int:
         """Parameters that a checkpoint holds, for the check of disk space."""
+
+    @property
+    def judge(self) -> Judge | None:
+        """What says which round's model is the best; None where none is kept."""
+
+    def bound_to(self, planned: int, done: int) -> str:
+        """Return why rounds that are done would be others with another number of rounds.
+
+        Parameters
+        ----------
+        planned : int
+            How many were planned when they were done.
+        done : int
+            How many are done.
+
+        Returns
+        -------
+        str
+            The reason in a few words, empty if there is none.
+        """
 
     def settle(self, out: Path, *, resume: bool) -> None:
         """Decide what is measured on this machine, before a run of its own engine."""

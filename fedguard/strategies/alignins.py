@@ -48,7 +48,8 @@ def principal_sign_alignment(rows: Tensor, share: float) -> Tensor:
         large = rows[:, columns].abs() >= limits[:, None]
         agreeing += ((block.sign() == elected[columns]) & large).sum(dim=1)
         counted += large.sum(dim=1)
-    return agreeing / counted.clamp(min=1.0)
+    shares: Tensor = agreeing / counted.clamp(min=1.0)
+    return shares
 
 
 class AlignIns(RobustStrategy):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -51,6 +52,26 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, module: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Any]:
         """Return figures of a model on rows, the headline and ``loss`` among them."""
+
+    def evaluate_parts(
+        self, module: nn.Module, x: Tensor, y: Tensor, sizes: Sequence[int]
+    ) -> list[float]:
+        """Return the headline on each part of some rows, NaN for a part without rows.
+
+        Parameters
+        ----------
+        module : nn.Module
+            The model.
+        x, y : Tensor
+            The rows of all parts, one part after the other.
+        sizes : sequence of int
+            Rows of each part.
+        """
+        parts = zip(torch.split(x, list(sizes)), torch.split(y, list(sizes)), strict=True)
+        return [
+            float(self.evaluate(module, own, wanted)[self.headline]) if len(own) else math.nan
+            for own, wanted in parts
+        ]
 
     def strata(self, y: Tensor) -> Tensor:
         """Return the (N,) int64 group of each row, from 0, which splits and hold-outs balance."""

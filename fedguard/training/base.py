@@ -138,6 +138,9 @@ class TrainingRule:
 
     shaping: Shaping = PLAIN
     """What becomes of each row's loss before `loss` sees it; for tasks with one class per row."""
+    spans: ClassVar[bool] = False
+    """Whether a hook reads how many rounds there are (``local.rounds``), so that a finished run
+    cannot go on for more; what `settings_for` does with it is found out by asking."""
 
     def settings_for(
         self, settings: TrainingSettings, config: Mapping[str, Any], server_round: int, rounds: int

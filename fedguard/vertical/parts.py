@@ -6,6 +6,8 @@ import torch
 
 from fedguard import registry
 from fedguard.config import Part, SimulationConfig
+from fedguard.config.parts import CLASSES
+from fedguard.data.class_names import with_class_numbers
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
 from fedguard.traits import traits_of
@@ -23,6 +25,10 @@ HORIZONTAL_ONLY = (
     "attack_rounds",
     "model",
     "latent_layer",
+    "start_from",
+    "evaluate_clients",
+    "patience",
+    "best_by",
     "fraction",
     "assumed_malicious",
     "partition",
@@ -171,6 +177,7 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> VerticalAttack:
                 part.name,
                 "one on vertical learning: " + ", ".join(registry.names("attack", "vertical")),
             )
-        attack = registry.create("attack", part.name, **part.arguments)
+        given = with_class_numbers("attack", part.arguments, CLASSES, dataset.class_names)
+        attack = registry.create("attack", part.name, **given)
     attack.bind(dataset.y_train, dataset.num_classes, config.seed)
     return attack

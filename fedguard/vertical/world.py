@@ -50,6 +50,14 @@ class VerticalWorld:
         self.bottoms: dict[int, dict[str, Tensor]] = {}
 
     @property
+    def judge(self) -> None:
+        """None: what parties hold is known at the end alone."""
+
+    def bound_to(self, planned: int, done: int) -> str:
+        """Return an empty text: no round depends on how many there are."""
+        return ""
+
+    @property
     def strategy(self) -> VerticalStrategy:
         """The strategy."""
         return self.world.strategy

@@ -64,7 +64,7 @@ class TestFields:
                 wanted = PartLike | None
             elif name == "pre":
                 wanted = PartLike | Sequence[PartLike] | None
-            elif name == "data_dir":
+            elif name in ("data_dir", "start_from"):
                 wanted = Path | str | None
             elif name in ("faults", "unlearn"):
                 rates = Mapping[str, Any]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import sys
+import zipfile
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -307,7 +309,7 @@ REFUSED: list[tuple[str, str, str, str, str]] = [
     ("damaged packing", "t.csv.gz", "v,y\n1,a\n", "path", "zip"),
     ("pickle", "t.pkl", "x", "path", "CSV"),
     ("statistics program", "t.sav", "x", "path", "save it as one of these"),
-    ("spreadsheet", "t.xlsx", "x", "path", "CSV"),
+    ("no spreadsheet", "t.xlsx", "x", "path", "CSV"),
     ("damaged JSON", "t.jsonl", "{", "path", "CSV"),
     (
         "numbers as label",
@@ -366,16 +368,100 @@ def test_points_mark_thousands_where_another_column_has_decimal_commas(tmp_path:
     assert numbers_of(found["w"][1], 0) == pytest.approx([0.1, 0.5, 1.5, 2.5])
 
 
-def test_a_spreadsheet_is_read_as_its_cells_are(
+SHEET = pd.DataFrame(
+    {
+        "price": [1, "2,5", None, 4.0, "$7", "NA"],
+        "day": pd.to_datetime(["2024-01-01"] * 5 + ["2024-01-05"]),
+        "sold": [True, False, True, False, True, False],
+        "kind": ["p", "q", "p", "q", "p", "q"],
+        "y": ["None", "b", "None", "b", "None", "b"],
+    },
+    dtype=object,
+)
+
+
+def check_sheet(path: Path) -> None:
+    """Compare a spreadsheet's columns with what a person reads in it."""
+    data, found = loaded(path)
+    assert numbers_of(found["price"][1], 2) == [1.0, 2.5, 4.0, 7.0]
+    assert found["price"][0].missing == 2
+    assert found["day"][0].kind == "date"
+    assert sorted(found["day"][1][:, 0].tolist()) == [0.0] * 5 + [4.0]
+    assert found["sold"][0].kind == "number"
+    assert found["sold"][1].sum() == 3
+    assert found["kind"][0].kind == "category"
+    assert data.class_names == ("None", "b")
+    assert len(data.x_train) + len(data.x_test) == 6
+
+
+def test_a_spreadsheet_is_read_as_its_cells_are(tmp_path: Path) -> None:
+    pytest.importorskip("openpyxl")
+    path = tmp_path / "t.xlsx"
+    SHEET.to_excel(path, index=False)
+    check_sheet(path)
+
+
+def test_what_a_spreadsheets_reader_hands_over_is_read_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = pd.DataFrame({"v": [1, "2,5", "", 4.0], "y": ["None", "b", "None", "b"]}, dtype=object)
+    cells = SHEET.fillna("")
     monkeypatch.setattr(pd, "read_excel", lambda *_, **__: cells)
     path = tmp_path / "t.xlsx"
     path.touch()
+    check_sheet(path)
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [("xlsx", "pip install 'fedguard[excel]'"), ("xls", "xlrd: pip install xlrd")],
+)
+def test_a_spreadsheet_without_its_reader_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, said: str
+) -> None:
+    # None makes an import fail, whether or not the package is there.
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    monkeypatch.setitem(sys.modules, "xlrd", None)
+    path = tmp_path / f"t.{ending}"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(ConfigurationError) as error:
+        loaded(path)
+    assert said in str(error.value)
+    assert error.value.field == "dataset.path"
+    assert "\n" not in str(error.value)
+
+
+PLAIN = pd.DataFrame(
+    {
+        "n": [1.5, 2.0, None, 4.0],
+        "w": ["red", "blue", "red", "blue"],
+        "t": [True, False, True, False],
+        "y": ["a", "b", "a", "b"],
+    }
+)
+
+
+@pytest.mark.parametrize("ending", ["feather", "arrow", "jsonl", "ndjson", "csv.gz", "csv.bz2"])
+def test_every_form_of_one_table_is_the_same_table(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t.{ending}"
+    if ending in ("feather", "arrow"):
+        PLAIN.to_feather(path)
+    elif ending in ("jsonl", "ndjson"):
+        PLAIN.to_json(path, orient="records", lines=True)
+    else:
+        PLAIN.to_csv(path, index=False)
     data, found = loaded(path)
-    assert numbers_of(found["v"][1], 1) == [1.0, 2.5, 4.0]
-    assert data.class_names == ("None", "b")
+    assert numbers_of(found["n"][1], 1) == [1.5, 2.0, 4.0]
+    assert found["n"][0].missing == 1
+    assert found["w"][0].kind == "category"
+    assert found["w"][1].sum(dim=0).tolist() == [2.0, 2.0, 0.0]
+    assert found["t"][1][:, 0].sum() == 2.0
+    assert data.class_names == ("a", "b")
+    bare = Table("y", path=tmp_path / "bare.csv")
+    PLAIN.to_csv(tmp_path / "bare.csv", index=False)
+    wanted = bare.load(None)
+    assert torch.equal(data.x_train, wanted.x_train)
+    assert torch.equal(data.y_test, wanted.y_test)
 
 
 def test_stray_cells_of_a_long_column_are_taken_for_missing_and_told(tmp_path: Path) -> None:

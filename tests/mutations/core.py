@@ -96,14 +96,14 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/records/writer.py",
-        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, AUDITS)",
-        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS)",
+        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, AUDITS, FAIRNESS)",
+        "BY_ROUND = (ROUNDS, CLIENTS, REPAIRS, FAIRNESS)",
         _TENDING,
     ),
     (
         "fedguard/runs/horizontal.py",
-        "            self.trainer.memories = _by_client(checkpoint.client_state)\n",
-        "            _by_client(checkpoint.client_state)\n",
+        "            self.trainer.memories = of_state(checkpoint.client_state)\n",
+        "            of_state(checkpoint.client_state)\n",
         _MEMORY,
     ),
     (

@@ -76,13 +76,13 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "fedguard/config/strict_yaml.py",
         "if key.value in seen:",
         "if False:",
-        "tests/config/test_yaml_files.py",
+        "tests/field/test_yaml_files.py",
     ),
     (  # a truth value is a number
         "fedguard/config/settling.py",
         "if isinstance(value, bool) or (isinstance(value, str)",
         "if (isinstance(value, str)",
-        "tests/config/test_yaml_files.py",
+        "tests/field/test_yaml_files.py",
     ),
     (  # the trial of a network leaves its mark on running statistics
         "fedguard/models/trial.py",

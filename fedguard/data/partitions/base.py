@@ -31,10 +31,13 @@ class Split:
     noise_std : tuple of float, optional
         Standard deviation of the Gaussian noise each client's inputs carry, on the unscaled
         values; None where a split adds none.
+    groups : tuple of str, optional
+        What each client belongs to, such as its hospital; None where a split does not say.
     """
 
     indices: tuple[Tensor, ...]
     noise_std: tuple[float, ...] | None = None
+    groups: tuple[str, ...] | None = None
 
 
 class Partition(Protocol):

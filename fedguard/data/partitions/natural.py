@@ -75,7 +75,7 @@ class Natural:
         if empty:
             allowed = f"fewer; the server took every row of {name} {empty[0]}"
             raise ConfigurationError("server_samples", len(dataset.x_train) - len(rows), allowed)
-        return Split(parts)
+        return Split(parts, groups=tuple(names))
 
     def _kind(self, dataset: Dataset) -> str:
         known = list(dataset.groups or {})
