@@ -11,6 +11,7 @@ from fedguard.grids.base import LocalGrid
 from fedguard.grids.foreign_app import ClientAppGrid
 from fedguard.grids.identity import assume_server_identity
 from fedguard.nodes.app import make_client_app
+from fedguard.errors import RunError
 from fedguard.nodes.memory import (
     FETCH,
     MEMORY,
@@ -81,7 +82,8 @@ def test_asking_changes_nothing_on_a_node():
 def test_a_real_node_keeps_its_memory_to_itself():
     grid = ClientAppGrid(make_client_app(), 4, {"clients": 4})
     memories = NodeMemories(grid)
-    memories.hand_back(MEMORIES)
+    with pytest.raises(RunError, match=r"clients \[0, 2\] did not take back"):
+        memories.hand_back(MEMORIES)
     assert memories.fetch(range(4)) == {}
     assert not any(MEMORY in context.state for context in grid.contexts)
 
