@@ -138,10 +138,8 @@ def test_a_ledger_that_cannot_be_read_is_not_an_empty_one(spoilt, tmp_path):
 
 
 def test_a_ledger_without_a_place_refuses(tmp_path):
-    with (
-        pytest.raises(RefusedError, match="cannot be kept"),
-        LedgerFile(tmp_path / "no" / "x").held(),
-    ):
+    file = LedgerFile(tmp_path / "no" / "x")
+    with pytest.raises(RefusedError, match="cannot be kept"), file.held():
         pass
 
 
