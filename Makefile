@@ -1,13 +1,14 @@
 # make demo   set up, then watch plain averaging fall and geminiguard stand under one attack
 # make test   set up, then run the tests
 # make soak   200 rounds on a network that loses, spoils and doubles replies
+# make fuzz   encryption's parsers and its clients against hostile bytes and servers, for longer
 # make schema writes configs/schema.json anew, after a part or a field was added
 # make lint   ruff and mypy --strict
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all soak schema lint format clean
+.PHONY: demo test test-all soak fuzz schema lint format clean
 
 demo: $(READY)
 	@$(BIN)/python simulations/demo.py
@@ -20,6 +21,10 @@ test-all: $(READY)
 
 soak: $(READY)
 	$(BIN)/python simulations/soak.py
+
+fuzz: $(READY)
+	$(BIN)/python -m pytest -m slow tests/encryption/test_fuzzed_parsers.py \
+		tests/encryption/test_malicious_server.py
 
 schema: $(READY)
 	$(BIN)/python -m fedguard.simulate --schema > configs/schema.json

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import threading
+
 import pytest
 import torch
 
@@ -15,6 +18,7 @@ from fedguard.encryption.protocol.ledger import (
     cohort_digest,
     model_digest,
 )
+from fedguard.encryption.protocol.ledger_file import LedgerFile
 
 ALL, FEWER = cohort_digest((1, 2, 3, 4)), cohort_digest((1, 2, 3))
 
@@ -98,3 +102,71 @@ def test_terms_that_promise_enough_are_taken():
     guards = Guards(minimum_participants=5, smallest_threshold=4, smallest_profile="default")
     for profile, threshold in (("default", 0), ("wide", 0), ("default", 5)):
         guards.check_terms(Agreement(1, 0, (1, 2, 3, 4, 5), profile, "coefficients", threshold))
+
+
+def test_rounds_count_anew_in_another_run_and_models_do_not():
+    memory: dict = {}
+    Ledger(memory, b"first").note(Training(4, b"model"), ALL, once=True)
+    other = Ledger(memory, b"second")
+    assert (Ledger(memory, b"first").latest, other.latest) == (4, -1)
+    other.check(Training(1, b"new"), 1, ALL, once=True)
+    with pytest.raises(RefusedError, match="from the model of round 4 again"):
+        other.check(Training(1, b"model"), 1, ALL, once=True)
+    other.note(Training(1, b"new"), ALL, once=True)
+    assert Ledger(memory, b"first").latest == 4
+    assert Ledger(memory, b"second").latest == 1
+
+
+def test_the_stricter_of_two_guards_has_the_higher_of_every_bound():
+    own = Guards(minimum_participants=5, smallest_profile="default")
+    asked = Guards(minimum_participants=4, smallest_threshold=7, smallest_profile="light")
+    wanted = Guards(minimum_participants=5, smallest_threshold=7, smallest_profile="default")
+    assert own.stricter(asked) == wanted
+    assert asked.stricter(own) == wanted
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    ["", "{", "[]", '{"rounds": [1]}', '{"rounds": [1], "runs": [], "models": [], "cohorts": []}'],
+)
+def test_a_ledger_that_cannot_be_read_is_not_an_empty_one(spoilt, tmp_path):
+    path = tmp_path / "ledger"
+    assert LedgerFile(path).read() is None
+    path.write_text(spoilt)
+    with pytest.raises(RefusedError, match="cannot be read"):
+        LedgerFile(path).read()
+
+
+def test_a_ledger_without_a_place_refuses(tmp_path):
+    file = LedgerFile(tmp_path / "no" / "x")
+    with pytest.raises(RefusedError, match="cannot be kept"), file.held():
+        pass
+
+
+def test_a_ledgers_file_gives_back_what_it_was_given(tmp_path):
+    memory: dict = {}
+    Ledger(memory, b"run").note(Training(3, b"\x00\xff"), ALL, once=True)
+    file = LedgerFile(tmp_path / "ledger")
+    file.write(memory[LEDGER])
+    assert file.read() == memory[LEDGER]
+    assert json.loads(file.path.read_text())["models"] == ["00ff"]
+
+
+def test_two_processes_of_a_client_answer_one_after_the_other(tmp_path):
+    order: list[str] = []
+    first, second = LedgerFile(tmp_path / "ledger"), LedgerFile(tmp_path / "ledger")
+    began = threading.Event()
+
+    def other() -> None:
+        began.set()
+        with second.held():
+            order.append("second")
+
+    with first.held():
+        thread = threading.Thread(target=other)
+        thread.start()
+        began.wait()
+        thread.join(timeout=0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]

@@ -179,6 +179,30 @@ def test_a_model_in_the_clear_is_never_sent():
         grid.app(plain, grid.contexts[1])
 
 
+@pytest.mark.parametrize("mods", [[encryption_mod(OPTIONS)], secagg_mods()])
+def test_a_model_in_the_clear_is_not_sent_under_another_name(mods):
+    """Flower hands ``train.default`` to the same function as ``train``."""
+    grid = AppGrid(None, 4, mods=mods)
+    plain = Message(
+        RecordDict({"arrays": first_model(), "config": ConfigRecord({"server-round": 1})}),
+        dst_node_id=1,
+        message_type="train.default",
+    )
+    with pytest.raises(RefusedError, match="in the clear"):
+        grid.app(plain, grid.contexts[1])
+
+
+def test_an_update_that_is_not_finite_costs_nobody_else_the_round():
+    server, grid = strategy(), AppGrid(OPTIONS, 4)
+    true = grid.truth.delta
+    grid.truth.delta = lambda node, number: true(node, number) * (np.nan if node == 2 else 1.0)
+    added = one_round(server, grid, 1)
+    grid.truth.delta = true
+    assert error(added, grid.truth.mean(1, [0, 1, 3])) < 5e-6
+    assert "NaN" in server._groups[0].faults[2]
+    assert error(one_round(server, grid, 2), grid.truth.mean(2)) < 5e-6
+
+
 def test_other_messages_pass():
     app = ClientApp()
 

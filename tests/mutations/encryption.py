@@ -8,6 +8,7 @@ _SHARED = "fedguard/encryption/protocol/shared_key.py"
 _SERVER = "fedguard/encryption/protocol/server.py"
 _ONE_OPENING = "tests/encryption/test_one_opening.py"
 _LYING = "tests/encryption/test_lying_clients.py"
+_NODES = "tests/nodes/test_encrypting_nodes.py"
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
     (  # an update is encrypted for any later round
@@ -117,5 +118,77 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "        if label == LEDGER and self._file is not None:\n",
         "        if label == LEDGER and self._file is None:\n",
         "tests/encryption/test_mod.py",
+    ),
+    (  # a message of another name gets the model in the clear
+        "fedguard/encryption/mod.py",
+        'message.metadata.message_type.partition(".")[0] == MessageType.TRAIN',
+        "message.metadata.message_type == MessageType.TRAIN",
+        "tests/encryption/test_mod.py",
+    ),
+    (  # an update that is not finite keeps the older one in its place
+        "fedguard/encryption/mod.py",
+        "            if fault is not None:\n",
+        "            if fault is None:\n",
+        "tests/encryption/test_mod.py",
+    ),
+    (  # rounds go on from run to run
+        _LEDGER,
+        "for run, number in of_run if run == self._run), default=-1)",
+        "for run, number in of_run), default=-1)",
+        "tests/encryption/test_ledger.py",
+    ),
+    (  # the run's configuration may weaken a node's guards
+        "fedguard/encryption/protocol/guards.py",
+        "minimum_participants=max(self.minimum_participants, other.minimum_participants),",
+        "minimum_participants=min(self.minimum_participants, other.minimum_participants),",
+        "tests/encryption/test_ledger.py",
+    ),
+    (  # a spoilt ledger is an empty one
+        "fedguard/encryption/protocol/ledger_file.py",
+        "        except (OSError, KeyError, TypeError, ValueError) as error:\n",
+        "        except (OSError, KeyError, TypeError, ValueError):\n            return None\n",
+        "tests/encryption/test_ledger.py",
+    ),
+    (  # the first opener is believed
+        "fedguard/encryption/protocol/shared_key_server.py",
+        "            if len(agree) < min(2, len(self._released)):\n",
+        "            if not agree:\n",
+        _LYING,
+    ),
+    (  # a client that came back gets no key
+        "fedguard/encryption/protocol/shared_key_group.py",
+        "if server is None or server.contributors != self.cohort:",
+        "if server is None or server.members != self.cohort:",
+        _NODES,
+    ),
+    (  # the node's own word does not count
+        "fedguard/nodes/encrypting.py",
+        "    if insists is not None and strategy != insists:\n",
+        "    if insists is None and strategy != insists:\n",
+        _NODES,
+    ),
+    (  # a node that encrypts answers what shows its data
+        "fedguard/nodes/encrypting.py",
+        "    if kind != MessageType.TRAIN:\n        raise",
+        "    if kind == MessageType.EVALUATE:\n        raise",
+        _NODES,
+    ),
+    (  # nobody lies under encryption
+        "fedguard/nodes/lone_attacker.py",
+        '    if "updates" not in attack.needs or client not in trainer.federation.malicious:\n',
+        '    if "updates" in attack.needs or client not in trainer.federation.malicious:\n',
+        _NODES,
+    ),
+    (  # the server encrypts for real clients
+        "fedguard/runs/deployment.py",
+        '    return bool(deployed) and traits_of(strategy).visible != "updates"\n',
+        '    return bool(deployed) and traits_of(strategy).visible == "updates"\n',
+        _NODES,
+    ),
+    (  # a coalition of several conspires without a channel
+        "fedguard/runs/deployment.py",
+        "    if malicious > 1:\n",
+        "    if malicious > 2:\n",
+        _NODES,
     ),
 ]
