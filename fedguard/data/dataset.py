@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from fedguard.data.byte_images import as_unit_images
 from fedguard.data.checking import as_classes, as_inputs, as_scaling, as_tensor, check_pair
 from fedguard.errors import ConfigurationError
+
+_BYTES = (torch.uint8, torch.bool)
+"""Types of images whatever the task; other whole numbers may be tokens where it is no classes."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,12 @@ class Dataset:
             mean, std = as_scaling(self.input_shape, self.mean, self.std)
             self._set("mean", mean)
             self._set("std", std)
-            if self.is_image:
-                self._scale_images()
         else:
             y_train = as_tensor("dataset.y_train", self.y_train)
             y_test = as_tensor("dataset.y_test", self.y_test)
+        tokens = not classes and not self.x_train.is_floating_point()
+        if self.is_image and not (tokens and self.x_train.dtype not in _BYTES):
+            self._scale_images()
         check_pair("train", self.x_train, y_train)
         check_pair("test", self.x_test, y_test)
         self._set("y_train", y_train)

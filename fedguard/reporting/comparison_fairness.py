@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from fedguard.reporting.comparison import Comparison, Group, Spread
-from fedguard.reporting.fairness import difference
+from fedguard.reporting.fair_words import difference
 from fedguard.reporting.wording import MISSING
 
 HEAD = ["defence", "worst tenth", "spread", "group gap", "minority", "worst for it", "under"]

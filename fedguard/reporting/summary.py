@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fedguard.records.reader import mapping, number, sequence, whole
 from fedguard.reporting.chosen_model import best_words, rounds_words
-from fedguard.reporting.fairness import summary_rows
+from fedguard.reporting.fair_words import summary_rows
 from fedguard.reporting.headline import Headline
 from fedguard.reporting.replies import Replies
 from fedguard.reporting.success import success_words

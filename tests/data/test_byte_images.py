@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fedguard.config import parse
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
 from fedguard.runs.simulation import Simulation
+from fedguard.tasks.base import Task
 
 LEVELS = np.arange(256, dtype=np.uint8).reshape(4, 1, 8, 8)
 NOTE = "images in bytes, 0 to 255, divided by 255"
@@ -106,6 +108,29 @@ def test_a_table_in_bytes_is_a_table():
     assert found.x_train.dtype == torch.float32
     assert float(found.x_train.max()) == 255.0
     assert found.notes == ()
+
+
+class Amount(Task):
+    """A number for every image."""
+
+    name = "amount"
+    headline = "error"
+
+    def losses(self, output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (output[:, 0] - y) ** 2
+
+    def evaluate(self, module: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
+        return {"error": 0.0, "loss": 0.0}
+
+
+def test_bytes_of_another_task_are_bytes_and_its_tokens_are_tokens():
+    y = torch.rand(4)
+    rest = (2, ("a", "b"), (0.5,), (0.25,), (), Amount())
+    found = Dataset("own", LEVELS, y, LEVELS, y, *rest)
+    assert float(found.x_train.max()) == 1.0
+    assert found.notes == (NOTE,)
+    tokens = LEVELS.astype("int64")
+    assert Dataset("own", tokens, y, tokens, y, *rest).x_train.dtype == torch.int64
 
 
 class Bytes:
