@@ -32,7 +32,8 @@ elif (($#)); then
 fi
 : "${REGISTRAR_PORT:=$((PORT + 1))}"
 : "${DOOR_PORT:=$((PORT + 2))}"
-export REGISTRAR_PORT DOOR_PORT REGISTRAR_HOST=127.0.0.1
+: "${RELAY_PORT:=$((PORT + 3))}"
+export REGISTRAR_PORT DOOR_PORT RELAY_PORT REGISTRAR_HOST=127.0.0.1 RELAY_HOST=127.0.0.1
 
 started=()
 
@@ -66,7 +67,10 @@ trap 'exit 143' TERM
 
 "$here/federation.sh" certificates
 begin superlink superlink
-[[ -z "${ENROLMENT:-}" ]] || begin registrar registrar
+if [[ -n "${ENROLMENT:-}" ]]; then
+    begin registrar registrar
+    begin relay relay
+fi
 for ((tries = 0; ; tries++)); do
     "$here/federation.sh" healthy 2>/dev/null && break
     if ((tries > 60)) || ! kill -0 "${started[0]}" 2>/dev/null; then
