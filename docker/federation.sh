@@ -2,7 +2,8 @@
 # The commands of a federation, one role each. compose.yaml runs them in containers and local.sh as
 # plain processes; nothing else differs.
 #
-#   federation.sh certificates | superlink | enrol | registrar | supernode | run | healthy | alive
+#   federation.sh certificates | superlink | enrol | registrar | relay | supernode | run | healthy
+#   | alive
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,6 +31,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${REGISTRAR_HOST:=registrar}"
 : "${REGISTRAR_PORT:=8001}"
 : "${DOOR_PORT:=8002}"              # where the aggregator takes updates in
+: "${RELAY_HOST:=relay}"            # through which clients reach it
+: "${RELAY_PORT:=8003}"
 : "${APP:=$here/..}"                # folder with the Flower app's pyproject.toml
 : "${FLWR_HOME:=$HOME/.flwr}"
 export FLWR_HOME FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
@@ -70,7 +73,7 @@ esac
 case "${1:-}" in
 certificates)
     python "$here/certificates.py" "$FEDERATION" --supernodes "$SUPERNODES" --host "$SUPERLINK_HOST" \
-        ${ENROLMENT:+--registrar "$REGISTRAR_HOST"}
+        ${ENROLMENT:+--registrar "$REGISTRAR_HOST" --host "$RELAY_HOST"}
     if [[ -n "$ENROLMENT" ]]; then
         python -m fedguard.enrolment members "$FEDERATION" --members "$SUPERNODES" --k "$ENROLMENT_K"
     fi
@@ -109,6 +112,10 @@ registrar)
     [[ -n "$ENROLMENT" ]] || exec sleep infinity # a service that this federation does without
     exec python -m fedguard.enrolment registrar "$FEDERATION" --listen "$LISTEN:$REGISTRAR_PORT"
     ;;
+relay)
+    [[ -n "$ENROLMENT" ]] || exec sleep infinity
+    exec python -m fedguard.enrolment relay --listen "$LISTEN:$RELAY_PORT" --to "$SUPERLINK_HOST:$DOOR_PORT"
+    ;;
 supernode)
     [[ -n "${PARTITION:-}" ]] || take_place
     own="partition-id=$PARTITION num-partitions=$SUPERNODES"
@@ -137,12 +144,12 @@ run)
     if [[ -n "$ENROLMENT" ]]; then
         settings+=" enrolment=\"$ENROLMENT\" set=\"enrolment.k=$ENROLMENT_K"
         settings+=" enrolment.registrar=$REGISTRAR_HOST:$REGISTRAR_PORT"
-        settings+=" enrolment.door=$SUPERLINK_HOST:$DOOR_PORT enrolment.folder=$FEDERATION\""
+        settings+=" enrolment.door=$RELAY_HOST:$RELAY_PORT enrolment.listen=$LISTEN:$DOOR_PORT enrolment.folder=$FEDERATION\""
     fi
     python "$here/submit.py" run "$APP" --run-config "$settings $RUN_CONFIG"
     ;;
 *)
-    sed -n '2,5p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,6p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

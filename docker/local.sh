@@ -46,7 +46,8 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 [[ -z "${ENROLMENT:-}" ]] || export ATTACK="${ATTACK:-feature-noise}"
 : "${REGISTRAR_PORT:=$((PORT + 1))}"
 : "${DOOR_PORT:=$((PORT + 2))}"
-export REGISTRAR_PORT DOOR_PORT REGISTRAR_HOST=127.0.0.1
+: "${RELAY_PORT:=$((PORT + 3))}"
+export REGISTRAR_PORT DOOR_PORT RELAY_PORT REGISTRAR_HOST=127.0.0.1 RELAY_HOST=127.0.0.1
 
 started=()
 
@@ -80,7 +81,10 @@ trap 'exit 143' TERM
 
 "$here/federation.sh" certificates
 begin superlink superlink
-[[ -z "${ENROLMENT:-}" ]] || begin registrar registrar
+if [[ -n "${ENROLMENT:-}" ]]; then
+    begin registrar registrar
+    begin relay relay
+fi
 for ((tries = 0; ; tries++)); do
     "$here/federation.sh" healthy 2>/dev/null && break
     if ((tries > 60)) || ! kill -0 "${started[0]}" 2>/dev/null; then

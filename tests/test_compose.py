@@ -62,11 +62,21 @@ def test_every_setting_of_the_script_can_be_given_and_has_its_default():
 
 def test_only_those_who_need_a_secret_see_it():
     def mounts(service: str) -> set[str]:
-        return {volume.rsplit("/", 1)[-1].split(":")[0] for volume in SERVICES[service]["volumes"]}
+        volumes = SERVICES[service].get("volumes", [])
+        return {volume.rsplit("/", 1)[-1].split(":")[0] for volume in volumes}
 
     assert [name for name in SERVICES if "authority" in mounts(name)] == ["certificates"]
     assert [n for n in SERVICES if "superlink" in mounts(n)] == ["certificates", "superlink"]
     assert [n for n in SERVICES if "supernodes" in mounts(n)] == ["certificates", "supernode"]
+    assert [n for n in SERVICES if "registrar" in mounts(n)] == ["certificates", "registrar"]
+    assert [n for n in SERVICES if "members" in mounts(n)] == ["certificates", "supernode"]
+    assert [n for n in SERVICES if "aggregator" in mounts(n)] == ["certificates", "superlink"]
+
+
+def test_only_the_aggregator_reaches_the_registrar():
+    on_it = [n for n, s in SERVICES.items() if "registry" in s.get("networks", [])]
+    assert on_it == ["registrar", "superlink"]
+    assert SERVICES["registrar"]["networks"] == ["registry"]
 
 
 def test_whatever_the_image_copies_reaches_the_builder():

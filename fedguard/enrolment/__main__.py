@@ -2,7 +2,7 @@
 
 ``members FOLDER --members N --k K`` enrols N members; ``registrar FOLDER`` answers the aggregator;
 ``trace FOLDER`` says who had a handle; ``revoke FOLDER`` shuts a member out. The last two are
-logged, and need a reason.
+logged, and need a reason. ``relay`` stands between clients and the aggregator's door.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from fedguard.enrolment.files import AGGREGATOR, make_members, note, read_registrar
+from fedguard.enrolment.relay import Relay
 from fedguard.enrolment.service import RegistrarProcess
 from fedguard.enrolment.tickets import HANDLE, aggregator_id
 from fedguard.enrolment.wire import split
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fedguard.enrolment", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
-    members, registrar, trace, revoke = (actions.add_parser(name) for name in _ACTIONS)
+    members, registrar, trace, revoke, relay = (actions.add_parser(name) for name in _ACTIONS)
     for each in (members, registrar, trace, revoke):
         each.add_argument("folder", type=Path, help="the federation's folder")
     members.add_argument("--members", type=int, required=True)
@@ -42,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("--handle", required=True, help="32 hexadecimal digits of clients.jsonl")
     trace.add_argument("--round", type=int, required=True)
     revoke.add_argument("--member", type=int, required=True)
+    relay.add_argument("--listen", required=True, help="host:port")
+    relay.add_argument("--to", required=True, help="host:port of the door")
     for each in (trace, revoke):
         each.add_argument("--why", required=True, help="for the log")
     return parser
@@ -92,7 +95,20 @@ def _revoke(options: argparse.Namespace) -> int:
     return 0
 
 
-_ACTIONS = {"members": _members, "registrar": _registrar, "trace": _trace, "revoke": _revoke}
+def _relay(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt):
+        Relay(split(options.listen), split(options.to)).serve_forever()
+    return 0
+
+
+_ACTIONS = {
+    "members": _members,
+    "registrar": _registrar,
+    "trace": _trace,
+    "revoke": _revoke,
+    "relay": _relay,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -124,8 +124,8 @@ class IntakeGrid(WrappedGrid):
         ``host:port`` of the door, as clients reach it.
     certificate : tuple of Path
         The door's certificate and key.
-    listen : str
-        Address that it listens on.
+    listen : tuple of str and int
+        Address and port that it listens on.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class IntakeGrid(WrappedGrid):
         aggregator: Aggregator,
         address: str,
         certificate: tuple[Path, Path],
-        listen: str = "",
+        listen: tuple[str, int],
     ) -> None:
         super().__init__(inner)
         self.intake = Intake(aggregator)
@@ -159,9 +159,8 @@ class IntakeGrid(WrappedGrid):
         told = self._told(place)
         for message in training:
             message.content[INSTRUCTION] = told
-        port = int(self.address.rpartition(":")[2])
         service = TlsService(
-            (self.listen, port),
+            self.listen,
             server_context(*self.certificate),
             self.intake.answer,
             limit=2 * size + _OVERHEAD,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,7 @@ from fedguard.enrolment.local import LocalLabels, LocalParties, LocalTokens
 from fedguard.enrolment.reasons import NotAdmittedError
 from fedguard.enrolment.service import RemoteRegistrar
 from fedguard.enrolment.tickets import Place, aggregator_id
-from fedguard.enrolment.wire import client_context
+from fedguard.enrolment.wire import client_context, split
 from fedguard.errors import ConfigurationError, RunError, check_choice, check_number
 
 
@@ -52,9 +51,10 @@ class KPseudonym(Enrolment):
     linkable : bool
         Keep handles for the whole run, for defences that judge clients by earlier rounds. The
         aggregator can then link a member's updates with each other, though still not name it.
-    registrar, door, folder : str
-        In a deployment alone: ``host:port`` of the registrar's process and of the aggregator's
-        door, and the folder of the aggregator's keys and certificates.
+    registrar, door, listen, folder : str
+        In a deployment alone: ``host:port`` of the registrar's process, of the aggregator's door
+        as clients reach it, and as it listens (the same if left out); the folder of the
+        aggregator's keys and certificates.
     """
 
     named = False
@@ -68,6 +68,7 @@ class KPseudonym(Enrolment):
         linkable: bool = False,
         registrar: str = "",
         door: str = "",
+        listen: str = "",
         folder: str = "",
     ) -> None:
         check_number("k", k, at_least=2)
@@ -81,7 +82,8 @@ class KPseudonym(Enrolment):
         self.variant = variant
         self.epoch_rounds = epoch_rounds
         self.linkable = linkable
-        self.registrar, self.door, self.folder = registrar, door, Path(folder)
+        self.registrar, self.door, self.listen = registrar, door, listen or door
+        self.folder = Path(folder)
         self.deployable = bool(registrar)
         if self.deployable:
             self._check_deployment()
@@ -105,7 +107,8 @@ class KPseudonym(Enrolment):
         if self.variant == "blind" or self.linkable or self.epoch_rounds != 1:
             told = "variant k-pseudonym, not linkable, epoch_rounds 1 where there is a registrar"
             raise ConfigurationError("registrar", self.registrar, told)
-        for name, address in (("registrar", self.registrar), ("door", self.door)):
+        for name in ("registrar", "door", "listen"):
+            address = str(getattr(self, name))
             host, _, port = address.rpartition(":")
             if not host or not port.isdecimal():
                 raise ConfigurationError(name, address, "host:port")
@@ -130,9 +133,8 @@ class KPseudonym(Enrolment):
             raise RunError(f"registrar {self.registrar}: {error.reason}") from None
         seal = bytes.fromhex((self.folder / "aggregator" / "seal.key").read_text())
         server = self.folder / "superlink" / "server.pem", self.folder / "superlink" / "server.key"
-        listen = os.environ.get("LISTEN", "")
         aggregator = Aggregator(aggregator_id(AGGREGATOR), seal, remote)
-        self._grid = IntakeGrid(grid, aggregator, self.door, server, listen)
+        self._grid = IntakeGrid(grid, aggregator, self.door, server, split(self.listen))
         return self._grid
 
     def check_cohort(self, asked: int) -> None:
