@@ -152,7 +152,9 @@ _OWN: dict[str, dict[str, str]] = {
         "shards": "fedguard.data.partitions:Shards",
     },
     "training": {
+        "abl": "fedguard.training.abl:Abl",
         "adam": "fedguard.training.adam:Adam",
+        "fed-nad": "fedguard.training.fed_nad:FedNad",
         "fedprox": "fedguard.training.fedprox:FedProx",
         "sgd": "fedguard.training.sgd:Sgd",
     },

@@ -13,7 +13,12 @@ from fedguard.assembly.plugins import check_plugin
 from fedguard.attacks.base import Attack
 from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Audit
-from fedguard.clients.federation import Federation, draw_malicious, hold_out_for_server
+from fedguard.clients.federation import (
+    Federation,
+    draw_malicious,
+    draw_poisoned,
+    hold_out_for_server,
+)
 from fedguard.clients.training import ClientTrainer, TrainingSettings
 from fedguard.config import Part, SimulationConfig
 from fedguard.data.dataset import Dataset
@@ -110,16 +115,28 @@ def make_federation(
         split = partition.split_dataset(dataset, rest, config.clients, config.seed)
     else:
         split = partition.split(strata[rest], classes, config.clients, config.seed)
+    malicious = draw_malicious(config.clients, config.malicious, config.seed)
     return Federation(
         dataset=dataset,
         shards=[rest[rows] for rows in split.indices],
-        malicious=draw_malicious(config.clients, config.malicious, config.seed),
+        malicious=malicious,
+        poisoned=_poisoned(config, attack, malicious),
         attack=attack,
         seed=config.seed,
         server_rows=held,
         noise_std=split.noise_std,
         device=device,
     )
+
+
+def _poisoned(
+    config: SimulationConfig, attack: Attack, malicious: frozenset[int]
+) -> frozenset[int]:
+    """Return the honest clients whose data a third party poisoned, by the attack's poison."""
+    if config.poisoned_clients and ("data" not in attack.needs or "model" in attack.needs):
+        allowed = "one that poisons data once, such as badnets, with poisoned_clients"
+        raise ConfigurationError("attack", config.attack.name, allowed)
+    return draw_poisoned(config.clients, config.poisoned_clients, malicious, config.seed)
 
 
 def make_model(config: SimulationConfig, dataset: Dataset) -> nn.Module:
@@ -158,6 +175,7 @@ def make_trainer(
         batch_size=config.batch_size,
     )
     rule = make_training(config)
+    check_task("training", config.training.name, traits_of(rule), federation.task)
     trainer = ClientTrainer(model, federation, settings, config.seed, rule, config.rounds)
     if trainer.least > config.batch_size:
         allowed = f"at least {trainer.least}: BatchNorm1d normalises over the rows of a batch"

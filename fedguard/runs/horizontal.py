@@ -302,7 +302,7 @@ class HorizontalWorld:
     def _client_records(self, current: int) -> list[dict[str, Any]]:
         if current == 0 or self.outcome is None:
             return []
-        records = client_records(self.outcome, self.federation.malicious)
+        records = client_records(self.outcome, self.federation.malicious, self.federation.poisoned)
         if self.faulty is not None:
             for record in records:
                 # The truth about the network, which the server does not know.
@@ -348,8 +348,9 @@ class HorizontalWorld:
         """Return what the summary says beside what all runs say; see `World.summary`."""
         config, federation = self.config, self.federation
         plan = self.plan
+        attacked = federation.malicious or federation.poisoned
         return {
-            "attack": config.attack.name if federation.malicious else "none",
+            "attack": config.attack.name if attacked else "none",
             "partition": config.partition.name,
             "model": config.model.name,
             "training": config.training.name,
@@ -369,6 +370,8 @@ class HorizontalWorld:
         """Return the names of the parts that a run need not have, of those that it has."""
         config = self.config
         found: dict[str, Any] = {}
+        if self.federation.poisoned:
+            found["poisoned_clients"] = sorted(self.federation.poisoned)
         if config.repair is not None:
             found.update(repair=config.repair.name, repair_at=config.repair_at)
         if config.enrolment is not None:

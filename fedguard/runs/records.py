@@ -15,8 +15,21 @@ from fedguard.tasks.base import Task
 from fedguard.traits import traits_of
 
 
-def client_records(outcome: Outcome, malicious: frozenset[int]) -> list[dict[str, Any]]:
-    """Return one record per client that was asked; see ``clients.jsonl``."""
+def client_records(
+    outcome: Outcome, malicious: frozenset[int], poisoned: frozenset[int] = frozenset()
+) -> list[dict[str, Any]]:
+    """Return one record per client that was asked; see ``clients.jsonl``.
+
+    Where data of honest clients are poisoned, every record says whether its client's are.
+    """
+    found = _client_records(outcome, malicious)
+    if poisoned:
+        for record in found:
+            record["poisoned"] = record["client"] in poisoned
+    return found
+
+
+def _client_records(outcome: Outcome, malicious: frozenset[int]) -> list[dict[str, Any]]:
     updates, verdict = outcome.updates, outcome.verdict
     became = outcomes(outcome)
     if updates is None or verdict is None:
@@ -82,6 +95,7 @@ def threat_model(
             }[config.attack_knowledge],
             "rounds": config.attack_rounds,
         },
+        **_third_party(federation, config),
         "defence": {
             "strategy": config.strategy.name,
             "assumes malicious fraction": getattr(strategy, "assumed_malicious", "no bound"),
@@ -99,6 +113,19 @@ def threat_model(
             "share of malicious and of honest clients rejected",
         ],
     }
+
+
+def _third_party(federation: Federation, config: SimulationConfig) -> dict[str, Any]:
+    """Return what somebody did who poisoned data of honest clients, nothing where nobody did."""
+    if not federation.poisoned:
+        return {}
+    found = {
+        "attack": config.attack.name,
+        "poisons": f"the data of {len(federation.poisoned)} of {config.clients} clients",
+        "clients": sorted(federation.poisoned),
+        "sees": "those clients' data, before the first round",
+    }
+    return {"third party": found}
 
 
 def _named(config: SimulationConfig) -> dict[str, str]:

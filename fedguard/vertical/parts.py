@@ -25,6 +25,7 @@ HORIZONTAL_ONLY = (
     "latent_layer",
     "fraction",
     "assumed_malicious",
+    "poisoned_clients",
     "partition",
     "server_samples",
     "local_epochs",
