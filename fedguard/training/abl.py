@@ -160,7 +160,7 @@ def _judged(local: Local, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     local.module.eval()
     with torch.no_grad():
         parts: list[tuple[Any, Any]] = []
-        for rows in torch.arange(len(y), device=y.device).split(512):
+        for rows in torch.split(torch.arange(len(y), device=y.device), 512):
             output = local.module(x[rows])
             losses = functional.cross_entropy(output, y[rows], reduction="none")
             parts.append((losses, output.argmax(dim=1) == y[rows]))
