@@ -29,6 +29,7 @@ class Fields(TypedDict, total=False):
     clients: int
     fraction: float
     malicious: float
+    poisoned_clients: float
     assumed_malicious: float
     partition: PartLike
     server_samples: int

@@ -166,7 +166,9 @@ _OWN: dict[str, dict[str, str]] = {
         "shards": "fedguard.data.partitions:Shards",
     },
     "training": {
+        "abl": "fedguard.training.abl:Abl",
         "adam": "fedguard.training.adam:Adam",
+        "fed-nad": "fedguard.training.fed_nad:FedNad",
         "fedbn": "fedguard.training.fedbn:FedBn",
         "fedper": "fedguard.training.fedper:FedPer",
         "fedprox": "fedguard.training.fedprox:FedProx",

@@ -16,6 +16,7 @@ from fedguard.audits.base import Audit
 from fedguard.clients.federation import (
     Federation,
     draw_malicious,
+    draw_poisoned,
     hold_out_for_server,
     hold_out_of_clients,
 )
@@ -123,10 +124,12 @@ def make_federation(
     shards, judged = [rest[rows] for rows in split.indices], None
     if config.evaluate_clients:
         shards, judged = hold_out_of_clients(strata, shards, config.evaluate_clients, config.seed)
+    malicious = draw_malicious(config.clients, config.malicious, config.seed)
     return Federation(
         dataset=dataset,
         shards=shards,
-        malicious=draw_malicious(config.clients, config.malicious, config.seed),
+        malicious=malicious,
+        poisoned=_poisoned(config, attack, malicious),
         attack=attack,
         seed=config.seed,
         server_rows=held,
@@ -135,6 +138,16 @@ def make_federation(
         groups=split.groups,
         device=device,
     )
+
+
+def _poisoned(
+    config: SimulationConfig, attack: Attack, malicious: frozenset[int]
+) -> frozenset[int]:
+    """Return the honest clients whose data a third party poisoned, by the attack's poison."""
+    if config.poisoned_clients and ("data" not in attack.needs or "model" in attack.needs):
+        allowed = "one that poisons data once, such as badnets, with poisoned_clients"
+        raise ConfigurationError("attack", config.attack.name, allowed)
+    return draw_poisoned(config.clients, config.poisoned_clients, malicious, config.seed)
 
 
 def make_model(config: SimulationConfig, dataset: Dataset, *, receives: bool = False) -> nn.Module:
@@ -194,6 +207,7 @@ def make_trainer(
         value = getattr(rule.shaping, name)
         allowed = f"0 with task {federation.task.name}: it is for one class per row"
         raise ConfigurationError(f"training.{name}", value, allowed)
+    check_task("training", config.training.name, traits_of(rule), federation.task)
     trainer = ClientTrainer(model, federation, settings, config.seed, rule, config.rounds)
     if trainer.personal is not None and config.unlearn:
         allowed = "sgd where clients are to forget: what they keep is not unlearnt"

@@ -23,6 +23,19 @@ def draw_malicious(num_clients: int, fraction: float, seed: int) -> frozenset[in
     return frozenset(int(client) for client in stream.choice(num_clients, count, replace=False))
 
 
+def draw_poisoned(
+    num_clients: int, fraction: float, malicious: frozenset[int], seed: int
+) -> frozenset[int]:
+    """Return honest clients whose data a third party poisoned: a seeded draw among the honest.
+
+    The fraction is of all clients, rounded to nearest, and at most all honest ones.
+    """
+    honest = [client for client in range(num_clients) if client not in malicious]
+    count = min(round(fraction * num_clients), len(honest))
+    stream = numpy_generator(seed, 0, SERVER, "poisoned")
+    return frozenset(int(client) for client in stream.choice(honest, count, replace=False))
+
+
 def hold_out_for_server(
     labels: Tensor, num_classes: int, samples: int, seed: int
 ) -> tuple[Tensor, Tensor]:
@@ -112,6 +125,9 @@ class Federation:
         Seed of data poisoning and input noise.
     server_rows : Tensor
         Training rows held by the server; in no client's shard.
+    poisoned : frozenset of int
+        Honest clients whose own data a third party poisoned, by the attack's data poisoning and in
+        every round. Only the metrics may read it.
     noise_std : sequence of float, optional
         Standard deviation of each client's input noise.
     held_out : sequence of Tensor, optional
@@ -131,6 +147,7 @@ class Federation:
     noise_std: Sequence[float] | None = None
     held_out: Sequence[Tensor] | None = None
     groups: Sequence[str] | None = None
+    poisoned: frozenset[int] = frozenset()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
@@ -177,6 +194,8 @@ class Federation:
         return noisy or self._poisons(client, attacking)
 
     def _poisons(self, client: int, attacking: bool) -> bool:
+        if client in self.poisoned:
+            return "data" in self.attack.needs
         return attacking and client in self.malicious and "data" in self.attack.needs
 
     @cached_property
@@ -191,7 +210,8 @@ class Federation:
         client : int
             Client id, 0 to K - 1.
         attacking : bool
-            Whether a malicious client poisons its data; honest clients never do.
+            Whether a malicious client poisons its data; honest clients never do, but those of
+            `poisoned` hold data that somebody else poisoned.
         """
         poisons = self._poisons(client, attacking)
         if not self._changes(client, attacking):

@@ -30,6 +30,7 @@ _GROUPED: Mapping[str, tuple[str, ...]] = {
         "attack_knowledge",
         "attack_rounds",
         "malicious",
+        "poisoned_clients",
         "assumed_malicious",
         "faults",
         "repair",

@@ -89,6 +89,9 @@ class SimulationConfig(BaseModel):
     """Share of the clients asked in each round."""
     malicious: float = Field(0.2, ge=0.0, le=1.0)
     """Share of the clients that lie; defences never see it."""
+    poisoned_clients: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the clients that are honest, but whose data a third party poisoned; no defence and
+    no client sees it."""
     assumed_malicious: float = Field(0.25, ge=0.0, lt=0.5)
     """Share that a defence assumes, where its rule needs a bound."""
     partition: PartField = part_field("dirichlet")

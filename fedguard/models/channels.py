@@ -1,15 +1,16 @@
-"""Channels of a network: which tensors hold them, networks with masked channels, feature maps."""
+"""Channels of a network: which tensors hold them, and networks with masked channels."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from fedguard.training.attention import run_quietly
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm, nn.InstanceNorm2d)
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -60,7 +61,7 @@ def channel_units(model: nn.Module, x: Tensor, *, shift: bool = True) -> list[Un
     kinds = (*_NORMS, *_LAYERS)
     hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, kinds)]
     try:
-        _run(model, x)
+        run_quietly(model, x)
     finally:
         for hook in hooks:
             hook.remove()
@@ -76,17 +77,6 @@ def channel_units(model: nn.Module, x: Tensor, *, shift: bool = True) -> list[Un
         prefix = f"{names[module]}." if names[module] else ""
         units.append(Unit(names[module], tuple(prefix + n for n in own), len(weight)))
     return units
-
-
-def _run(model: nn.Module, x: Tensor) -> None:
-    """Run examples through a network in evaluation mode, and put its modes back."""
-    training = [part for part in model.modules() if part.training]
-    try:
-        with torch.no_grad():
-            model.eval()(x)
-    finally:
-        for part in training:
-            part.training = True
 
 
 def masked_tensors(
@@ -148,75 +138,3 @@ def shut(model: nn.Module, units: Sequence[Unit], kept: Mapping[str, Tensor]) ->
             for name in unit.tensors:
                 found[name][gone] = 0.0
     return count
-
-
-def feature_stages(model: nn.Module, x: Tensor, most: int = 3) -> list[str]:
-    """Return submodules that put out a network's stages: the last feature maps of each size.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The network; left in the mode it came in.
-    x : Tensor
-        (B, ...) examples, to see the shapes.
-    most : int
-        Most stages, counted from the output; at least 1.
-
-    Returns
-    -------
-    list of str
-        Names in the order in which they run. A network without maps of at least 2 x 2 positions
-        has its last hidden vector as its one stage.
-    """
-    names = {module: name for name, module in model.named_modules() if name}
-    maps: dict[tuple[int, ...], str] = {}
-    vectors: list[str] = []
-
-    def note(module: nn.Module, _: object, output: object) -> None:
-        if not isinstance(output, Tensor):
-            return
-        if output.dim() == 4 and min(output.shape[2:]) > 1:
-            size = tuple(output.shape[2:])
-            maps.pop(size, None)
-            maps[size] = names[module]
-        elif output.dim() == 2:
-            vectors.append(names[module])
-
-    hooks = [module.register_forward_hook(note) for module in names]
-    try:
-        _run(model, x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if maps:
-        return list(maps.values())[-most:]
-    return vectors[-2:-1]
-
-
-@contextmanager
-def outputs_of(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Give a mapping into which every run of the network writes what layers put out, by name.
-
-    Copies, with gradient, so that a layer that works in place afterwards does not change them.
-    """
-    found: dict[str, Tensor] = {}
-
-    def keeper(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def keep(_: nn.Module, __: object, output: Tensor) -> None:
-            found[name] = output.clone()
-
-        return keep
-
-    hooks = [model.get_submodule(name).register_forward_hook(keeper(name)) for name in layers]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def layer_outputs(model: nn.Module, layers: Sequence[str], x: Tensor) -> dict[str, Tensor]:
-    """Return what layers put out in evaluation mode, without gradient, by name."""
-    with outputs_of(model, layers) as found:
-        _run(model, x)
-    return found

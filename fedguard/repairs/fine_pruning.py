@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from fedguard.errors import check_number
-from fedguard.models.channels import Unit, layer_outputs, shut
+from fedguard.models.channels import Unit, shut
 from fedguard.repairs.toolkit.held_masks import PruningRepair
 from fedguard.repairs.toolkit.passes import Passes, constant, train_on_rows
 from fedguard.repairs.toolkit.rows import score, split_rows
 from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.training.attention import layer_outputs
 
 
 class FinePruning(PruningRepair):

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedguard.errors import ConfigurationError, check_number
-from fedguard.models.channels import feature_stages, layer_outputs, outputs_of
 from fedguard.repairs.base import Repair
 from fedguard.repairs.toolkit.passes import Passes, Rate, constant, train_on_rows, two_steps
 from fedguard.repairs.toolkit.rows import score, split_rows
 from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.training.attention import attention_gap, feature_stages, layer_outputs, outputs_of
 
 
 class Nad(Repair):
@@ -129,22 +128,6 @@ class Nad(Repair):
 
             def imitate(x: Tensor) -> Tensor:
                 shown = layer_outputs(teacher, stages, x)
-                terms = [
-                    functional.mse_loss(attention(seen[stage]), attention(shown[stage]))
-                    for stage in stages
-                ]
-                total: Tensor = beta * torch.stack(terms).sum()
-                return total
+                return beta * attention_gap(seen, shown)
 
             return train_on_rows(own, student, how, rng, extra=imitate)
-
-
-def attention(features: Tensor) -> Tensor:
-    """Return the (B, positions) attention of (B, C, H, W) features, each row of length 1.
-
-    The positions of (B, F) features are their entries.
-    """
-    maps = features.square().sum(dim=1) if features.dim() == 4 else features.square()
-    flat = maps.flatten(1)
-    scaled: Tensor = flat / (flat.norm(dim=1, keepdim=True) + 1e-6)
-    return scaled

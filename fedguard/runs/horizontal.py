@@ -381,7 +381,7 @@ class HorizontalWorld:
     def _client_records(self, current: int) -> list[dict[str, Any]]:
         if current == 0 or self.outcome is None:
             return []
-        records = client_records(self.outcome, self.federation.malicious)
+        records = client_records(self.outcome, self.federation.malicious, self.federation.poisoned)
         if self.enrolment is not None and not self.enrolment.named:
             for record in records:
                 # All that the aggregator knows of the sender.
@@ -437,9 +437,14 @@ class HorizontalWorld:
         """Return what the summary says beside what all runs say; see `World.summary`."""
         config, federation = self.config, self.federation
         plan = self.plan
-        self.server_model.load(self.vector.to(self.device))
+        attacked = federation.malicious or federation.poisoned
+        vector = self.vector.to(self.device)
+        if self.personalised is None:
+            self.server_model.load(vector)
+        else:
+            self.personalised.load(vector)
         return {
-            "attack": config.attack.name if federation.malicious else "none",
+            "attack": config.attack.name if attacked else "none",
             "partition": config.partition.name,
             "model": config.model.name,
             "training": config.training.name,
@@ -453,6 +458,6 @@ class HorizontalWorld:
             "notes": list(self.dataset.notes),
             "split": {"counts": federation.class_counts().tolist()},
             **({"aim": aims} if (aims := aim(self.attack, federation)) else {}),
-            **chosen_parts(config, self.audited),
+            **chosen_parts(config, federation, self.audited),
             **self.measuring.summary(clients.parent, rounds[-1]["round"]),
         }

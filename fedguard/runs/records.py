@@ -17,8 +17,21 @@ from fedguard.tasks.base import Task
 from fedguard.traits import traits_of
 
 
-def client_records(outcome: Outcome, malicious: frozenset[int]) -> list[dict[str, Any]]:
-    """Return one record per client that was asked; see ``clients.jsonl``."""
+def client_records(
+    outcome: Outcome, malicious: frozenset[int], poisoned: frozenset[int] = frozenset()
+) -> list[dict[str, Any]]:
+    """Return one record per client that was asked; see ``clients.jsonl``.
+
+    Where data of honest clients are poisoned, every record says whether its client's are.
+    """
+    found = _client_records(outcome, malicious)
+    if poisoned:
+        for record in found:
+            record["poisoned"] = record["client"] in poisoned
+    return found
+
+
+def _client_records(outcome: Outcome, malicious: frozenset[int]) -> list[dict[str, Any]]:
     updates, verdict = outcome.updates, outcome.verdict
     became = outcomes(outcome)
     if updates is None or verdict is None:
@@ -86,6 +99,7 @@ def threat_model(
             "rounds": config.attack_rounds,
             **({"aims at": aims} if aims else {}),
         },
+        **_third_party(federation, config),
         "defence": {
             "strategy": config.strategy.name,
             "assumes malicious fraction": getattr(strategy, "assumed_malicious", "no bound"),
@@ -116,25 +130,32 @@ def aim(attack: Attack, federation: Federation) -> dict[str, str]:
         Whose data set names the classes, and who lies: nobody has no aim.
     """
     names = federation.dataset.class_names
+    attacked = federation.malicious or federation.poisoned
     found = {}
     for word in ("source", "target"):
         number = getattr(attack, f"{word}_class", None)
-        if isinstance(number, int) and number < len(names) and federation.malicious:
+        if isinstance(number, int) and number < len(names) and attacked:
             found[word] = names[number]
     return found
 
 
-def chosen_parts(config: SimulationConfig, audited: Mapping[str, Any]) -> dict[str, Any]:
+def chosen_parts(
+    config: SimulationConfig, federation: Federation, audited: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return for the summary what a run need not have, of what it has.
 
     Parameters
     ----------
     config : SimulationConfig
         The run.
+    federation : Federation
+        Whose clients' data a third party may have poisoned.
     audited : mapping
         What audits told at its end.
     """
     found: dict[str, Any] = {}
+    if federation.poisoned:
+        found["poisoned_clients"] = sorted(federation.poisoned)
     if config.repair is not None:
         found.update(repair=config.repair.name, repair_at=config.repair_at)
     if config.enrolment is not None:
@@ -147,6 +168,19 @@ def chosen_parts(config: SimulationConfig, audited: Mapping[str, Any]) -> dict[s
             "sha256": sha256_of(config.start_from),
         }
     return found
+
+
+def _third_party(federation: Federation, config: SimulationConfig) -> dict[str, Any]:
+    """Return what somebody did who poisoned data of honest clients, nothing where nobody did."""
+    if not federation.poisoned:
+        return {}
+    found = {
+        "attack": config.attack.name,
+        "poisons": f"the data of {len(federation.poisoned)} of {config.clients} clients",
+        "clients": sorted(federation.poisoned),
+        "sees": "those clients' data, before the first round",
+    }
+    return {"third party": found}
 
 
 def _named(config: SimulationConfig) -> dict[str, str]:

@@ -85,6 +85,8 @@ class Local:
         Tensors that hold the client's examples, and the rows of the current batch in them.
     velocity : Tensor
         (T,) momentum of this round, 0 at its beginning.
+    scratch : dict of str to Any
+        What the rule keeps for this round alone.
     """
 
     module: nn.Module
@@ -102,6 +104,7 @@ class Local:
     velocity: Tensor
     config: Mapping[str, Any] = field(default_factory=dict)
     memory: dict[str, Tensor] = field(default_factory=dict)
+    scratch: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def rng(self) -> torch.Generator:

@@ -31,6 +31,7 @@ HORIZONTAL_ONLY = (
     "best_by",
     "fraction",
     "assumed_malicious",
+    "poisoned_clients",
     "partition",
     "server_samples",
     "local_epochs",

@@ -10,13 +10,11 @@ from fedguard.errors import ConfigurationError
 from fedguard.models.build import build
 from fedguard.models.channels import (
     channel_units,
-    feature_stages,
-    layer_outputs,
     masked_tensors,
-    outputs_of,
     run_masked,
     shut,
 )
+from fedguard.training.attention import feature_stages, layer_outputs, outputs_of
 
 X = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(3))
 

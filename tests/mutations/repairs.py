@@ -7,6 +7,8 @@ _PASSES = "tests/repairs/test_rows_and_passes.py"
 _RNP = "tests/repairs/test_rnp.py"
 _OTHERS = "tests/repairs/test_nad_and_others.py"
 _TENDING = "tests/runs/test_tending.py"
+_ABL = "tests/training/test_abl.py"
+_POISONED = "tests/runs/test_poisoned_clients.py"
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
     (
@@ -16,7 +18,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         _CHANNELS,
     ),
     (
-        "fedguard/models/channels.py",
+        "fedguard/training/attention.py",
         "            found[name] = output.clone()",
         "            found[name] = output",
         _CHANNELS,
@@ -58,7 +60,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         _RNP,
     ),
     (
-        "fedguard/repairs/nad.py",
+        "fedguard/training/attention.py",
         "    maps = features.square().sum(dim=1) if features.dim() == 4 else features.square()",
         "    maps = features.abs().sum(dim=1) if features.dim() == 4 else features.square()",
         _OTHERS,
@@ -92,5 +94,41 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "            self.repair.load_state(checkpoint.repair_state)\n",
         "            pass\n",
         _TENDING,
+    ),
+    (
+        "fedguard/training/abl.py",
+        "            return torch.sign(mean.detach() - self.gamma) * mean",
+        "            return mean",
+        _ABL,
+    ),
+    (
+        "fedguard/training/abl.py",
+        "        lowest = losses.argsort(stable=True)[:count].sort().values.cpu()",
+        "        lowest = losses.argsort(stable=True)[-count:].sort().values.cpu()",
+        _ABL,
+    ),
+    (
+        "fedguard/training/abl.py",
+        "            local.vector.copy_(before)\n",
+        "",
+        _ABL,
+    ),
+    (
+        "fedguard/training/attention.py",
+        "attention(features.detach())",
+        "attention(features)",
+        "tests/training/test_fed_nad.py",
+    ),
+    (
+        "fedguard/clients/federation.py",
+        "    honest = [client for client in range(num_clients) if client not in malicious]",
+        "    honest = list(range(num_clients))",
+        _POISONED,
+    ),
+    (
+        "fedguard/runs/records.py",
+        '            record["poisoned"] = record["client"] in poisoned',
+        '            record["poisoned"] = record["client"] in malicious',
+        _POISONED,
     ),
 ]

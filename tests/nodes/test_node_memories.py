@@ -7,11 +7,11 @@ import torch
 from flwr.app import Context, Error, Message, RecordDict
 
 from fedguard.config import parse
+from fedguard.errors import RunError
 from fedguard.grids.base import LocalGrid
 from fedguard.grids.foreign_app import ClientAppGrid
 from fedguard.grids.identity import assume_server_identity
 from fedguard.nodes.app import make_client_app
-from fedguard.errors import RunError
 from fedguard.nodes.memory import (
     FETCH,
     MEMORY,

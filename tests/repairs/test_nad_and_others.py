@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from fedguard.errors import ConfigurationError
-from fedguard.models.channels import layer_outputs
 from fedguard.randomness import generator
 from fedguard.repairs.fine_pruning import FinePruning
-from fedguard.repairs.nad import Nad, attention
+from fedguard.repairs.nad import Nad
 from fedguard.repairs.super_finetune import SuperFineTuning
 from fedguard.repairs.toolkit.rows import score, split_rows
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.testing import small_tools
+from fedguard.training.attention import attention, layer_outputs
 
 
 def stream(number=0):

@@ -1,0 +1,249 @@
+"""The repair table: strategies x attacks x repairs, with the controls beside them.
+
+Every federation is trained once per strategy, attack and seed; all repairs mend its last model, as
+``--repair-at end`` would. What a trigger does to a model that was never attacked is the floor.
+
+    python -m simulations.repair_table --data-dir DIR    # Fashion-MNIST, torchvision's layout
+    python -m simulations.repair_table --quick           # digits, no files needed
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from simulations.common import ROOT, machine, markdown_table, run_cell, spread, write_section
+
+DOCUMENT = ROOT / "docs" / "repairs.md"
+
+BASE: dict[str, Any] = {
+    "dataset": {"name": "fashion-mnist", "train_samples": 5500, "test_samples": 1000},
+    "model": "conv-bn",
+    "clients": 20,
+    "malicious": 0.2,
+    "partition": "iid",
+    "server_samples": 500,
+    "rounds": 10,
+    "local_epochs": 2,
+    "batch_size": 32,
+    "lr": 0.02,
+    "momentum": 0.9,
+    "device": "cpu",
+    "engine": "inprocess",
+}
+QUICK: dict[str, Any] = {
+    "dataset": "digits",
+    "clients": 5,
+    "rounds": 2,
+    "server_samples": 100,
+    "lr": 0.05,
+}
+STRATEGIES = ("fedavg", "multi-krum", "flame", "geminiguard")
+ATTACKS: dict[str, dict[str, Any]] = {
+    "badnets": {"name": "badnets", "size": 4, "poison_fraction": 0.5},
+    "blended": {"name": "blended", "poison_fraction": 0.5},
+    "wanet": {"name": "wanet", "poison_fraction": 0.5},
+    "edge-case": {"name": "edge-case", "poison_fraction": 0.5},
+}
+REPAIRS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "finetune": {"name": "finetune", "epochs": 10},
+    "super-finetune": {"name": "super-finetune"},
+    "fine-pruning": {"name": "fine-pruning"},
+    "nad, beta 0": {"name": "nad", "betas": (0.0,)},
+    "nad": {"name": "nad"},
+    "rnp": {"name": "rnp"},
+    "rnp, as many at random": {},
+    "rnp, paper": {"name": "rnp", "preset": "paper"},
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a model is like.
+
+    Attributes
+    ----------
+    accuracy : float
+        On all test rows.
+    success : float
+        Share of triggered test rows of other classes taken for the target.
+    robust : float
+        Share of them that is still taken for their own class.
+    worst : float
+        Lowest accuracy of a class.
+    seconds : float
+        What the repair took.
+    told : mapping
+        What the repair told.
+    """
+
+    accuracy: float
+    success: float
+    robust: float
+    worst: float
+    seconds: float
+    told: Mapping[str, Any]
+
+
+def effectiveness(before: Figures, after: Figures) -> float:
+    """Return the defence effectiveness rating: 0.5 if nothing changed, 1 for a perfect repair."""
+    won = max(0.0, before.success - after.success)
+    lost = max(0.0, before.accuracy - after.accuracy)
+    return (won - lost + 1.0) / 2.0
+
+
+def measured(world: Any, seconds: float, told: Mapping[str, Any]) -> Figures:
+    """Return the figures of the world's server model as it is now."""
+    model = world.server_model.module
+    found = world.task.evaluate(model, world.test_x, world.test_y)
+    x, y = world.triggered
+    with torch.no_grad():
+        predicted = model(x).argmax(dim=1)
+    return Figures(
+        float(found["accuracy"]),
+        float((predicted == world.attack.target_class).double().mean()),
+        float((predicted == y).double().mean()),
+        min(r for r in found["per_class_recall"] if r is not None),
+        seconds,
+        told,
+    )
+
+
+def mended(world: Any, state: Mapping[str, torch.Tensor], name: str, alike: int) -> Figures:
+    """Return a model's figures after a repair.
+
+    Parameters
+    ----------
+    world : HorizontalWorld
+        Data, attack and model.
+    state : mapping of str to Tensor
+        The model before it.
+    name : str
+        One of `REPAIRS`.
+    alike : int
+        Channels that the random control shuts.
+    """
+    from fedguard import registry
+    from fedguard.assembly.make import server_tools
+    from fedguard.models.channels import channel_units, shut
+    from fedguard.randomness import SERVER, generator
+
+    config = world.config
+    world.server_model.module.load_state_dict(copy.deepcopy(dict(state)))
+    tools = server_tools(config, world.dataset, world.federation, world.server_model)
+    stream = generator(config.seed, config.rounds, SERVER, "repair")
+    started = time.monotonic()
+    told: Mapping[str, Any] = {}
+    if REPAIRS[name]:
+        part = dict(REPAIRS[name])
+        told = registry.create("repair", part.pop("name"), **part).mend(tools, stream)
+    elif alike:
+        units = channel_units(tools.model, tools.x[:2])
+        total = sum(unit.size for unit in units)
+        gone = torch.randperm(total, generator=stream)[:alike]
+        flat = torch.ones(total, dtype=torch.bool)
+        flat[gone] = False
+        parts = flat.split([unit.size for unit in units])
+        shut(tools.model, units, {u.layer: kept for u, kept in zip(units, parts, strict=True)})
+    return measured(world, time.monotonic() - started, told)
+
+
+def one_federation(
+    values: Mapping[str, Any], folder: Path, names: Iterable[str]
+) -> dict[str, Figures]:
+    """Train a federation, or find it trained before; return every repair's figures, and floors."""
+    from safetensors.torch import load_file
+
+    from fedguard.config import parse
+    from fedguard.runs.simulation import Simulation
+
+    cache = folder / f"{parse(values).digest()[:16]}.json"
+    found: dict[str, Any] = json.loads(cache.read_text()) if cache.exists() else {}
+    wanted = ["floor", "none", *(name for name in names if name != "none")]
+    if not all(name in found for name in wanted):
+        run_cell(values, folder)
+        clean = {**values, "malicious": 0.0, "attack": "none"}
+        run_cell(clean, folder)
+        world = Simulation(parse(values)).world
+        own, never = (
+            load_file(folder / parse(v).digest()[:16] / "model.safetensors")
+            for v in (values, clean)
+        )
+        world.server_model.module.load_state_dict(never)
+        found["floor"] = vars(measured(world, 0.0, {}))
+        for name in wanted[1:]:
+            alike = int(found.get("rnp", {}).get("told", {}).get("pruned", 0))
+            found[name] = vars(mended(world, own, name, alike if "random" in name else 0))
+            cache.write_text(json.dumps(found))
+    return {name: Figures(**found[name]) for name in wanted}
+
+
+def table(results: Mapping[tuple[str, str], list[dict[str, Figures]]]) -> str:
+    """Return one row per strategy, attack and repair, percent and mean ± deviation over seeds."""
+    header = (
+        "strategy", "attack", "repair", "accuracy", "success", "success - floor", "right label",
+        "worst class", "DER", "seconds",
+    )  # fmt: skip
+    rows = []
+    for (strategy, attack), seeds in results.items():
+        stuck = all(s["none"].success >= max(0.5, s["floor"].success + 0.3) for s in seeds)
+        for name in seeds[0]:
+            each = [seed[name] for seed in seeds]
+            over = [seed[name].success - seed["floor"].success for seed in seeds]
+            rating = [effectiveness(seed["none"], seed[name]) for seed in seeds]
+            repaired = name not in ("none", "floor")
+            rows.append(
+                [
+                    strategy,
+                    attack if stuck else f"{attack} (failed)",
+                    "never attacked" if name == "floor" else name,
+                    spread([f.accuracy for f in each]),
+                    spread([f.success for f in each]),
+                    "-" if name == "floor" else spread(over),
+                    spread([f.robust for f in each]),
+                    spread([f.worst for f in each]),
+                    spread(rating) if repaired and stuck else "-",
+                    spread([f.seconds for f in each], percent=False) if repaired else "-",
+                ]
+            )
+    return markdown_table(header, rows)
+
+
+def main(
+    data_dir: Annotated[Path | None, typer.Option(help="Folder in torchvision's layout.")] = None,
+    quick: Annotated[bool, typer.Option(help="Digits, five clients, two rounds.")] = False,
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    strategies: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(STRATEGIES),
+    attacks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(ATTACKS),
+    repairs: Annotated[str, typer.Option(help="Separated by semicolons.")] = ";".join(REPAIRS),
+    out: Annotated[Path, typer.Option(help="Run directories and figures.")] = Path("repair-runs"),
+    document: Annotated[Path, typer.Option(help="Page that gets the table.")] = DOCUMENT,
+) -> None:
+    """Run all cells and write the table into the page; goes on where it was stopped."""
+    torch.set_num_threads(1)
+    base = {**BASE, **QUICK} if quick else BASE
+    if data_dir is not None:
+        base = {**base, "data_dir": str(data_dir)}
+    results: dict[tuple[str, str], list[dict[str, Figures]]] = {}
+    for seed in range(seeds):
+        for strategy in strategies.split(","):
+            for attack in attacks.split(","):
+                values = {**base, "strategy": strategy, "attack": ATTACKS[attack], "seed": seed}
+                found = one_federation(values, out, repairs.split(";"))
+                results.setdefault((strategy, attack), []).append(found)
+                text = f"{table(results)}\n\n{machine()}; {seed + 1} seeds begun."
+                write_section("quick" if quick else "matrix", text, document)
+                typer.echo(f"{strategy} {attack} seed {seed} done")
+
+
+if __name__ == "__main__":
+    typer.run(main)

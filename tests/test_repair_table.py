@@ -1,0 +1,47 @@
+"""The repair table in a small form: digits, one strategy, one attack."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from simulations import repair_table as table
+
+
+def figures(accuracy, success):
+    return table.Figures(accuracy, success, 0.0, 0.0, 0.0, {})
+
+
+def test_the_rating_by_hand():
+    before = figures(0.9, 1.0)
+    assert table.effectiveness(before, before) == 0.5
+    assert table.effectiveness(before, figures(0.9, 0.0)) == 1.0
+    assert table.effectiveness(before, figures(0.7, 0.5)) == pytest.approx(0.65)
+    assert table.effectiveness(before, figures(0.95, 1.0)) == 0.5
+
+
+def test_cells_run_are_found_again_and_make_a_section(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    wanted = "none;super-finetune;rnp;rnp, as many at random"
+    given = {"quick": True, "seeds": 1, "strategies": "fedavg", "attacks": "badnets"}
+    run = {**given, "repairs": wanted, "out": tmp_path / "runs", "document": page}
+    monkeypatch.setitem(table.REPAIRS, "rnp", {"name": "rnp", "confidence": 0.0, "threshold": 0.9})
+    table.main(**run)
+    text = page.read_text()
+    for word in ("never attacked", "super-finetune", "as many at random", "<!-- begin quick -->"):
+        assert word in text
+    (cache,) = (tmp_path / "runs").glob("*.json")
+    found = json.loads(cache.read_text())
+    assert set(found) == {"floor", *wanted.split(";")}
+    monkeypatch.setattr(table, "mended", None)  # what was measured is not measured again
+    table.main(**run)
+    assert page.read_text() == text
+
+
+def test_a_backdoor_that_did_not_take_is_called_failed():
+    never, weak, strong = figures(0.9, 0.1), figures(0.9, 0.35), figures(0.9, 0.6)
+    for attacked, failed in ((weak, True), (strong, False)):
+        seeds = [{"floor": never, "none": attacked, "nad": figures(0.8, 0.1)}]
+        text = table.table({("fedavg", "badnets"): seeds})
+        assert ("badnets (failed)" in text) == failed
