@@ -80,5 +80,5 @@ def leave_with_clients(module: nn.Module, private: frozenset[str]) -> nn.Module:
         setattr(module, PERSONAL, private)
         for name, value in module.named_parameters():
             if name in private:
-                value.requires_grad_(requires_grad=False)
+                value.requires_grad = False
     return module
