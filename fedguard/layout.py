@@ -180,9 +180,24 @@ class ParameterLayout:
             )
         }
 
+    def named(self, arrays: ArrayRecord) -> Mapping[str, Array]:
+        """Return arrays by the layout's names; those of a plain list, 0 to n - 1, by their order.
+
+        Flower names the arrays of a list so. They are taken where no tensor has such a name and
+        every shape is that of the tensor in its place.
+        """
+        names = self.record_names
+        if list(arrays) != [str(place) for place in range(len(names))] or "0" in names:
+            return arrays
+        shapes = dict(zip(self.names, self.shapes, strict=True))
+        found = dict(zip(names, arrays.values(), strict=True))
+        alike = all(tuple(array.shape) == shapes[name] for name, array in found.items())
+        return found if alike else arrays
+
     def vector_from_arrays(self, arrays: ArrayRecord) -> Tensor:
         """Return the (D,) float32 vector of an array record."""
-        return self.flatten({name: arrays[name].numpy() for name in self.names})
+        found = self.named(arrays)
+        return self.flatten({name: found[name].numpy() for name in self.names})
 
     def to_arrays(self, vector: Tensor) -> ArrayRecord:
         """Return a (D,) vector as an array record in state-dict order and original types."""

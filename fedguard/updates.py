@@ -324,7 +324,7 @@ def _read_model(message: Message, layout: ParameterLayout, out: Tensor) -> None:
     records = list(message.content.array_records.values())
     if len(records) != 1:
         raise ValueError(f"{len(records)} array records, expected 1")
-    record = records[0]
+    record = layout.named(records[0])
     if missing := [name for name in layout.names if name not in record]:
         raise ValueError(f"missing array {missing[0]!r}")
     if extra := [name for name in record if name not in layout.record_names]:

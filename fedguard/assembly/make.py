@@ -208,6 +208,11 @@ def make_trainer(
         allowed = f"0 with task {federation.task.name}: it is for one class per row"
         raise ConfigurationError(f"training.{name}", value, allowed)
     check_task("training", config.training.name, traits_of(rule), federation.task)
+    unread = sorted(set(config.client_config) - rule.reads)
+    if unread and config.client_app is None:
+        known = ", ".join(sorted(rule.reads))
+        allowed = f"keys that training {config.training.name} reads: {known}"
+        raise ConfigurationError("client_config", unread[0], allowed)
     trainer = ClientTrainer(model, federation, settings, config.seed, rule, config.rounds)
     if trainer.personal is not None and config.unlearn:
         allowed = "sgd where clients are to forget: what they keep is not unlearnt"

@@ -62,6 +62,7 @@ _GROUPED: Mapping[str, tuple[str, ...]] = {
         "momentum",
         "weight_decay",
         "client_app",
+        "client_config",
     ),
 }
 """Fields of each panel in the order of the help; the others are in the last panel."""

@@ -13,6 +13,11 @@ SAMPLING = {
     "min_train_nodes": "fraction and clients",
     "min_evaluate_nodes": "nothing: the simulation evaluates on the test set",
     "min_available_nodes": "clients",
+    "fraction_fit": "fraction",
+    "min_fit_clients": "fraction and clients",
+    "min_evaluate_clients": "nothing: the simulation evaluates on the test set",
+    "min_available_clients": "clients",
+    "initial_parameters": "model and seed",
 }
 """Arguments of Flower's sampling, and which field of the configuration decides each."""
 

@@ -71,8 +71,15 @@ def assign(values: dict[str, Any], dotted: str, value: Any) -> None:
             raise ConfigurationError(head, current, "a mapping of rates")
         values[head] = {**(current or {}), rest: value}
         return
+    if head == "client_config":
+        current = values.get(head)
+        if current is not None and not isinstance(current, dict):
+            raise ConfigurationError(head, current, "a mapping of keys to plain values")
+        values[head] = {**(current or {}), rest: value}
+        return
     if head not in kinds or "." in rest:
-        offered = ", ".join([*(f"{kind}.ARGUMENT" for kind in kinds), "faults.FIELD"])
+        more = ("faults.FIELD", "client_config.KEY")
+        offered = ", ".join([*(f"{kind}.ARGUMENT" for kind in kinds), *more])
         raise ConfigurationError(dotted, value, offered)
     current = values.get(head)
     if current is None and head not in PARTS:

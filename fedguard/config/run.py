@@ -132,6 +132,9 @@ class SimulationConfig(BaseModel):
     client_app: PartField | None = None
     """A Flower ClientApp of your own, ``package.module:app``, in place of fedguard's client; what
     stands beside the name is its run configuration."""
+    client_config: dict[str, bool | int | float | str] = {}
+    """What the server's training messages say to every client, beside what the strategy says; a
+    client app of your own is sent lr, local-epochs and batch-size as well."""
     round_timeout: float = Field(3600.0, gt=0.0)
     """Seconds that the server waits for the replies of a round; clients on a network can vanish."""
     join_timeout: float = Field(120.0, ge=0.0)

@@ -157,5 +157,7 @@ def _put_in_place(
             continue
         arrays = coalition.layout.to_arrays(coalition.global_vector + crafted[row])
         record = next(iter(message.content.array_records.values()))
-        for name in coalition.layout.record_names:
-            record[name] = arrays[name]
+        # A plain list of arrays keeps its own names, 0 to n - 1.
+        listed = coalition.layout.named(record) is not record
+        for place, name in enumerate(coalition.layout.record_names):
+            record[str(place) if listed else name] = arrays[name]

@@ -19,6 +19,7 @@ from fedguard.clients.watch import Watch, as_failure
 from fedguard.errors import ConfigurationError
 from fedguard.grids.base import LocalGrid
 from fedguard.grids.identity import LOCAL_RUN_ID, PARTITION_KEY, SIZE_KEY
+from fedguard.grids.legacy_app import legacy_app
 
 _FAILED = 1
 
@@ -27,13 +28,15 @@ _FAILED = 1
 def find_client_app(path: str) -> ClientApp:
     """Return the ClientApp that a path names; modules in the current folder are found too.
 
+    A ``client_fn`` or `NumPyClient` of Flower's older API is adapted; see `legacy_app`.
+
     Raises
     ------
     ConfigurationError
         If there is none under that path.
     """
     module_name, colon, attribute = path.partition(":")
-    allowed = "package.module:app, a Flower ClientApp"
+    allowed = "package.module:app, a Flower ClientApp, client_fn or NumPyClient"
     if not (module_name and colon and attribute):
         raise ConfigurationError("client_app", path, allowed)
     here = str(Path.cwd())
@@ -46,6 +49,8 @@ def find_client_app(path: str) -> ClientApp:
     except Exception as error:  # importing a stranger's module can fail in any way
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigurationError("client_app", path, f"{allowed} ({reason})") from error
+    if (older := legacy_app(found)) is not None:
+        return older
     if not isinstance(found, ClientApp):
         raise ConfigurationError("client_app", path, f"{allowed}; this is {type(found).__name__}")
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from torch import Tensor
 
@@ -25,7 +25,8 @@ from fedguard.assembly.make import (
     make_trainer,
     server_tools,
 )
-from fedguard.assembly.strategy import create_strategy, make_strategy
+from fedguard.assembly.plain_state import StrangersState
+from fedguard.assembly.strategy import create_strategy, make_strategy, train_config
 from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Scene
 from fedguard.clients.planner import Plan, settle
@@ -164,6 +165,7 @@ class HorizontalWorld:
         self.rule_copy: RobustStrategy | None = None
         self.history = History()
         self.node_memories: NodeMemories | None = None
+        self.strangers = StrangersState(self.config.strategy.name)
         self.vector = checkpoint.model if checkpoint else self._first_vector()
         self.previous = checkpoint.previous_model if checkpoint else self.vector
         if checkpoint is not None:
@@ -175,6 +177,8 @@ class HorizontalWorld:
             if checkpoint is not None:
                 self.strategy.load_state(checkpoint.strategy_state)
             self.strategy.open_store(out / "updates", self.rounds_done)
+        elif checkpoint is not None:
+            self.strangers.give_back(self.strategy, checkpoint.strategy_state)
         self.recorder = Recorder(out)
         if self.repair is not None and checkpoint is not None:
             self.repair.load_state(checkpoint.repair_state)
@@ -303,6 +307,7 @@ class HorizontalWorld:
             grid=outer,
             initial_arrays=self.layout.to_arrays(self.vector),
             num_rounds=config.rounds - self.rounds_done,
+            train_config=ConfigRecord(train_config(config)),
             timeout=config.round_timeout,
             evaluate_fn=self._evaluate,
         )
@@ -402,7 +407,9 @@ class HorizontalWorld:
             server_round,
             self.vector,
             self.previous,
-            self.strategy.state() if traits_of(self.strategy).rule else {},
+            self.strategy.state()
+            if traits_of(self.strategy).rule
+            else self.strangers.keep(self.strategy),
             seconds,
             grid_state=self.faulty.state() if self.faulty else {},
             rule_state=self.rule_copy.state() if self.rule_copy else {},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
@@ -102,13 +103,8 @@ class ObservedStrategy(Strategy):
         before = random.getstate()
         random.seed(stream_seed(self.seed, current, SERVER, "sampling"))
         try:
-            messages = list(self.inner.configure_train(current, arrays, config, grid))
-        except (ConfigurationError, RunError):
-            raise
-        except Exception as error:
-            if isinstance(self.inner, RobustStrategy):
-                raise
-            raise self._stranger_failed(current, error) from error
+            with self._strangers_errors(current):
+                messages = list(self.inner.configure_train(current, arrays, config, grid))
         finally:
             random.setstate(before)
         self._asked = tuple(sorted(message.metadata.dst_node_id for message in messages))
@@ -124,34 +120,68 @@ class ObservedStrategy(Strategy):
         arrived = replies if isinstance(replies, list) else list(replies)
         self._failed = _failures(arrived, self._asked)
         try:
-            arrays, metrics = self.inner.aggregate_train(current, arrived)
-        except Exception as error:
-            if isinstance(self.inner, RobustStrategy):
-                if self.survive and isinstance(error, RunError):
-                    self._close_unopened(self.inner, current, error)
-                    return self._mended(current, None), None
-                raise
-            raise self._stranger_failed(current, error) from error
-        self._check_form(current, arrays)
+            with self._strangers_errors(current):
+                arrays, metrics = self.inner.aggregate_train(current, arrived)
+        except RunError as error:
+            if isinstance(self.inner, RobustStrategy) and self.survive:
+                self._close_unopened(self.inner, current, error)
+                return self._mended(current, None), None
+            raise
+        arrays = self._in_form(current, arrays)
         updates, verdict = self._seen or (None, None)
+        if arrays is None and not isinstance(self.inner, RobustStrategy):
+            self._note_no_model()
         self.on_train(Outcome(current, self._asked, updates, verdict, self._failed))
         return self._mended(current, arrays), metrics
 
-    def _stranger_failed(self, current: int, error: Exception) -> RunError:
-        name = type(self.inner).__name__
-        why = f"; a client said: {next(iter(self._failed.values()))}" if self._failed else ""
-        return RunError(f"{name} failed in round {current}: {type(error).__name__}: {error}{why}")
+    @contextmanager
+    def _strangers_errors(self, current: int) -> Iterator[None]:
+        """Let an error of a strategy that is not fedguard's end the run in one line."""
+        try:
+            yield
+        except (ConfigurationError, RunError):
+            raise
+        except (Exception, SystemExit) as error:
+            if isinstance(self.inner, RobustStrategy):
+                raise
+            raise self._stranger_failed(current, error) from error
 
-    def _check_form(self, current: int, arrays: ArrayRecord | None) -> None:
-        """Refuse a new model that lacks arrays of the one that was sent, or has others in place."""
-        if arrays is None or self._sent is None:
-            return
+    def _stranger_failed(self, current: int, error: BaseException) -> RunError:
+        name = _name_of(self.inner)
+        why = f"; a client said: {next(iter(self._failed.values()))}" if self._failed else ""
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return RunError(f"{name} failed in round {current}: {told}{why}")
+
+    def _note_no_model(self) -> None:
+        """Say of every client that answered in vain why its reply changed nothing."""
+        why = f"{_name_of(self.inner)} made no new model of the round's replies"
+        for node in self._asked:
+            self._failed.setdefault(node, why)
+
+    def _in_form(self, current: int, arrays: ArrayRecord | None) -> ArrayRecord | None:
+        """Return a new model in the types of the one that was sent, as a checkpoint holds it.
+
+        Refuse one that lacks arrays of the one that was sent, or has others in place. Flower's
+        FedAdam makes float64 of float32: a resumed run would go on from other numbers.
+        """
+        if arrays is None or self._sent is None or isinstance(self.inner, RobustStrategy):
+            return arrays
         for name, sent in self._sent.items():
             found = tuple(arrays[name].shape) if name in arrays else None
             if found != tuple(sent.shape):
                 told = "is missing" if found is None else f"has shape {found}"
                 error = ValueError(f"array {name!r} of the new model {told}")
                 raise self._stranger_failed(current, error)
+        if all(arrays[name].dtype == sent.dtype for name, sent in self._sent.items()):
+            return arrays
+        return ArrayRecord(
+            {
+                name: Array(array.numpy().astype(self._sent[name].dtype))
+                if name in self._sent
+                else array
+                for name, array in arrays.items()
+            }
+        )
 
     def _mended(self, current: int, arrays: ArrayRecord | None) -> ArrayRecord | None:
         """Return the round's model after its repair; one that stayed as it was is repaired too."""
@@ -176,20 +206,27 @@ class ObservedStrategy(Strategy):
     ) -> Iterable[Message]:
         """Let the inner strategy configure the evaluation on clients."""
         current = server_round + self.rounds_done
-        return list(self.inner.configure_evaluate(current, arrays, config, grid))
+        with self._strangers_errors(current):
+            return list(self.inner.configure_evaluate(current, arrays, config, grid))
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Let the inner strategy aggregate what clients evaluated."""
-        found: MetricRecord | None = self.inner.aggregate_evaluate(
-            server_round + self.rounds_done, replies
-        )
+        current = server_round + self.rounds_done
+        with self._strangers_errors(current):
+            found: MetricRecord | None = self.inner.aggregate_evaluate(current, replies)
         return found
 
     def summary(self) -> None:
         """Let the inner strategy log its configuration."""
         self.inner.summary()
+
+
+def _name_of(strategy: Strategy) -> str:
+    """Return a strategy's name; an adapter's with that of the strategy in it."""
+    plain = type(strategy).__repr__ is object.__repr__
+    return type(strategy).__name__ if plain else repr(strategy)[:80]
 
 
 def _failures(replies: list[Message], asked: tuple[int, ...]) -> dict[int, str]:

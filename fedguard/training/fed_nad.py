@@ -31,7 +31,7 @@ class FedNad(TrainingRule):
 
     A client repairs what it received on data of its own, and so helps only where its data are
     clean. A reading of Ma et al., "A Backdoor Defence for Federated Learning by Neural Attention
-    Distillation" (2024), of which the text was not at hand; all numbers are ours. Only for
+    Distillation", 2024, of which the text was not at hand; all numbers are ours. Only for
     classifiers: the loss is the cross-entropy.
 
     Parameters

@@ -111,9 +111,9 @@ class Sgd(TrainingRule):
         return proximal_weight(config)
 
     def plain(self, config: Mapping[str, Any]) -> bool:
-        """Return whether there is no proximal term, and no hook of a subclass's own."""
+        """Return whether there is no proximal term, no memory, and no hook of a subclass's own."""
         own = any(getattr(type(self), hook) is not getattr(Sgd, hook) for hook in HOOKS)
-        return not own and self.proximal(config) == 0.0
+        return not own and not self.remembers and self.proximal(config) == 0.0
 
     def step(self, local: Local, update: Callable[[], None]) -> None:
         """Add the proximal term's gradient, where there is one, and descend."""
