@@ -152,7 +152,7 @@ def mended(world: Any, state: Mapping[str, torch.Tensor], name: str, alike: int)
         gone = torch.randperm(total, generator=stream)[:alike]
         flat = torch.ones(total, dtype=torch.bool)
         flat[gone] = False
-        parts = flat.split([unit.size for unit in units])
+        parts = torch.split(flat, [unit.size for unit in units])
         shut(tools.model, units, {u.layer: kept for u, kept in zip(units, parts, strict=True)})
     return measured(world, time.monotonic() - started, told)
 
