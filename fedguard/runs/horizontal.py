@@ -393,6 +393,7 @@ class HorizontalWorld:
                 record["handle"] = self.enrolment.handle_of(record["client"], current)
                 if self._nameless:
                     record["malicious"] = None
+                    record.pop("poisoned", None)
         if self.faulty is not None:
             for record in records:
                 # The truth about the network, which the server does not know.
