@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedguard.errors import check_number
 from fedguard.strategies.base import RobustStrategy, uniform
+from fedguard.strategies.toolkit.coordinates import coordinate_median
 from fedguard.updates import ClientUpdates, Verdict
 
 _ENTRIES_PER_BLOCK = 1 << 18
@@ -37,28 +38,29 @@ def densest_values(rows: Tensor, harmonics: int) -> Tensor:
 
 
 def _densest(block: Tensor, harmonics: int) -> Tensor:
-    centre = _median(block)
+    centre = coordinate_median(block)
     gaps = block - centre
-    reach = _REACH * _TO_STD * _median(gaps.abs())
+    reach = _REACH * _TO_STD * coordinate_median(gaps.abs())
     inside = gaps.abs() <= reach
     # Half a period holds all values that count, so that its two ends do not meet.
-    angle = math.pi / 2.0 * gaps / reach.clamp(min=1e-300)
+    angle = gaps * (math.pi / 2.0 / reach.clamp(min=1e-300))
     density = torch.zeros_like(gaps)
+    first_cos, first_sin = angle.cos() * inside, angle.sin() * inside
+    cosines, sines = first_cos, first_sin
     for m in range(1, harmonics + 1):
-        cosines, sines = (m * angle).cos() * inside, (m * angle).sin() * inside
         damping = 1.0 - m / (harmonics + 1)
-        density += damping * (cosines * cosines.sum(dim=0) + sines * sines.sum(dim=0))
+        density.addcmul_(cosines, damping * cosines.sum(dim=0))
+        density.addcmul_(sines, damping * sines.sum(dim=0))
+        # The next multiple of the angle from this one: cosines themselves are dear.
+        cosines, sines = (
+            (cosines * first_cos).addcmul_(sines, first_sin, value=-1.0),
+            (sines * first_cos).addcmul_(cosines, first_sin),
+        )
     density.masked_fill_(~inside, -math.inf)
     peak = density.amax(dim=0)
     best = density >= peak - _TIE * peak.abs()
     value = torch.where(best, block, 0.0).sum(dim=0) / best.sum(dim=0)
     return torch.where(reach > 0, value, centre)
-
-
-def _median(values: Tensor) -> Tensor:
-    ordered = values.sort(dim=0).values
-    count = len(values)
-    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2.0
 
 
 class FedRDF(RobustStrategy):

@@ -36,7 +36,9 @@ class FoundationFL(RobustStrategy):
     A reading of Fang et al., "Do We Really Need to Design New Byzantine-robust Aggregation
     Rules?", NDSS 2025, from its formulas as others implement them. Clients that share the highest
     score share the copies, at least one each, so that the order of clients decides nothing. The
-    copies belong to nobody: every client weighs the same.
+    copies belong to nobody: every client weighs the same. A client that sends its update turned
+    round holds the largest value in some coordinates and the smallest in others, lies far from
+    both extremes and is the one that is copied: sign flips gain by this rule.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ def test_only_rules_whose_paper_is_blind_to_others_beside_a_decoy_are_exempt():
 
 def test_only_rules_that_keep_few_or_trust_a_server_are_exempt_from_dissimilar_clients():
     exempt = {name for name, part in PARTS.items() if "dissimilar-exempt" in part.properties}
-    assert exempt == {"fltrust", "krum", "multi-metrics"}
+    assert exempt == {"alignins", "fltrust", "krum", "multi-metrics"}
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
