@@ -315,7 +315,8 @@ def test_an_unknown_key_and_plaintext_are_refused_and_disturb_nobody(federation)
 ROGUE = """
 import numpy as np
 from flwr.app import Array
-from fedguard.flower_app import client_app, make_client_app, partition_of
+from fedguard.flower_app import client_app, make_client_app
+from fedguard.nodes.run_config import partition_of
 
 app = make_client_app()
 honest = app._registered_funcs["train.default"]

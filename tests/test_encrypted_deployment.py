@@ -62,7 +62,8 @@ def test_five_supernodes_encrypt_and_end_where_the_simulation_ends(
 
 STALLING = """
 from pathlib import Path
-from fedguard.flower_app import make_client_app, partition_of
+from fedguard.flower_app import make_client_app
+from fedguard.nodes.run_config import partition_of
 
 app = make_client_app()
 honest = app._registered_funcs["train.default"]
