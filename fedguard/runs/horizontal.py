@@ -457,7 +457,8 @@ class HorizontalWorld:
             "model": config.model.name,
             "training": config.training.name,
             "malicious": len(federation.malicious),
-            "malicious_clients": sorted(federation.malicious),
+            # Where nobody knows whose updates are whose, places in the records are nobody's.
+            "malicious_clients": [] if self._nameless else sorted(federation.malicious),
             "league": traits_of(self.strategy).server_data,
             "executor": plan.executor if plan else None,
             "executor_reason": plan.reason if plan else None,
