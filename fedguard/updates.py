@@ -330,12 +330,14 @@ def _read_model(message: Message, layout: ParameterLayout, out: Tensor) -> None:
     if extra := [name for name in record if name not in layout.record_names]:
         raise ValueError(f"unexpected array {extra[0]!r}")
     tensors: dict[str, np.ndarray] = {}
+    switches = {n for n, kind in zip(layout.names, layout.dtypes, strict=True) if kind == "bool"}
     for name, shape in zip(layout.names, layout.shapes, strict=True):
         # The header's shape is a claim as well; np.load checks it against the bytes it has.
         if tuple(record[name].shape) != shape:
             raise ValueError(f"{name} has shape {tuple(record[name].shape)}, expected {shape}")
         array = record[name].numpy()
-        if array.dtype.kind not in "fiu":
+        truth = array.dtype.kind == "b" and name in switches
+        if array.dtype.kind not in "fiu" and not truth:
             raise ValueError(f"{name} holds {array.dtype}, expected numbers")
         tensors[name] = array
     out.copy_(layout.flatten(tensors))

@@ -9,6 +9,7 @@ from torch.func import functional_call, vmap
 from fedguard.clients.batched import Program
 from fedguard.clients.grouping import Group
 from fedguard.clients.training import ClientTrainer, TrainingSettings
+from fedguard.models.trial import mixes_rows
 from fedguard.training.sgd import Sgd
 
 TOLERANCE = 1e-4
@@ -21,7 +22,8 @@ class VmapProgram(Program):
 
     The clients' parameters are stacked, so the gradient of the summed losses holds every client's
     own gradient. Buffers such as BatchNorm's statistics are stacked as well; since padding would
-    enter such a layer's statistics, only clients with equally many examples then share a group.
+    enter such a layer's statistics, only clients with equally many examples then share a group, as
+    wherever a row's output hangs on the other rows of its batch.
 
     Parameters
     ----------
@@ -35,7 +37,7 @@ class VmapProgram(Program):
         super().__init__(trainer, size)
         self.module = trainer.model.module
         self.task = trainer.federation.task
-        self.exact = bool(trainer.model.buffers)
+        self.exact = bool(trainer.model.buffers) or mixes_rows(self.module, _rows(trainer))
         self.names = self.layout.names[: self.layout.num_trainable_tensors]
         self.views = [
             self.vectors[:, start:end].view(size, *shape) for start, end, shape in self._slices()
@@ -77,7 +79,7 @@ class VmapProgram(Program):
         if self.buffers:
             before, target = self.layout.unflatten(global_vector), self.layout.unflatten(out)
             for name, stack in self.buffers.items():
-                target[name].copy_(stack[row] - before[name])
+                target[name].copy_(stack[row].to(out.dtype) - before[name])
 
     def step(self, group: Group, step: int, active: int) -> Tensor:
         """Take one step; see `Program.step`."""
@@ -109,6 +111,12 @@ class VmapProgram(Program):
             torch._foreach_add_(velocities, gradients)
             gradients = velocities
         torch._foreach_add_(values, gradients, alpha=-self.settings.lr)
+
+
+def _rows(trainer: ClientTrainer) -> Tensor:
+    """Return four examples as the model sees them."""
+    x = trainer.federation.dataset.x_train
+    return trainer.federation.normalise(x[torch.arange(4) % len(x)])
 
 
 def why_not(trainer: ClientTrainer) -> str | None:

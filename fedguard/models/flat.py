@@ -65,7 +65,9 @@ class FlatModel:
         torch.sub(self.vector, vector[:trainable], out=out[:trainable])
         for offset, name in enumerate(self._buffer_names()):
             index = self.layout.num_trainable_tensors + offset
-            self._slice(out, index).copy_(self.buffers[name] - self._slice(vector, index))
+            # Truth values cannot be subtracted as they are.
+            value = self.buffers[name].to(out.dtype)
+            self._slice(out, index).copy_(value - self._slice(vector, index))
 
     def views(self, vector: Tensor) -> list[Tensor]:
         """Return the trainable tensors of a (D,) vector as views, in parameter order."""

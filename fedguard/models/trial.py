@@ -110,6 +110,22 @@ def draws_random_numbers(model: nn.Module, x: Tensor) -> bool:
     return not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
+def mixes_rows(model: nn.Module, x: Tensor) -> bool:
+    """Return whether a row's output in training hangs on the other rows of its batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any network; a copy of it is tried.
+    x : Tensor
+        (4, ...) examples; two of them are run alone and among the four.
+    """
+    twin = copy.deepcopy(model).train()
+    with torch.no_grad():
+        alone, among = twin(x[:2]), twin(x)
+    return not torch.allclose(alone, among[: len(alone)], atol=1e-5, rtol=1e-4)
+
+
 def latent_candidates(model: nn.Module, x: Tensor) -> list[str]:
     """Return the submodules without parts that run once and put out a row per example, in order."""
     runs: dict[str, list[bool]] = {}
