@@ -70,7 +70,8 @@ class ClientEvaluation:
         if own is None:
             values = self.task.evaluate_parts(module, x, y, self.sizes)
         else:
-            parts = zip(*(torch.split(part, self.sizes) for part in (x, y)), self.sizes, strict=True)
+            cut = (torch.split(part, self.sizes) for part in (x, y))
+            parts = zip(*cut, self.sizes, strict=True)
             values = [
                 self.task.evaluate_parts(own(client), rows, wanted, [size])[0]
                 for client, (rows, wanted, size) in enumerate(parts)
