@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -15,9 +15,14 @@ from fedguard.clients.federation import Federation
 from fedguard.metrics.fairness import FIGURES, Fairness, fairness, minority_of
 from fedguard.records.reader import ACCEPTED, REJECTED
 
+OwnModel = Callable[[int], nn.Module]
+"""Loads and returns the model that a client uses, where a part of it stays with the client."""
+
 
 class ClientEvaluation:
     """What the global model is worth to every client, and to the groups that clients form.
+
+    Where a part of the model stays with clients, it is each client's own model that is judged.
 
     A client's group is what the natural partition divides by (its hospital, its writer), else the
     class that most of its rows have. The minority is the group whose honest clients hold the
@@ -51,10 +56,26 @@ class ClientEvaluation:
         parts = [self.federation.held_out_examples(c) for c in range(len(self.held))]
         return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 
-    def measure(self, module: nn.Module) -> dict[str, float | None]:
-        """Evaluate a round's model on every client's rows; return the figures over clients."""
+    def measure(self, module: nn.Module, own: OwnModel | None = None) -> dict[str, float | None]:
+        """Evaluate a round's model on every client's rows; return the figures over clients.
+
+        Parameters
+        ----------
+        module : nn.Module
+            The global model.
+        own : callable, optional
+            Where clients use models of their own, what returns each client's; these are judged.
+        """
         x, y = self._examples
-        values = self.task.evaluate_parts(module, x, y, self.sizes)
+        if own is None:
+            values = self.task.evaluate_parts(module, x, y, self.sizes)
+        else:
+            cut = (torch.split(part, self.sizes) for part in (x, y))
+            parts = zip(*cut, self.sizes, strict=True)
+            values = [
+                self.task.evaluate_parts(own(client), rows, wanted, [size])[0]
+                for client, (rows, wanted, size) in enumerate(parts)
+            ]
         self.last = {client: value for client, value in enumerate(values) if self.sizes[client]}
         found = self._fairness(self.last)
         return dict.fromkeys(FIGURES) if found is None else found.figures
@@ -128,7 +149,9 @@ class ClientEvaluation:
         out: Counter[str] = Counter()
         for line in clients:
             group = self.group_of.get(line["client"])
-            if group is None or line["malicious"] or line["outcome"] not in (ACCEPTED, REJECTED):
+            # Under no name (None), nobody knows who is honest.
+            honest = line["malicious"] is False
+            if group is None or not honest or line["outcome"] not in (ACCEPTED, REJECTED):
                 continue
             usable[group] += 1
             out[group] += line["outcome"] == REJECTED

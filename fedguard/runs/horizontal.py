@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -373,15 +374,22 @@ class HorizontalWorld:
         return MetricRecord({self.task.headline: figures[self.task.headline]})
 
     def _metrics(self, current: int) -> dict[str, Any]:
+        vector = self._load_global()
+        if "model" in self.attack.needs and current and self._attacking(current):
+            self.trainer.prepare(current, self.previous.to(self.device))
+            self.measuring.stamp_anew()
+        personal = self.personalised
+        own = None if personal is None else partial(personal.of_client, vector)
+        return self.measuring.measure(own)
+
+    def _load_global(self) -> Tensor:
+        """Load the model after the last round into the network that is measured; return it."""
         vector = self.vector.to(self.device)
         if self.personalised is None:
             self.server_model.load(vector)
         else:
             self.personalised.load(vector)
-        if "model" in self.attack.needs and current and self._attacking(current):
-            self.trainer.prepare(current, self.previous.to(self.device))
-            self.measuring.stamp_anew()
-        return self.measuring.measure()
+        return vector
 
     def _client_records(self, current: int) -> list[dict[str, Any]]:
         if current == 0 or self.outcome is None:
@@ -446,11 +454,7 @@ class HorizontalWorld:
         config, federation = self.config, self.federation
         plan = self.plan
         attacked = federation.malicious or federation.poisoned
-        vector = self.vector.to(self.device)
-        if self.personalised is None:
-            self.server_model.load(vector)
-        else:
-            self.personalised.load(vector)
+        self._load_global()
         return {
             "attack": config.attack.name if attacked else "none",
             "partition": config.partition.name,

@@ -14,7 +14,7 @@ from fedguard.clients.federation import Federation
 from fedguard.config import SimulationConfig
 from fedguard.records import writer as files
 from fedguard.records.writer import read_jsonl
-from fedguard.runs.client_evaluation import ClientEvaluation
+from fedguard.runs.client_evaluation import ClientEvaluation, OwnModel
 from fedguard.runs.course import JUDGED
 from fedguard.runs.judging import ATTACK, Judge
 
@@ -65,6 +65,7 @@ class Measuring:
         self._found: Mapping[str, Any] = {}
         if config.best_by == ATTACK:
             self.judge.check(module, self._on_test())
+            self._found = {}
 
     def _triggered_of(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return triggered examples of the classes that a backdoor does not aim at."""
@@ -84,13 +85,19 @@ class Measuring:
         scene = AttackScene(self.module, self._found, self.triggered)
         return {**self._found, **self.attack.measure(scene)}
 
-    def measure(self) -> dict[str, Any]:
-        """Return the figures of the model that is loaded, as ``rounds.jsonl`` holds them."""
+    def measure(self, own: OwnModel | None = None) -> dict[str, Any]:
+        """Return the figures of the model that is loaded, as ``rounds.jsonl`` holds them.
+
+        Parameters
+        ----------
+        own : callable, optional
+            Loads and returns the model that a client uses, where that is not the global one.
+        """
         found = self._on_test()
         told = {name: value for name, value in found.items() if not isinstance(value, Tensor)}
         told[JUDGED] = self.judge.measure(self.module, found)
         if self.clients is not None:
-            told.update(self.clients.measure(self.module))
+            told.update(self.clients.measure(self.module, own))
         return told
 
     def summary(self, out: Path, last: int) -> dict[str, Any]:

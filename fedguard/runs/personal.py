@@ -60,6 +60,11 @@ class Personalised:
         self.model.load(self.parts.whole(vector, mean))
         return self.model.module
 
+    def of_client(self, vector: Tensor, client: int) -> nn.Module:
+        """Load a client's model, a (S,) shared part with its own; return the network."""
+        self.model.load(self.parts.whole(vector, self.trainer.own_part(client)))
+        return self.model.module
+
     def _honest(self) -> list[int]:
         memories, malicious = self.trainer.memories, self.trainer.federation.malicious
         return sorted(c for c, memory in memories.items() if OWN in memory and c not in malicious)
@@ -79,7 +84,7 @@ class Personalised:
             return {}
         own = []
         for client in clients:
-            self.model.load(self.parts.whole(vector, self.trainer.own_part(client)))
+            self.of_client(vector, client)
             own.append(self._headline(client))
         self.load(vector)
         common = [self._headline(client) for client in clients]

@@ -163,8 +163,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/runs/client_evaluation.py",
-        'if group is None or line["malicious"] or line["outcome"] not in (ACCEPTED, REJECTED):',
-        'if group is None or line["outcome"] not in (ACCEPTED, REJECTED):',
+        '            honest = line["malicious"] is False',
+        "            honest = True",
         _CLIENTS,
     ),
     (

@@ -284,3 +284,26 @@ def test_every_engine_ends_in_the_same_figures(tmp_path, engine):
         assert json.dumps(ours[name]) == json.dumps(theirs[name])
     one, other = ((tmp_path / e / "fairness.jsonl").read_text() for e in ("inprocess", engine))
     assert one == other
+
+
+def test_where_a_part_stays_with_clients_their_own_models_are_judged(tmp_path):
+    training = {"name": "sgd", "personal": "*.bias"}
+    run = simulation(
+        training=training, attack="none", partition={"name": "dirichlet", "alpha": 0.3}
+    )
+    run.run(tmp_path)
+    shared = load_file(tmp_path / "model.safetensors")
+    own = load_file(tmp_path / "personal.safetensors")
+    model = run.server_model.module
+    differ = 0
+    for line in read_jsonl(tmp_path / "fairness.jsonl"):
+        if line["round"] != 2:
+            continue
+        mine = {name: own.get(f"{line['client']}/{name}", value) for name, value in shared.items()}
+        assert any(not torch.equal(mine[name], shared[name]) for name in mine)
+        model.load_state_dict(mine)
+        rows = run.federation.held_out_examples(line["client"])
+        assert line["accuracy"] == pytest.approx(hits(model, *rows), abs=1e-12)
+        model.load_state_dict(shared)
+        differ += hits(model, *rows) != line["accuracy"]
+    assert differ
