@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from fedguard.attacks.label_flip import LabelFlip
-from fedguard.config import load_yaml, parse
+from fedguard.config import assign, load_yaml, parse, read_setting
 from fedguard.data.class_names import class_number
 from fedguard.errors import ConfigurationError
 from fedguard.reporting.report import write_report
@@ -185,3 +185,10 @@ def test_labels_of_the_run_are_untouched(tmp_path):
     x, y = simulation.dataset.x_train, simulation.dataset.y_train
     flipped = simulation.attack.poison(x, y, torch.Generator())[1]
     assert torch.equal(flipped, torch.where(y == 2, 1, y))
+
+
+@pytest.mark.parametrize("text", ["1.50", "true", "null", "1e-3"])
+def test_a_name_that_looks_like_something_else_is_kept_as_it_is_written(text):
+    values: dict[str, Any] = {"attack": {"name": "label-flip", "mode": "targeted"}}
+    assign(values, *read_setting(f"attack.target={text}"))
+    assert parse(values).attack.arguments["target_class"] == text
