@@ -38,12 +38,16 @@ def check_deployable(
     ------
     ConfigurationError
         If the strategy encrypts in simulations alone; if malicious clients would have to conspire,
-        or to see what others send, under encryption; if faults are simulated under encryption.
+        or to see what others send, under encryption; if faults are simulated, or clients enrolled
+        under no name, under encryption.
     """
     if not traits_of(strategy).deployable:
         raise undeployable(config)
     if traits_of(strategy).visible == "updates" or federation is None:
         return
+    if config.enrolment is not None:
+        told = f"none in a deployment with {config.strategy.name}: its clients answer often"
+        raise ConfigurationError("enrolment", config.enrolment.name, told)
     if config.faults.active:
         raise ConfigurationError(
             "faults", "on", "off: the server cannot simulate faults of replies that it cannot read"

@@ -155,6 +155,7 @@ def test_a_bad_guard_is_refused(tmp_path):
         ({"attack_knowledge": "full", "attack": "min-max"}, "attack_knowledge"),
         ({"attack": "adaptive-ipm"}, "attack"),
         ({"set": "faults.dropout=0.1"}, "faults"),
+        ({"strategy": "secagg+", "enrolment": "k-pseudonym", "set": "enrolment.k=5"}, "enrolment"),
     ],
 )
 def test_what_real_clients_cannot_do_is_refused_before_the_first_round(changes, field, tmp_path):
