@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from torch import Tensor
 
-from fedguard.layout import ParameterLayout
+if TYPE_CHECKING:  # a node that only says who it is, or hands its memory over, needs no torch
+    from torch import Tensor
+
+    from fedguard.layout import ParameterLayout
 
 ARRAYS_KEY = "arrays"
 METRICS_KEY = "metrics"

@@ -64,6 +64,8 @@ class TestFields:
                 wanted = PartLike | None
             elif name == "pre":
                 wanted = PartLike | Sequence[PartLike] | None
+            elif name == "client_config":
+                wanted = Mapping[str, bool | int | float | str]
             elif name in ("data_dir", "start_from"):
                 wanted = Path | str | None
             elif name in ("faults", "unlearn"):
