@@ -46,7 +46,9 @@ def test_links_within_the_repository_lead_somewhere(document):
 def test_the_readme_names_every_strategy():
     text = (ROOT / "README.md").read_text(encoding="utf-8").lower()
     spelled = {
+        "backdoor-indicator": "backdoorindicator",
         "fedavg": "plain averaging",
+        "hammer-anvil": "hammer and anvil",
         "meamed": "mean around median",
         "mda": "mda",
         "caf": "caf",
