@@ -38,6 +38,7 @@ def meet(strategy: str, attack: str, out) -> None:
             "local_epochs": 1,
             "server_samples": 60,
             "partition": "iid",
+            "model": "conv-bn" if strategy == "bnguard" else "mlp",
         }
     )
     try:

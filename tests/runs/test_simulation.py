@@ -225,9 +225,10 @@ class BrokenClients(WrappedGrid):
 
 @pytest.mark.parametrize("strategy", registry.names("strategy"))
 def test_no_reply_breaks_any_strategy(tmp_path, strategy):
-    simulation = Simulation(
-        config(strategy=strategy, clients=20, attack="none", rounds=2, server_samples=60)
-    )
+    values = {"strategy": strategy, "clients": 20, "rounds": 2, "server_samples": 60}
+    if strategy == "bnguard":  # which refuses a network without BatchNorm
+        values["model"] = "conv-bn"
+    simulation = Simulation(config(attack="none", **values))
     grid = BrokenClients(InProcessGrid(simulation.trainer))
     summary = simulation.run(tmp_path, grid=grid)
     assert math.isfinite(summary["final"]["loss"])
