@@ -91,3 +91,56 @@ def test_the_statistics_of_the_planting_are_kept_from_clients_and_used_to_judge(
     assert torch.equal(planted[first:], start[first:])
     assert rule._statistics is not None
     assert not torch.equal(rule._statistics, start[first:])
+
+
+def test_planting_pulls_towards_the_model_as_it_was_at_every_step():
+    rule, layout = linear_rule(indicator_steps=4, proximity=2.0)
+    start = torch.linspace(-1.0, 1.0, layout.size)
+    planted = rule.plant(start, layout, server_round=2)
+    x, y = rule._task()
+    stream = generator(rule.seed, 2, SERVER, "indicator batches")
+    origin = start.double().numpy()
+    now = origin.copy()
+    for _ in range(4):
+        drawn = torch.randint(10, (10,), generator=stream)
+        rows, labels = x[drawn].double().numpy(), y[drawn].numpy()
+        share = np.exp(rows @ now[:18].reshape(3, 6).T + now[18:])
+        share /= share.sum(axis=1, keepdims=True)
+        share[np.arange(10), labels] -= 1.0
+        slope = np.concatenate([(share.T @ rows / 10).ravel(), share.mean(axis=0)])
+        now = now - 0.1 * (slope + 2.0 * (now - origin))
+    np.testing.assert_allclose(planted.double().numpy(), now, atol=1e-6)
+
+
+def test_a_planting_that_runs_away_is_not_sent():
+    rule, layout = linear_rule(indicator_steps=60, indicator_lr=1e3, proximity=1e3)
+    start = torch.linspace(-1.0, 1.0, layout.size)
+    assert torch.equal(rule.plant(start, layout, 1), start)
+
+
+def test_labels_that_nobody_has_or_everybody_has_need_no_other_rows():
+    ones = torch.ones(4, dtype=torch.int64)
+    assert label_advantage(ones, ones, 3) == 1.0
+    assert label_advantage(0 * ones, ones, 3) == 0.0
+    # Recall 1/2 at no false alarm beats recall 1 at two of three.
+    predicted, labels = torch.tensor([0, 1, 1, 1, 2]), torch.tensor([0, 0, 1, 2, 2])
+    assert label_advantage(predicted, labels, 3) == pytest.approx(0.5)
+
+
+def test_the_score_is_the_advantage_of_each_clients_own_model():
+    rule, layout = linear_rule(threshold=0.5, indicator_rows_count=30)
+    stream = torch.Generator().manual_seed(4)
+    deltas = torch.randn(8, layout.size, generator=stream)
+    start = torch.randn(layout.size, generator=stream)
+    updates = ClientUpdates.from_matrix(deltas, layout=layout, global_vector=start)
+    x, y = (part.numpy() for part in rule._task())
+    wanted = []
+    for row in (deltas + start).double().numpy():
+        said = (x @ row[:18].reshape(3, 6).T + row[18:]).argmax(axis=1)
+        wanted.append(
+            max(np.mean(said[y == k] == k) - np.mean(said[y != k] == k) for k in range(3))
+        )
+    verdict = rule.decide(updates)
+    np.testing.assert_allclose(verdict.scores["indicator"].numpy(), wanted, atol=1e-12)
+    rule.threshold = max(wanted)
+    assert sorted(rule.decide(updates).reasons) == np.flatnonzero(wanted == max(wanted)).tolist()

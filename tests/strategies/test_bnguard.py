@@ -3,11 +3,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
 from fedguard.errors import ConfigurationError
 from fedguard.layout import ParameterLayout
-from fedguard.strategies.bnguard import BNGuard, batch_norm_features, two_clusters
+from fedguard.strategies.bnguard import (
+    BNGuard,
+    batch_norm_features,
+    first_batch_norm,
+    two_clusters,
+)
 from fedguard.testing import honest_updates, with_deltas
+from fedguard.updates import ClientUpdates
 
 
 def test_features_are_means_and_variances_of_the_client_models_statistics():
@@ -52,3 +59,49 @@ def test_a_model_without_batch_norm_is_refused():
     layout = ParameterLayout.from_module(torch.nn.Linear(2, 2))
     with pytest.raises(ConfigurationError, match="BatchNorm"):
         BNGuard().bind(layout)
+
+
+@pytest.mark.parametrize(("sizes", "seed"), [((3, 9), 0), ((7, 5), 1), ((1, 10), 2)])
+def test_separated_clusters_are_those_of_many_random_starts(sizes, seed):
+    rng = np.random.default_rng(seed)
+    centres = np.repeat([[0.0, 0.0, 1.0, 3.0], [2.0, -2.0, 3.0, 1.0]], sizes, axis=0)
+    features = centres + 0.2 * rng.normal(size=centres.shape)
+    labels = two_clusters(torch.from_numpy(features)).numpy()
+    standard = (features - features.mean(axis=0)) / features.std(axis=0)
+    wanted = KMeans(n_clusters=2, n_init=20, random_state=seed).fit_predict(standard)
+    np.testing.assert_array_equal(labels == labels[0], wanted == wanted[0])
+
+
+def test_a_feature_that_differs_by_rounding_alone_has_no_say():
+    rounding = 1.0 + 1e-14 * torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0], dtype=torch.float64)
+    telling = torch.tensor([0.0, 0.1, 0.2, 7.0, 7.1], dtype=torch.float64)
+    labels = two_clusters(torch.stack([rounding, rounding, rounding, telling], dim=1))
+    assert (labels == labels[0]).tolist() == [True, True, True, False, False]
+    assert two_clusters(torch.tensor([[0.0], [9.0]]).double()).tolist() == [0, 0]
+
+
+def hand_made(means, variances, weights=None) -> ClientUpdates:
+    """Clients of a model of two BatchNorm layers, from a global model of zeros."""
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2))
+    layout = ParameterLayout.from_module(model)
+    rows = torch.zeros(len(means), layout.size)
+    mean_at, var_at = first_batch_norm(layout)
+    rows[:, mean_at], rows[:, var_at] = torch.tensor(means), torch.tensor(variances)
+    if weights is not None:
+        rows[:, 0] = torch.tensor(weights)
+    return ClientUpdates.from_matrix(rows, layout=layout)
+
+
+def test_features_of_the_first_of_two_layers_by_hand():
+    updates = hand_made([[1.0, 3.0], [0.0, 0.0]], [[0.5, 0.5], [2.0, 6.0]])
+    mean_at, _ = first_batch_norm(updates.layout)
+    assert updates.layout.names[updates.layout.offsets.index(mean_at.start)] == "0.running_mean"
+    assert batch_norm_features(updates).tolist() == [[2.0, 1.0, 0.5, 0.0], [0.0, 0.0, 4.0, 4.0]]
+
+
+def test_a_client_that_is_not_a_number_is_set_aside_before_the_clusters():
+    means = [[0.0, 0.1], [0.0, 0.2], [0.1, 0.1], [4.0, 9.0], [float("nan"), 0.0]]
+    verdict = BNGuard().decide(hand_made(means, [[1.0, 1.0]] * 5, [1.0, 2.0, 6.0, 50.0, 50.0]))
+    assert sorted(verdict.reasons) == [3]
+    assert float(verdict.delta[0]) == pytest.approx(3.0)
+    assert verdict.weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0.0])

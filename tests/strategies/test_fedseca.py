@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from references import aggregate, random_rows, relative_error, updates_of
 
 from fedguard.strategies import fedseca
-from fedguard.strategies.fedseca import FedSECA
+from fedguard.strategies.fedseca import FedSECA, concordance, reputations
 
 
 def fedseca64(rows, kept_share=0.1):
@@ -60,3 +61,30 @@ def test_where_nobody_agrees_all_vote_alike():
     verdict = FedSECA(kept_share=1.0).decide(updates_of(rows))
     assert verdict.scores["reputation"].tolist() == [1.0, 1.0, 1.0]
     np.testing.assert_allclose(verdict.delta.numpy(), [-1.0, -1.0, -1.0])
+
+
+def test_concordance_and_reputation_by_hand():
+    found = concordance(torch.tensor([[1.0, -2.0, 0.0], [3.0, 4.0, 5.0], [-1.0, 2.0, 0.0]]))
+    wanted = np.array([[2.0, 0.0, -2.0], [0.0, 3.0, 0.0], [-2.0, 0.0, 2.0]]) / 3.0
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    # Signs + 0 -, 0 + 0, - 0 +: only the second client has more friends than foes.
+    np.testing.assert_allclose(reputations(found), [0.0, 1 / 3, 0.0])
+
+
+@pytest.mark.parametrize(("share", "wanted"), [(1.0, [2.1, 2.8]), (0.5, [0.0, 2.8])])
+def test_clipping_and_keeping_by_hand(share, wanted):
+    rows = np.array([[3.0, 4.0], [6.0, 8.0], [0.3, 0.4]])  # norms 5, 10 and 0.5
+    np.testing.assert_allclose(aggregate(FedSECA(kept_share=share), rows), wanted, rtol=1e-6)
+
+
+def test_who_agrees_nowhere_weighs_nothing_and_the_others_by_their_entries():
+    rows = np.array([[3.0, 4.0], [3.0, 4.0], [4.0, -3.0], [-3.0, -4.0], [np.nan, 1.0]])
+    verdict = FedSECA(kept_share=1.0).decide(updates_of(rows))
+    assert verdict.weights.tolist() == pytest.approx([0.4, 0.4, 0.2, 0.0])
+    assert verdict.reasons == {3: "no entry has the elected sign"}
+    np.testing.assert_allclose(verdict.delta, [3.0, 4.0], rtol=1e-6)
+
+
+def test_one_client_keeps_its_largest_entry_and_zeros_stay_zeros():
+    np.testing.assert_allclose(aggregate(FedSECA(), np.array([[1.0, -5.0, 2.0]])), [0.0, -5.0, 0.0])
+    assert not aggregate(FedSECA(), np.zeros((3, 4))).any()

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from references import aggregate, random_rows, relative_error, updates_of
 
-from fedguard.strategies.foundationfl import FoundationFL
+from fedguard.strategies.foundationfl import FoundationFL, extreme_scores
 from fedguard.strategies.median import Median
 
 
@@ -46,3 +47,36 @@ def test_the_copied_client_is_an_inner_one():
 def test_two_clients_share_the_copies():
     found = aggregate(FoundationFL(), np.array([[0.0, 4.0], [2.0, 0.0]]))
     np.testing.assert_allclose(found, [1.0, 2.0])
+
+
+def test_scores_are_distances_from_the_nearer_extreme_by_hand():
+    rows = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 2.0], [3.0, 0.0]])
+    np.testing.assert_allclose(extreme_scores(rows), [0.0, 0.0, np.sqrt(5.0), 3.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "median", "trimmed"),
+    [
+        ([0.0, 1.0, 4.0, 10.0], 0.5, 4.0, 3.25),  # 0 1 4 4 4 10
+        ([0.0, 1.0, 4.0, 10.0], 1.0, 4.0, 3.5),  # 0 1 4 4 4 4 4 10
+        ([0.0, 1.0, 4.0, 10.0], 0.2, 2.5, 2.5),  # less than one copy
+        ([0.0, 3.0, 7.0, 10.0, 10.0], 0.5, 7.0, 17.0 / 3.0),  # 0 3 3 7 7 10 10, b = 2
+        ([5.0], 1.0, 5.0, 5.0),
+        ([2.0, 2.0, 2.0], 0.5, 2.0, 2.0),
+        ([0.0, 1.0, float("nan"), 4.0, 10.0], 0.5, 4.0, 3.25),
+    ],
+)
+def test_copies_that_one_can_count_by_hand(values, share, median, trimmed):
+    column = np.array(values)[:, None]
+    for base_rule, wanted in (("median", median), ("trimmed-mean", trimmed)):
+        rule = FoundationFL(base_rule=base_rule, synthetic_share=share)
+        np.testing.assert_allclose(aggregate(rule, column), [wanted], rtol=1e-6)
+
+
+def test_a_client_that_turns_its_update_round_is_the_one_that_is_copied():
+    signs = np.where(np.arange(200) % 2, 1.0, -1.0)
+    rows = signs * (1.0 + random_rows(8, 200, seed=5, mean=0.0))
+    rows[3] *= -1.0
+    verdict = FoundationFL().decide(updates_of(rows))
+    assert int(verdict.scores["distance_to_extremes"].argmax()) == 3
+    assert verdict.weights.tolist() == [1 / 8] * 8

@@ -9,6 +9,7 @@ from references import relative_error
 
 from fedguard.errors import ConfigurationError
 from fedguard.layout import ParameterLayout
+from fedguard.randomness import SERVER, generator
 from fedguard.strategies.hammer_anvil import RULES, HammerAnvil, cyclic_rate
 from fedguard.strategies.krum import MultiKrum
 from fedguard.testing import honest_updates, small_tools, with_deltas
@@ -100,3 +101,57 @@ def test_a_model_that_cannot_be_repaired_is_left_as_the_rule_has_it():
 def test_the_rates_are_checked_together():
     with pytest.raises(ConfigurationError, match="high_lr"):
         HammerAnvil(low_lr=0.2, high_lr=0.1)
+
+
+def test_the_rate_at_steps_that_one_can_work_out_by_hand():
+    eight = [cyclic_rate(step, 8, 1.0, 3.0, cycles=2) for step in range(8)]
+    low, high = 2.0 - math.sqrt(0.5), 2.0 + math.sqrt(0.5)
+    assert eight == pytest.approx([low, high, high, low] * 2)
+    assert [cyclic_rate(step, 2, 1.0, 3.0, cycles=1) for step in (0, 1)] == pytest.approx([2.0] * 2)
+    assert cyclic_rate(0, 1, 1.0, 3.0, cycles=1) == pytest.approx(3.0)
+    assert cyclic_rate(0, 1, 1.0, 3.0, cycles=2) == pytest.approx(1.0)
+    assert cyclic_rate(5, 9, 0.2, 0.2, cycles=2) == 0.2
+
+
+def test_a_last_row_on_its_own_is_passed_over_and_still_takes_its_turn_of_the_rate():
+    model, data, updates = linear_world()
+    values = {"server_batch_size": 23, "server_epochs": 2, "repair_radius": 100.0}
+    rule = HammerAnvil(model=model, server_data=data, latent_layer="0", **values)
+    first = MultiKrum().decide(updates).delta.numpy().astype(np.float64)
+    now = updates.global_vector.numpy().astype(np.float64) + first
+    order = generator(rule.seed, updates.server_round, SERVER, "repair batches")
+    for step in (0, 2):  # steps 1 and 3 hold one row each
+        rows = torch.randperm(24, generator=order)[:23]
+        x, y = data[0][rows].numpy().astype(np.float64), data[1][rows].numpy()
+        rate = 0.001 + 0.099 * (1.0 - math.cos(4.0 * math.pi * (step + 0.5) / 4)) / 2.0
+        now = repaired64(now, x, y, 1, rate, rate)
+    wanted = now - updates.global_vector.numpy()
+    assert relative_error(rule.decide(updates).delta.numpy(), wanted) < 1e-6
+
+
+def test_the_clip_is_the_mean_of_the_two_middle_norms_where_clients_are_even():
+    model, data, updates = linear_world()
+    lengths = torch.tensor([2.0, 2.0, 3.0, 5.0, 6.0, 6.0])
+    unit = torch.nn.functional.normalize(updates.deltas, dim=1)
+    seen = with_deltas(updates, unit * lengths[:, None])
+    values = {"repair_radius": 0.01, "server_epochs": 20, "high_lr": 0.5}
+    rule = HammerAnvil(model=model, server_data=data, latent_layer="0", **values)
+    moved = (rule.decide(seen).delta - rule.rule.decide(seen).delta).double().norm()
+    assert float(moved) == pytest.approx(0.01 * 4.0, rel=1e-4)
+
+
+def test_where_nobody_moves_the_repair_may_not_either():
+    model, data, updates = linear_world()
+    rule = HammerAnvil(model=model, server_data=data, latent_layer="0")
+    still = with_deltas(updates, torch.zeros_like(updates.deltas))
+    assert rule.decide(still).delta.count_nonzero() == 0
+
+
+def test_the_repair_leaves_the_statistics_as_the_outlier_rule_has_them():
+    updates = honest_updates(8, seed=5)
+    rule = HammerAnvil()
+    rule.tools = small_tools()
+    first = updates.layout.num_trainable
+    found, alone = rule.decide(updates).delta, rule.rule.decide(updates).delta
+    assert torch.equal(found[first:], alone[first:])
+    assert not torch.equal(found[:first], alone[:first])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import ClassVar, Literal
+from unittest import SkipTest
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from fedguard.strategies.fedavg import FedAvg
 from fedguard.strategies.geometric_median import GeometricMedian
 from fedguard.strategies.median import Median
 from fedguard.testing import CHECKS, QUICK_CHECKS, check_strategy, decoy_updates, dissimilar_updates
+from fedguard.testing.robustness import check_dissimilar, check_hostile_buffers
 from fedguard.testing.worlds import DECOY_KINDS
 from fedguard.updates import Verdict
 
@@ -258,3 +260,56 @@ def test_dissimilar_clients_share_nothing_and_nobody_attacks():
     assert float(lengths.max() / lengths.min()) < 1.2
     again = torch.nn.functional.cosine_similarity(first.trainable, second.trainable, dim=1)
     assert float(again.min()) > 0.8
+
+
+class KeepsSome(Median):
+    """Leaves out all but some clients, for dissimilar ones in one round alone."""
+
+    properties: ClassVar[frozenset[str]] = frozenset({"robust"})
+    kept, in_round = 6, 2
+
+    def combine(self, updates):
+        verdict = super().combine(updates)
+        if updates.server_round != self.in_round:
+            return verdict
+        weights = torch.zeros(len(updates), dtype=torch.float64)
+        weights[: self.kept] = 1.0 / self.kept
+        reasons = dict.fromkeys(updates.node_ids[self.kept :], "one too many")
+        return Verdict(verdict.delta, weights, {}, reasons)
+
+
+@pytest.mark.parametrize("server_round", [1, 2, 3])
+def test_half_of_dissimilar_clients_are_enough_and_one_fewer_is_not(server_round):
+    class KeepsFive(KeepsSome):
+        kept, in_round = 5, server_round
+
+    check_dissimilar(KeepsSome)
+    with pytest.raises(AssertionError) as caught:
+        check_dissimilar(KeepsFive)
+    assert f"round {server_round}: 5 of 12 kept: one too many" in str(caught.value)
+    assert str(caught.value).count("kept") == 1
+
+
+def test_dissimilar_clients_are_no_matter_of_rules_that_say_so_or_claim_nothing():
+    class Excused(KeepsSome):
+        """Keeps none of the dissimilar, by design."""
+
+        properties: ClassVar[frozenset[str]] = frozenset({"robust", "dissimilar-exempt"})
+        kept, in_round = 1, 1
+
+    for rule, words in ((Excused, "its docstring says why"), (FedAvg, "does not declare 'robust'")):
+        with pytest.raises(SkipTest, match=words):
+            check_dissimilar(rule)
+
+
+def test_a_rule_that_averages_statistics_is_told_how_far_they_moved():
+    class MeanOfBuffers(Median):
+        def combine(self, updates):
+            verdict = super().combine(updates)
+            first = updates.layout.num_trainable
+            verdict.delta[first:] = updates.deltas[:, first:].mean(dim=0)
+            return verdict
+
+    with pytest.raises(AssertionError) as caught:
+        check_hostile_buffers(MeanOfBuffers)
+    assert str(caught.value).count("a BatchNorm statistic moved by 2e+08") == 2
