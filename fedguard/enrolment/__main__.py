@@ -26,9 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(_ACTIONS[options.action](options))
+    except KeyError as error:
+        print(f"fedguard: {options.action}: a file of the registrar lacks {error}", file=sys.stderr)
     except (ConfigurationError, OSError) as error:
         print(f"fedguard: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, OverflowError) as error:
+        print(f"fedguard: {options.action}: {error}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:

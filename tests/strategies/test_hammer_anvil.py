@@ -131,7 +131,7 @@ def test_a_last_row_on_its_own_is_passed_over_and_still_takes_its_turn_of_the_ra
 
 def test_the_clip_is_the_mean_of_the_two_middle_norms_where_clients_are_even():
     model, data, updates = linear_world()
-    lengths = torch.tensor([2.0, 2.0, 3.0, 5.0, 6.0, 6.0])
+    lengths = torch.tensor([2.0, 2.0, 3.0, 5.0, 6.0, 9.0])
     unit = torch.nn.functional.normalize(updates.deltas, dim=1)
     seen = with_deltas(updates, unit * lengths[:, None])
     values = {"repair_radius": 0.01, "server_epochs": 20, "high_lr": 0.5}
