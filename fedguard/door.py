@@ -48,7 +48,7 @@ class Fields(TypedDict, total=False):
     workers: int | None
     ray_address: str | None
     client_app: PartLike | None
-    client_config: dict[str, bool | int | float | str]
+    client_config: Mapping[str, bool | int | float | str]
     round_timeout: float
     join_timeout: float
     device: str
