@@ -31,7 +31,8 @@ def _feed(found: hashlib._Hash, *parts: bytes) -> None:
 def _as_bytes(value: object) -> tuple[bytes, ...]:
     """Return an entry of a record as bytes; another type or value gives others."""
     if isinstance(value, Array):
-        return (b"array", str(value.dtype).encode(), repr(tuple(value.shape)).encode(), value.data)
+        kind = (str(value.dtype).encode(), repr(tuple(value.shape)).encode(), value.stype.encode())
+        return (b"array", *kind, value.data)
     if isinstance(value, bytes):
         return (b"bytes", value)
     if isinstance(value, list):

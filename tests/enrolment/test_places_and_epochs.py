@@ -134,7 +134,8 @@ def content(array: np.ndarray, **metrics: float) -> RecordDict:
 
 def test_a_digest_written_by_hand_is_the_contents():
     array = Array(np.array([1.0, -2.0], dtype=np.float32))
-    text = [b"arrays", b"ArrayRecord", b"w", b"array", b"float32", b"(2,)", array.data]
+    text = [b"arrays", b"ArrayRecord", b"w", b"array", b"float32", b"(2,)", b"numpy.ndarray"]
+    text += [array.data]
     text += [b"metrics", b"MetricRecord", b"n", b"int", b"3"]
     told = b"".join(len(part).to_bytes(8, "big") + part for part in text)
     mine = content(np.array([1.0, -2.0], dtype=np.float32), n=3)
@@ -164,6 +165,16 @@ def test_a_digest_tells_arrays_apart_by_shape_dtype_and_every_bit():
     ]
     assert len({content_digest(content(array)) for array in arrays}) == len(arrays)
     assert content_digest(content(base)) == content_digest(content(base.copy()))
+
+
+def test_a_digest_tells_arrays_apart_by_how_their_bytes_are_to_be_read():
+    plain = Array(np.zeros(2, dtype=np.float32))
+    other = Array(plain.dtype, plain.shape, "another-serialisation", plain.data)
+    digests = {
+        content_digest(RecordDict({"arrays": ArrayRecord({"w": array})}))
+        for array in (plain, other)
+    }
+    assert len(digests) == 2
 
 
 def test_a_digest_tells_values_apart_by_type_and_where_they_stand():

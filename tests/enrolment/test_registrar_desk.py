@@ -13,7 +13,13 @@ import pytest
 
 from fedguard.enrolment import reasons
 from fedguard.enrolment.__main__ import main
-from fedguard.enrolment.files import make_members, read_credential, read_registrar, read_revoked
+from fedguard.enrolment.files import (
+    make_members,
+    read_credential,
+    read_registrar,
+    read_revoked,
+    write_secret,
+)
 from fedguard.enrolment.groups import Credential
 from fedguard.enrolment.member import Member
 from fedguard.enrolment.reasons import NotAdmittedError
@@ -266,3 +272,13 @@ def test_only_known_reasons_are_believed_and_one_that_breaks_harms_itself_alone(
 def test_an_address_ends_with_its_port():
     assert split("registrar:8001") == ("registrar", 8001)
     assert split("::1:80") == ("::1", 80)
+
+
+def test_a_draft_that_a_crash_left_open_to_others_does_not_open_the_secret(tmp_path):
+    draft = tmp_path / "seal.key.new"
+    draft.write_text("half")
+    draft.chmod(0o644)
+    write_secret(tmp_path / "seal.key", "whole")
+    assert (tmp_path / "seal.key").read_text() == "whole"
+    assert (tmp_path / "seal.key").stat().st_mode & 0o777 == 0o600
+    assert not draft.exists()
