@@ -180,6 +180,20 @@ class ParameterLayout:
             )
         }
 
+    def without_entries(self, vector: Tensor, names: Collection[str]) -> Tensor:
+        """Return a copy of a (D,) vector that is 0 where the named tensors lie."""
+        found = vector.clone()
+        for name, start, end in zip(self.names, self.offsets, self.offsets[1:], strict=False):
+            if name in names:
+                found[start:end] = 0.0
+        return found
+
+    def wide(self, arrays: ArrayRecord) -> dict[str, np.ndarray]:
+        """Return the float64 tensors of an array record, which a float32 vector would round."""
+        found = self.named(arrays)
+        pairs = zip(self.names, self.dtypes, strict=True)
+        return {name: found[name].numpy() for name, dtype in pairs if dtype == "float64"}
+
     def named(self, arrays: ArrayRecord) -> Mapping[str, Array]:
         """Return arrays by the layout's names; those of a plain list, 0 to n - 1, by their order.
 
@@ -199,14 +213,19 @@ class ParameterLayout:
         found = self.named(arrays)
         return self.flatten({name: found[name].numpy() for name in self.names})
 
-    def to_arrays(self, vector: Tensor) -> ArrayRecord:
-        """Return a (D,) vector as an array record in state-dict order and original types."""
+    def to_arrays(
+        self, vector: Tensor, wide: Mapping[str, np.ndarray] | None = None
+    ) -> ArrayRecord:
+        """Return a (D,) vector as an array record in state-dict order and original types.
+
+        Tensors in `wide` are taken as they stand there.
+        """
         tensors = self.unflatten(vector.detach().cpu())
         dtypes = dict(zip(self.names, self.dtypes, strict=True))
         record = ArrayRecord()
         for name in self.record_names:
             dtype = np.dtype(dtypes[name])
-            array = tensors[name].numpy()
+            array = (wide or {}).get(name, tensors[name].numpy())
             if not np.issubdtype(dtype, np.floating):
                 array = np.rint(array)
             record[name] = TensorArray(np.asarray(array.astype(dtype, copy=False)))

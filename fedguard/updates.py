@@ -204,6 +204,7 @@ class ClientUpdates:
         expected: Iterable[int] | None = None,
         weighted_by_key: str = "num-examples",
         server_round: int = 0,
+        wide: Mapping[str, np.ndarray] | None = None,
     ) -> ClientUpdates:
         """Stack the replies of one round; costs nothing for `StackedReplies`.
 
@@ -223,6 +224,8 @@ class ClientUpdates:
             Name of the metric that holds the number of examples.
         server_round : int
             The current round.
+        wide : mapping of str to ndarray, optional
+            The float64 tensors that were sent out; their deltas are taken in float64.
         """
         messages = list(replies)
         asked = None if expected is None else set(expected)
@@ -240,7 +243,7 @@ class ClientUpdates:
             for node in nodes:
                 try:
                     claim = _read_claim(messages[chosen[node]], weighted_by_key)
-                    _read_model(messages[chosen[node]], layout, matrix[len(kept)])
+                    _read_model(messages[chosen[node]], layout, matrix[len(kept)], wide or {})
                 except Exception as error:  # bytes from outside can fail in any way
                     malformed[node] = _reason(error)
                     continue
@@ -248,7 +251,7 @@ class ClientUpdates:
                 kept.append(node)
             nodes = kept
             matrix = matrix[: len(kept)]
-            matrix -= global_vector
+            matrix -= layout.without_entries(global_vector, wide) if wide else global_vector
             claims = torch.tensor(examples, dtype=torch.float64)
         return cls.from_matrix(
             matrix,
@@ -320,7 +323,9 @@ def _read_claim(message: Message, weighted_by_key: str) -> float:
     return float(claim)
 
 
-def _read_model(message: Message, layout: ParameterLayout, out: Tensor) -> None:
+def _read_model(
+    message: Message, layout: ParameterLayout, out: Tensor, wide: Mapping[str, np.ndarray]
+) -> None:
     records = list(message.content.array_records.values())
     if len(records) != 1:
         raise ValueError(f"{len(records)} array records, expected 1")
@@ -339,7 +344,7 @@ def _read_model(message: Message, layout: ParameterLayout, out: Tensor) -> None:
         truth = array.dtype.kind == "b" and name in switches
         if array.dtype.kind not in "fiu" and not truth:
             raise ValueError(f"{name} holds {array.dtype}, expected numbers")
-        tensors[name] = array
+        tensors[name] = array - wide[name] if name in wide else array
     out.copy_(layout.flatten(tensors))
 
 

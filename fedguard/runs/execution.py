@@ -21,7 +21,7 @@ from fedguard.records.provenance import model_sha256, versions
 from fedguard.records.writer import Recorder, read_jsonl, write_atomically
 from fedguard.runs import engines
 from fedguard.runs.course import Course, Ended, check_length
-from fedguard.runs.tally import check_usable
+from fedguard.runs.tally import check_hopeful, check_usable
 from fedguard.runs.world import RoundListener, World
 
 
@@ -135,6 +135,8 @@ class Execution:
         if self.course.add(record):
             self.course.keep(self.world.tensors())
         self.on_round(record)
+        if current == 1:
+            check_hopeful(record, self.config)
         if self.course.stalled and current < self.config.rounds:
             raise Ended
 

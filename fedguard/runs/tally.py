@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fedguard.config import SimulationConfig
 from fedguard.errors import RunError
 from fedguard.metrics.detection import detection
 from fedguard.runs.observed import Outcome
@@ -112,4 +113,27 @@ def check_usable(summary: Mapping[str, Any]) -> None:
         raise RunError(
             f"no reply of any client was usable in any of {summary['rounds']} rounds; the model is "
             f"as it began; most often: {why}"
+        )
+
+
+def check_hopeful(record: Mapping[str, Any], config: SimulationConfig) -> None:
+    """Stop after round 1 where nobody's reply was usable and all had one reason.
+
+    What fails alike at every client will fail in every round. Silence is no reason: who did not
+    answer may come late; nor are faults that the run itself simulates.
+
+    Raises
+    ------
+    RunError
+        With the reason; what was recorded stays.
+    """
+    usable = record.get("accepted", 0) + record.get("rejected", 0)
+    reasons = dict(record.get("reasons") or {})
+    if usable or len(reasons) != 1 or config.faults.active or config.rounds == 1:
+        return
+    [(why, count)] = reasons.items()
+    if count == record.get("asked") and why != "no reply":
+        raise RunError(
+            f"no reply of any client was usable in round 1, all {count} for one reason: {why}; "
+            f"the other {config.rounds - 1} rounds were not begun"
         )

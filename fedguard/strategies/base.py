@@ -8,16 +8,18 @@ from logging import WARNING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import sample_nodes
+from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords, sample_nodes
 from torch import Tensor, nn
 
 from fedguard.layout import ParameterLayout
 from fedguard.randomness import SERVER, numpy_generator
+from fedguard.strategies.toolkit.foreign_server import client_metrics, tell
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.traits import Traits
 from fedguard.updates import ClientUpdates, Verdict
@@ -96,9 +98,9 @@ class RobustStrategy(FedAvg):
         latent_layer: str | None = None,
         **flower: Any,
     ) -> None:
-        evaluates = flower.pop("fraction_evaluate", 0.0)
+        evaluates = flower.pop("fraction_evaluate", 1.0)
         super().__init__(**flower)
-        # Set afterwards: Flower's constructor warns of 0, which is the ordinary case here.
+        # Set afterwards: Flower's constructor warns of 0, which is the simulation's case.
         self.fraction_evaluate = evaluates
         if evaluates == 0.0:
             self.min_evaluate_nodes = 0
@@ -113,6 +115,7 @@ class RobustStrategy(FedAvg):
         self.current_round = 0
         self.layout: ParameterLayout | None = None
         self._global_vector: Tensor | None = None
+        self._wide: dict[str, np.ndarray] = {}
         self._asked: tuple[int, ...] = ()
 
     def refined_traits(self) -> Traits:
@@ -209,13 +212,20 @@ class RobustStrategy(FedAvg):
         if self.layout is None:
             self.layout = ParameterLayout.from_arrays(arrays)
         self._global_vector = self.layout.vector_from_arrays(arrays)
+        # A run that is observed keeps its model as the float32 vector that its records hold.
+        self._wide = {} if self.observers else self.layout.wide(arrays)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Set malformed replies aside, let the defence decide, return the new model."""
+        """Set malformed replies aside, let the defence decide, return the new model.
+
+        Beside ``accepted`` and ``rejected`` the metrics hold what Flower's
+        ``train_metrics_aggr_fn`` makes of the accepted clients' replies.
+        """
         if self.layout is None or self._global_vector is None:
             raise RuntimeError("aggregate_train was called before configure_train")
+        replies = replies if isinstance(replies, list) else list(replies)
         updates = ClientUpdates.from_replies(
             replies,
             self._global_vector,
@@ -223,18 +233,43 @@ class RobustStrategy(FedAvg):
             expected=self._asked,
             weighted_by_key=self.weighted_by_key,
             server_round=server_round,
+            wide=self._wide,
         )
         verdict = self.decide(updates)
         for observer in self.observers:
             observer(server_round, updates, verdict)
-        vector = self._global_vector + verdict.delta
+        if not self.observers:
+            tell(updates, verdict)
         metrics = MetricRecord(
             {
+                **self._client_metrics(replies, updates, verdict),
                 "accepted": int((verdict.weights > 0).sum()),
                 "rejected": len(verdict.reasons) + len(updates.malformed),
             }
         )
-        return self.layout.to_arrays(vector), metrics
+        moved = self.layout.unflatten(verdict.delta)
+        wide = {name: array + moved[name].numpy() for name, array in self._wide.items()}
+        return self.layout.to_arrays(self._global_vector + verdict.delta, wide), metrics
+
+    def _client_metrics(
+        self, replies: list[Message], updates: ClientUpdates, verdict: Verdict
+    ) -> MetricRecord:
+        """Return what is made of the accepted clients' metrics; a run's records hold them apart."""
+        usual = self.train_metrics_aggr_fn is aggregate_metricrecords
+        if usual and self.observers:
+            return MetricRecord()
+        weights = zip(updates.node_ids, verdict.weights.tolist(), strict=True)
+        accepted = {node for node, weight in weights if weight > 0}
+        heard: dict[int, RecordDict] = {}
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if node in accepted and node not in heard and not reply.has_error():
+                heard[node] = reply.content
+        return client_metrics(
+            [heard[node] for node in sorted(heard)],
+            self.train_metrics_aggr_fn,
+            self.weighted_by_key,
+        )
 
     def decide(self, updates: ClientUpdates) -> Verdict:
         """Return `combine`'s verdict, or one that leaves the model as it is.
