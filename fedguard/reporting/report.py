@@ -24,6 +24,7 @@ from fedguard.reporting.fairness import fairness_section
 from fedguard.reporting.headline import Headline, sentence
 from fedguard.reporting.page import figure_card, guarded, map_key, render_page, sections, tile
 from fedguard.reporting.parties import CURVES, party_figure
+from fedguard.reporting.personal import personal_section
 from fedguard.reporting.replies import replies_tables
 from fedguard.reporting.success import success_words
 from fedguard.reporting.unlearning import unlearning_section
@@ -69,6 +70,7 @@ def _body(run: Run) -> str:
         ("audits", "Audits", audits_section),
         ("clients", "Client by client", _clients),
         ("fairness", "Fair to whom", fairness_section),
+        ("personal", "Personal models", personal_section),
         ("parties", "Incentives and privacy of the parties", _parties),
         ("scores", "What the defence measured", _scores),
         ("classes", "Classes and data", _classes),
