@@ -7,6 +7,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Two processes share the files of tests; threads inside them would only get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: demo test test-all soak fuzz schema lint format clean
 
@@ -14,10 +16,10 @@ demo: $(READY)
 	@$(BIN)/python simulations/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 soak: $(READY)
 	$(BIN)/python simulations/soak.py

@@ -85,6 +85,7 @@ _OWN: dict[str, dict[str, str]] = {
         "rlr": "fedguard.strategies.rlr:RLR",
         "secagg+": "fedguard.encryption.secagg:SecAggPlus",
         "signguard": "fedguard.strategies.signguard:SignGuard",
+        "skymask": "fedguard.strategies.skymask:SkyMask",
         "smea": "fedguard.strategies.smea:SMEA",
         "soul": "fedguard.unlearning.strategy:SoUL",
         "trimmed-mean": "fedguard.strategies.trimmed_mean:TrimmedMean",

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fedguard.strategies.norm_clipping import NormClipping
     from fedguard.strategies.rlr import RLR
     from fedguard.strategies.signguard import SignGuard
+    from fedguard.strategies.skymask import SkyMask
     from fedguard.strategies.smea import SMEA
     from fedguard.strategies.toolkit.server_tools import ServerTools
     from fedguard.strategies.trimmed_mean import TrimmedMean
