@@ -132,6 +132,7 @@ _OWN: dict[str, dict[str, str]] = {
         "sign-flip": "fedguard.attacks.sign_flip:SignFlip",
         "soda": "fedguard.attacks.soda:Soda",
         "sybils": "fedguard.attacks.sybils:Sybils",
+        "text-trigger": "fedguard.attacks.text_trigger:TextTrigger",
         "wanet": "fedguard.attacks.wanet:WaNet",
         "xfed": "fedguard.attacks.xfed:XFed",
         "zero": "fedguard.attacks.zero:ZeroUpdate",
@@ -152,7 +153,9 @@ _OWN: dict[str, dict[str, str]] = {
         "mnist": "fedguard.data.vision:Mnist",
         "movielens": "fedguard.data.movielens:MovieLens",
         "nsl-kdd": "fedguard.data.nsl_kdd:NslKdd",
+        "sentences": "fedguard.data.sentences:Sentences",
         "shakespeare": "fedguard.data.shakespeare:Shakespeare",
+        "sst2": "fedguard.data.sentences:Sst2",
         "table": "fedguard.data.table:Table",
     },
     "model": {
@@ -163,6 +166,7 @@ _OWN: dict[str, dict[str, str]] = {
         "mlp": "fedguard.models.mlp:Mlp",
         "resnet18": "fedguard.models.resnet:ResNet18",
         "sasrec": "fedguard.models.sasrec:SasRec",
+        "text-transformer": "fedguard.models.text_transformer:TextTransformer",
         "word-gru": "fedguard.models.word_gru:WordGru",
     },
     "partition": {
@@ -178,6 +182,7 @@ _OWN: dict[str, dict[str, str]] = {
     "training": {
         "abl": "fedguard.training.abl:Abl",
         "adam": "fedguard.training.adam:Adam",
+        "btu": "fedguard.training.btu:Btu",
         "fed-nad": "fedguard.training.fed_nad:FedNad",
         "fedbn": "fedguard.training.fedbn:FedBn",
         "fedper": "fedguard.training.fedper:FedPer",
@@ -192,6 +197,7 @@ _OWN: dict[str, dict[str, str]] = {
         "touched-rows": "fedguard.strategies.pre_aggregation:TouchedRows",
     },
     "repair": {
+        "btu": "fedguard.repairs.btu:Btu",
         "fine-pruning": "fedguard.repairs.fine_pruning:FinePruning",
         "finetune": "fedguard.repairs.finetune:FineTuning",
         "nad": "fedguard.repairs.nad:Nad",
@@ -210,6 +216,7 @@ _OWN: dict[str, dict[str, str]] = {
         "classification": "fedguard.tasks.classification:Classification",
         "next-word": "fedguard.tasks.next_word:NextWord",
         "recommendation": "fedguard.tasks.recommendation:Recommendation",
+        "text-classification": "fedguard.tasks.text:TextClassification",
     },
 }
 

@@ -102,8 +102,14 @@ def main(
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     data: Dataset = registry.create("dataset", "movielens").load(data_dir)
-    start = build("sasrec", data.input_shape, data.num_classes, 0, sample=data.x_train[:2],
-                  fault=lambda _: None)
+    start = build(
+        "sasrec",
+        data.input_shape,
+        data.num_classes,
+        0,
+        sample=data.x_train[:2],
+        fault=lambda _: None,
+    )
     base = train(start, data.x_train, data.y_train, passes, 0)
     clean = train(base, data.x_train, data.y_train, more, 0)
     found: dict[str, list[dict[str, Any]]] = {"clean": [], **{arm: [] for arm in ARMS}}
@@ -121,8 +127,18 @@ def main(
 def _text(
     found: dict[str, list[dict[str, Any]]], targets: int, passes: int, more: int, users: int
 ) -> str:
-    header = ["arm", "targets", "HR@10", "ER@10", "ER@50", "median rank", "rank of random / own",
-              "unique", "Jaccard", "detector AUC"]
+    header = [
+        "arm",
+        "targets",
+        "HR@10",
+        "ER@10",
+        "ER@50",
+        "median rank",
+        "rank of random / own",
+        "unique",
+        "Jaccard",
+        "detector AUC",
+    ]
     rows = []
     for arm, told in found.items():
         ratios = [

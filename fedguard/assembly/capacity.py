@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from fedguard import registry
+from fedguard.assembly.fits import model_arguments
 from fedguard.config import SimulationConfig
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
@@ -79,9 +80,10 @@ def count_parameters(config: SimulationConfig, dataset: Dataset) -> int | None:
     known = registry.parameters(registry.find("model", config.model.name))
     shapes = {"input_shape": dataset.input_shape, "num_classes": dataset.num_classes}
     given = {name: value for name, value in shapes.items() if name in known}
+    own = model_arguments(config, dataset)
     try:
         with torch.device("meta"):
-            model = registry.create("model", config.model.name, **given, **config.model.arguments)
+            model = registry.create("model", config.model.name, **given, **own)
         return sum(int(value.numel()) for value in model.state_dict().values())
     except ConfigurationError:
         raise

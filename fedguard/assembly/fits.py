@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from fedguard import registry
+from fedguard.config import SimulationConfig
+from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
 from fedguard.tasks.base import Task
 from fedguard.traits import Traits
@@ -20,3 +26,14 @@ def check_task(kind: str, name: str, declared: Traits, task: Task) -> None:
         raise ConfigurationError(
             kind, name, f"one that serves {task.name}; {name} serves {serves} alone"
         )
+
+
+def model_arguments(config: SimulationConfig, dataset: Dataset) -> dict[str, Any]:
+    """Return a model's arguments: the configured ones, and what the data set knows for the rest.
+
+    A data set's `facts` may hold a mapping ``for_models``, such as the size of a vocabulary.
+    """
+    known = registry.parameters(registry.find("model", config.model.name))
+    offered: Mapping[str, Any] = getattr(dataset.facts, "for_models", {})
+    given = config.model.arguments
+    return {**given, **{n: v for n, v in offered.items() if n in known and given.get(n) is None}}

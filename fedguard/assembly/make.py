@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fedguard import registry
-from fedguard.assembly.fits import check_task
+from fedguard.assembly.fits import check_task, model_arguments
 from fedguard.assembly.plugins import check_plugin
 from fedguard.attacks.base import Attack
 from fedguard.attacks.toolkit.schedule import parse_schedule
@@ -173,7 +173,7 @@ def make_model(config: SimulationConfig, dataset: Dataset, *, receives: bool = F
         latent_layer=config.latent_layer,
         sample=task.sample(dataset.input_shape, 2),
         fault=lambda output: task.output_fault(output, 2, dataset.num_classes),
-        **config.model.arguments,
+        **model_arguments(config, dataset),
     )
     if config.start_from is not None:
         whole = all(value.requires_grad for value in model.parameters())

@@ -17,6 +17,9 @@ from fedguard.errors import ConfigurationError
 _BYTES = (torch.uint8, torch.bool)
 """Types of images whatever the task; other whole numbers may be tokens where it is no classes."""
 
+_CLASSES = ("classification", "text-classification")
+"""Tasks whose y are class numbers."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -72,7 +75,7 @@ class Dataset:
     facts: Any = None
 
     def __post_init__(self) -> None:
-        classes = getattr(self.task, "name", self.task) == "classification"
+        classes = getattr(self.task, "name", self.task) in _CLASSES
         for field in ("x_train", "x_test"):
             self._set(field, as_inputs(f"dataset.{field}", getattr(self, field)))
         if self.x_train.shape[1:] != self.x_test.shape[1:]:

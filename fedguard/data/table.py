@@ -26,7 +26,7 @@ from fedguard.data.dataset import Dataset
 from fedguard.data.encoding import encode_columns
 from fedguard.data.labels import classes_of, label_texts
 from fedguard.data.sampling import stratified_split
-from fedguard.data.table_files import FORMS, RawTable, is_table, read_table
+from fedguard.data.table_files import RawTable, find_table, read_table
 from fedguard.errors import ConfigurationError, check_choice, check_number, nearest
 
 _SHOWN = 12
@@ -127,7 +127,7 @@ class Table:
             names a column if there is no such column (names the nearest), on ``dataset.label`` if
             a class has fewer than 2 rows, on ``dataset.numbers`` if a column's kind is doubtful.
         """
-        raw = read_table(self._file(data_dir))
+        raw = read_table(find_table(self.path, data_dir))
         frame = self._named_columns(raw.frame)
         labels = label_texts(frame[self.label])
         groups = None if self.group is None else texts_of(frame[self.group])
@@ -227,24 +227,6 @@ class Table:
         if groups is not None and self.group not in (self.label, None):
             count = groups[groups != ""].nunique()
             yield Column(self.group, "group", f"{count} groups", int((groups == "").sum()))
-
-    def _file(self, data_dir: Path | None) -> Path:
-        if self.path is not None:
-            candidates = [Path(data_dir) / self.path] if data_dir else []
-            for candidate in [*candidates, Path(self.path).expanduser()]:
-                if candidate.is_file():
-                    return candidate
-            raise ConfigurationError("dataset.path", str(self.path), f"an existing file: {FORMS}")
-        folder = Path(data_dir) if data_dir else None
-        found = _tables(folder) if folder and folder.is_dir() else []
-        if len(found) == 1:
-            return found[0]
-        allowed = f"a folder with one table, {FORMS} (here {len(found)}), or dataset.path"
-        raise ConfigurationError("data_dir", None if folder is None else str(folder), allowed)
-
-
-def _tables(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_table(path))
 
 
 def _check_columns(frame: pd.DataFrame, field: str, names: Sequence[str]) -> None:

@@ -57,6 +57,28 @@ def is_table(path: Path) -> bool:
     return _ending(path)[0] in (*TEXT, *TYPED)
 
 
+def find_table(path: Path | None, data_dir: Path | None) -> Path:
+    """Return the file that `path` names, in the data folder or from here; else the folder's one.
+
+    Raises
+    ------
+    ConfigurationError
+        On ``dataset.path`` if it is not there, on ``data_dir`` unless the folder has one table.
+    """
+    if path is not None:
+        candidates = [Path(data_dir) / path] if data_dir else []
+        for candidate in [*candidates, Path(path).expanduser()]:
+            if candidate.is_file():
+                return candidate
+        raise ConfigurationError("dataset.path", str(path), f"an existing file: {FORMS}")
+    folder = Path(data_dir) if data_dir else None
+    found = sorted(p for p in folder.iterdir() if is_table(p)) if folder and folder.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    allowed = f"a folder with one table, {FORMS} (here {len(found)}), or dataset.path"
+    raise ConfigurationError("data_dir", None if folder is None else str(folder), allowed)
+
+
 def read_table(path: Path) -> RawTable:
     """Return what a file holds.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.traits import Traits
+from fedguard.updates import ClientUpdates
 
 
 class Repair(ABC):
@@ -22,6 +23,9 @@ class Repair(ABC):
     traits: ClassVar[Traits] = Traits(server_data="labelled", server_model=True)
     """What the repair needs; labelled examples of the server unless a subclass says otherwise."""
 
+    reads_updates: ClassVar[bool] = False
+    """Whether it is shown every round's updates, in `see`."""
+
     def open(self, tools: ServerTools) -> None:  # noqa: B027
         """Look at what the server lends before the first round.
 
@@ -29,6 +33,12 @@ class Repair(ABC):
         ------
         ConfigurationError
             If the repair can do nothing with this model.
+        """
+
+    def see(self, updates: ClientUpdates) -> None:  # noqa: B027
+        """Look at a round's updates before `mend`; only where `reads_updates` is true.
+
+        Must not change them. What it learns is part of `state`.
         """
 
     @abstractmethod

@@ -204,7 +204,8 @@ class HorizontalWorld:
         return self.layout.flatten({name: value.cpu() for name, value in state.items()})
 
     def _scene(self, out: Path) -> Scene:
-        lent = self.config.server_samples > 0 and (self.repair is not None or self.audits)
+        # A repair that needs no examples is lent the model all the same.
+        lent = self.repair is not None or (self.audits and self.config.server_samples > 0)
         tools = (
             server_tools(self.config, self.dataset, self.federation, self.server_model)
             if lent

@@ -11,10 +11,12 @@ from torch import Tensor
 from fedguard.audits.base import Audit, Scene
 from fedguard.config import SimulationConfig
 from fedguard.config.repair_times import RepairTimes
+from fedguard.errors import ConfigurationError
 from fedguard.randomness import SERVER, generator
 from fedguard.records import writer as files
 from fedguard.records.writer import Recorder
 from fedguard.repairs.base import Repair
+from fedguard.traits import traits_of
 
 
 class Tending:
@@ -55,6 +57,18 @@ class Tending:
             audit.open(scene)
         if repair is not None and scene.tools is not None:
             repair.open(scene.tools)
+        if repair is not None and repair.reads_updates:
+            self._show_updates(repair)
+
+    def _show_updates(self, repair: Repair) -> None:
+        """Let a repair see every round's updates, or refuse a run that cannot show them."""
+        strategy, name = self.scene.strategy, self.config.strategy.name
+        observers = getattr(strategy, "observers", None)
+        if observers is None or traits_of(strategy).visible != "updates":
+            assert self.config.repair is not None
+            allowed = f"one that needs no client's update, since {name} shows none"
+            raise ConfigurationError("repair", self.config.repair.name, allowed)
+        observers.append(lambda _, updates, __: repair.see(updates))
 
     def mend(self, current: int, vector: Tensor) -> Tensor | None:
         """Return a round's (D,) model after its repair, None where nothing was changed."""
