@@ -33,6 +33,9 @@ class Fields(TypedDict, total=False):
     assumed_malicious: float
     partition: PartLike
     server_samples: int
+    server_draw: Literal["random", "balanced"]
+    server_classes: float
+    server_label_noise: float
     evaluate_clients: float
     rounds: int
     patience: int | None

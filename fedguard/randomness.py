@@ -33,6 +33,15 @@ def stream_seed(seed: int, server_round: int, client: int, purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
 
 
+def seed_for(seed: int, purpose: str) -> int:
+    """Return the 31-bit seed that a part gets in place of the run's own.
+
+    A strategy that knew the run's seed could draw again whatever the run drew, the malicious
+    clients first of all; from this one no other stream can be drawn.
+    """
+    return stream_seed(seed, 0, SERVER, f"seed of {purpose}") >> 32
+
+
 def generator(
     seed: int, server_round: int, client: int, purpose: str, device: torch.device | str = "cpu"
 ) -> torch.Generator:

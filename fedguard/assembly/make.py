@@ -116,7 +116,17 @@ def make_federation(
     """Hold out the server's rows, divide the others among clients and draw the malicious ones."""
     strata = task_of(dataset).strata(dataset.y_train)
     classes = max(int(strata.max()) + 1, dataset.num_classes if strata is dataset.y_train else 1)
-    held, rest = hold_out_for_server(strata, classes, config.server_samples, config.seed)
+    held, rest = hold_out_for_server(
+        strata,
+        classes,
+        config.server_samples,
+        config.seed,
+        balanced=config.server_draw == "balanced",
+        share=config.server_classes,
+    )
+    if config.server_label_noise and task_of(dataset).name != "classification":
+        allowed = f"0 with task {task_of(dataset).name}, whose rows have no class"
+        raise ConfigurationError("server_label_noise", config.server_label_noise, allowed)
     partition = registry.create("partition", config.partition.name, **config.partition.arguments)
     if getattr(partition, "needs_groups", False):
         split = partition.split_dataset(dataset, rest, config.clients, config.seed)
@@ -134,6 +144,7 @@ def make_federation(
         attack=attack,
         seed=config.seed,
         server_rows=held,
+        server_label_noise=config.server_label_noise,
         noise_std=split.noise_std,
         held_out=judged,
         groups=split.groups,

@@ -24,6 +24,7 @@ from fedguard.grids.messages import ROUND_KEY, training_configs
 from fedguard.grids.roll_call import RollCall
 from fedguard.models.build import latent_activations
 from fedguard.models.flat import FlatModel
+from fedguard.randomness import seed_for
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.from_legacy import FromLegacy
 from fedguard.strategies.pre_aggregation import PreAggregation, chain
@@ -51,7 +52,7 @@ def _decided(config: SimulationConfig) -> dict[str, Any]:
         "min_fit_clients": cohort,
         "min_evaluate_clients": 0,
         "min_available_clients": config.clients,
-        "seed": config.seed,
+        "seed": seed_for(config.seed, "strategy"),
         "assumed_malicious": config.assumed_malicious,
         "fraction_train": config.fraction,
         "fraction_evaluate": 0.0,
@@ -172,7 +173,10 @@ def make_pre(config: SimulationConfig) -> PreAggregation | None:
     made = []
     for part in config.pre:
         known = registry.parameters(registry.find("pre", part.name))
-        decided = {"assumed_malicious": config.assumed_malicious, "seed": config.seed}
+        decided = {
+            "assumed_malicious": config.assumed_malicious,
+            "seed": seed_for(config.seed, "pre"),
+        }
         filled = {name: value for name, value in decided.items() if name in known}
         one = registry.create("pre", part.name, **{**filled, **part.arguments})
         if not isinstance(one, PreAggregation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,33 +38,77 @@ def draw_poisoned(
 
 
 def hold_out_for_server(
-    labels: Tensor, num_classes: int, samples: int, seed: int
+    labels: Tensor,
+    num_classes: int,
+    samples: int,
+    seed: int,
+    *,
+    balanced: bool = False,
+    share: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Split training rows into the server's auxiliary rows and those left for the clients.
 
-    The server's rows are balanced over classes as far as the classes reach; a class gives more
-    than half of its rows only where all others have given half of theirs.
+    Parameters
+    ----------
+    labels : Tensor
+        (N,) class of each row, 0 to `num_classes` - 1.
+    num_classes : int
+        Number of classes.
+    samples : int
+        How many rows the server gets, at least 0 and below N.
+    seed : int
+        Seed of the run.
+    balanced : bool
+        Whether the rows are balanced over classes as far as the classes reach; a class gives more
+        than half of its rows only where all others have given half of theirs. Otherwise they are
+        what a server would have that collects as it comes: a draw among all rows.
+    share : float
+        Share of the classes that the server has rows of, above 0 to 1: a seeded draw among those
+        that occur, rounded up.
 
     Returns
     -------
     tuple of Tensor
         (samples,) row numbers of the server, sorted, and the remaining row numbers, sorted.
+
+    Raises
+    ------
+    ConfigurationError
+        On ``server_samples`` if there are not so many rows.
     """
     if not 0 <= samples < len(labels):
         raise ConfigurationError(
             "server_samples", samples, f"0 to {len(labels) - 1} of the training rows"
         )
     order = torch.randperm(len(labels), generator=generator(seed, 0, SERVER, "server data"))
+    if share < 1.0:
+        order = order[torch.isin(labels[order], _classes_held(labels, share, seed))]
+        if samples > len(order):
+            allowed = f"0 to {len(order)}, the training rows of {share:g} of the classes"
+            raise ConfigurationError("server_samples", samples, allowed)
+    if balanced:
+        order = _in_turn(order, labels, num_classes)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    held[order[:samples]] = True
+    return held.nonzero().flatten(), (~held).nonzero().flatten()
+
+
+def _classes_held(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Return the classes that the server has rows of."""
+    known = labels.bincount().nonzero().flatten()
+    drawn = torch.randperm(len(known), generator=generator(seed, 0, SERVER, "server classes"))
+    return known[drawn[: math.ceil(share * len(known))]]
+
+
+def _in_turn(order: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return rows in an order whose every beginning is balanced over classes."""
     # Rank every row within its class; the lowest ranks over all classes are a balanced choice.
-    rank = torch.empty(len(labels), dtype=torch.long)
+    rank = torch.full((len(labels),), 2 * len(labels), dtype=torch.long)
     for label in range(num_classes):
         rows = order[labels[order] == label]
         rank[rows] = torch.arange(len(rows))
         rank[rows[(len(rows) + 1) // 2 :]] += len(labels)
-    chosen = torch.argsort(rank[order], stable=True)[:samples]
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    held[order[chosen]] = True
-    return held.nonzero().flatten(), (~held).nonzero().flatten()
+    return order[torch.argsort(rank[order], stable=True)]
 
 
 def hold_out_of_clients(
@@ -125,6 +170,8 @@ class Federation:
         Seed of data poisoning and input noise.
     server_rows : Tensor
         Training rows held by the server; in no client's shard.
+    server_label_noise : float
+        Share of the server's labels that are wrong, 0 to 1.
     poisoned : frozenset of int
         Honest clients whose own data a third party poisoned, by the attack's data poisoning and in
         every round. Only the metrics may read it.
@@ -144,6 +191,7 @@ class Federation:
     attack: Attack
     seed: int
     server_rows: Tensor
+    server_label_noise: float = 0.0
     noise_std: Sequence[float] | None = None
     held_out: Sequence[Tensor] | None = None
     groups: Sequence[str] | None = None
@@ -255,9 +303,20 @@ class Federation:
         self._cache = {key: value for key, value in self._cache.items() if not key[1]}
 
     def server_examples(self) -> tuple[Tensor, Tensor]:
-        """Return the server's auxiliary examples as the model sees them, and their labels."""
-        x = self.dataset.x_train[self.server_rows]
-        return self.normalise(x), self.dataset.y_train[self.server_rows].to(self.device)
+        """Return the server's auxiliary examples as the model sees them, and their labels.
+
+        The share `server_label_noise` of the labels, rounded to nearest, is wrong.
+        """
+        x, y = self.dataset.x_train[self.server_rows], self.dataset.y_train[self.server_rows]
+        wrong = round(self.server_label_noise * len(y))
+        if wrong:
+            stream = generator(self.seed, 0, SERVER, "server labels")
+            rows = torch.randperm(len(y), generator=stream)[:wrong]
+            classes = self.dataset.num_classes
+            shift = torch.randint(1, classes, (wrong,), generator=stream)
+            y = y.clone()
+            y[rows] = (y[rows] + shift) % classes
+        return self.normalise(x), y.to(self.device)
 
     def class_counts(self) -> Tensor:
         """Return how many examples of each class (stratum) each client holds, (K, C)."""

@@ -100,6 +100,19 @@ def needs(kind: str, part: Any) -> str:
     return ", ".join(wants) or "nothing"
 
 
+def _in_order(kind: str, room: Room, *, ranked: bool) -> list[str]:
+    """Return a kind's parts by name; ranked ones league by league."""
+    names = list(registry.names(kind, room))
+    if not ranked:
+        return names
+    return sorted(names, key=lambda name: list(_LEAGUES.values()).index(league_of(kind, name)))
+
+
+def league_of(kind: str, name: str) -> str:
+    """Return the league of a registered part."""
+    return league(registry.find(kind, name))
+
+
 def section(kind: str, room: Room = "horizontal") -> str:
     """Return the table of one kind of part."""
     with_needs = kind in ("strategy", "attack", "repair", "audit") and room == "horizontal"
@@ -107,7 +120,7 @@ def section(kind: str, room: Room = "horizontal") -> str:
     header = ["name", "what it does", *(["needs"] if with_needs else [])]
     header += [*(["league", "cost, s"] if ranked else []), "paper"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for name in registry.names(kind, room):
+    for name in _in_order(kind, room, ranked=ranked):
         part = registry.find(kind, name)
         cells = [f"`{name}`", summary(part)]
         cells += [needs(kind, part)] if with_needs else []

@@ -47,6 +47,9 @@ _GROUPED: Mapping[str, tuple[str, ...]] = {
         "start_from",
         "partition",
         "server_samples",
+        "server_draw",
+        "server_classes",
+        "server_label_noise",
         "evaluate_clients",
     ),
     TRAINING_PANEL: (

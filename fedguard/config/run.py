@@ -98,6 +98,12 @@ class SimulationConfig(BaseModel):
     """How the training data are divided among clients."""
     server_samples: int = Field(100, ge=0)
     """Auxiliary examples that the server holds; in no client's shard and not in the test set."""
+    server_draw: Literal["random", "balanced"] = "random"
+    """How they are drawn: as they come, or balanced over classes."""
+    server_classes: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of the classes that the server holds examples of."""
+    server_label_noise: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the server's labels that are wrong."""
     evaluate_clients: float = Field(0.0, ge=0.0, le=0.9)
     """Share of each client's rows kept out of its training, on which the global model is judged
     client by client; 0: not."""

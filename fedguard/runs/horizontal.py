@@ -37,6 +37,7 @@ from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.faulty import FaultyGrid
 from fedguard.grids.history import History
+from fedguard.grids.veil import Handles, VeiledGrid
 from fedguard.models.device import resolve_device
 from fedguard.models.flat import FlatModel
 from fedguard.nodes.memory import NodeMemories, as_state, of_state
@@ -48,7 +49,7 @@ from fedguard.runs.engines import local_grid
 from fedguard.runs.judging import Judge
 from fedguard.runs.length import bound_to, check_audits
 from fedguard.runs.measuring import Measuring
-from fedguard.runs.observed import ObservedStrategy, Outcome
+from fedguard.runs.observed import ObservedStrategy, Outcome, unveiled
 from fedguard.runs.personal import Personalised
 from fedguard.runs.records import aim, chosen_parts, client_records, threat_model
 from fedguard.runs.tally import tally, total
@@ -165,6 +166,10 @@ class HorizontalWorld:
         self.faulty: FaultyGrid | None = None
         self.rule_copy: RobustStrategy | None = None
         self.history = History()
+        # Requests to unlearn name clients, and parties to encryption sign as what they are.
+        declared = traits_of(self.strategy)
+        named = declared.requests or declared.client_side
+        self.handles = None if named else Handles(self.config.seed)
         self.node_memories: NodeMemories | None = None
         self.strangers = StrangersState(self.config.strategy.name)
         self.vector = checkpoint.model if checkpoint else self._first_vector()
@@ -305,6 +310,8 @@ class HorizontalWorld:
         elif self.enrolment is not None:
             ticketed = inner if isinstance(inner, TicketedGrid) else None
             outer = EnrolledGrid(outer, self.enrolment, ticketed)
+        if self.handles is not None:
+            outer = VeiledGrid(outer, self.handles)
         observed.start(
             grid=outer,
             initial_arrays=self.layout.to_arrays(self.vector),
@@ -336,7 +343,7 @@ class HorizontalWorld:
         return lambda updates: copy.decide(updates).delta
 
     def _on_train(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+        self.outcome = outcome if self.handles is None else unveiled(outcome, self.handles)
 
     def _mend(self, current: int, arrays: ArrayRecord) -> ArrayRecord | None:
         """Let the repair change a round's model; None where it is not its turn."""

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedguard.errors import ConfigurationError, RunError
+from fedguard.grids.veil import Handles
 from fedguard.randomness import SERVER, stream_seed
 from fedguard.strategies.base import RobustStrategy
 from fedguard.updates import ClientUpdates, Verdict
@@ -39,6 +40,17 @@ class Outcome:
     updates: ClientUpdates | None
     verdict: Verdict | None
     failed: dict[int, str] = field(default_factory=dict)
+
+
+def unveiled(outcome: Outcome, handles: Handles) -> Outcome:
+    """Return what happened by client, which the strategy knows by handle."""
+    return Outcome(
+        outcome.server_round,
+        tuple(sorted(handles.client(node) for node in outcome.asked)),
+        None if outcome.updates is None else handles.updates(outcome.updates),
+        None if outcome.verdict is None else handles.verdict(outcome.verdict),
+        handles.keys(outcome.failed),
+    )
 
 
 Mend = Callable[[int, ArrayRecord], ArrayRecord | None]

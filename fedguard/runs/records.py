@@ -76,6 +76,19 @@ def _client_records(outcome: Outcome, malicious: frozenset[int]) -> list[dict[st
     return records
 
 
+def server_rows_told(config: SimulationConfig, federation: Federation) -> str:
+    """Return in one line what the server's examples are: their draw, classes and wrong labels."""
+    told = f"{len(federation.server_rows)}, {config.server_draw} draw"
+    if federation.task.name == "classification":
+        labels = federation.dataset.y_train[federation.server_rows]
+        told += (
+            f", {int((labels.bincount() > 0).sum())} of {federation.dataset.num_classes} classes"
+        )
+    if config.server_label_noise:
+        told += f", {config.server_label_noise:.0%} of the labels wrong"
+    return told
+
+
 def threat_model(
     config: SimulationConfig,
     federation: Federation,
@@ -104,6 +117,7 @@ def threat_model(
             "strategy": config.strategy.name,
             "assumes malicious fraction": getattr(strategy, "assumed_malicious", "no bound"),
             "holds auxiliary examples": config.server_samples if declared.tools else 0,
+            **({"its examples": server_rows_told(config, federation)} if declared.tools else {}),
             "league": f"server data: {declared.server_data}",
             "reads": declared.visible,
             "needs clients with a lasting handle": declared.history,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fedguard.strategies.multi_metrics import MultiMetrics
     from fedguard.strategies.norm_clipping import NormClipping
     from fedguard.strategies.rlr import RLR
+    from fedguard.strategies.sentinel import Sentinel
     from fedguard.strategies.signguard import SignGuard
     from fedguard.strategies.skymask import SkyMask
     from fedguard.strategies.smea import SMEA

@@ -10,6 +10,7 @@ from fedguard.config.parts import CLASSES
 from fedguard.data.class_names import with_class_numbers
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
+from fedguard.randomness import seed_for
 from fedguard.traits import traits_of
 from fedguard.vertical.attacks.base import NoAttack, VerticalAttack
 from fedguard.vertical.data import PartyView, divide
@@ -34,6 +35,9 @@ HORIZONTAL_ONLY = (
     "poisoned_clients",
     "partition",
     "server_samples",
+    "server_draw",
+    "server_classes",
+    "server_label_noise",
     "local_epochs",
     "client_app",
     "faults",
@@ -147,9 +151,11 @@ class World:
 
 
 def make_vertical_strategy(config: SimulationConfig) -> VerticalStrategy:
-    """Make the strategy, the run's seed filled in."""
+    """Make the strategy, a seed of its own filled in."""
     part = config.strategy
-    strategy = registry.create("strategy", part.name, **{"seed": config.seed, **part.arguments})
+    strategy = registry.create(
+        "strategy", part.name, **{"seed": seed_for(config.seed, "strategy"), **part.arguments}
+    )
     if not isinstance(strategy, VerticalStrategy):
         raise ConfigurationError("strategy", part.name, "a subclass of VerticalStrategy")
     strategy.parties = config.clients

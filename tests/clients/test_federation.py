@@ -84,9 +84,9 @@ def test_class_counts():
 
 
 @pytest.mark.parametrize("samples", [0, 1, 4, 7, 12, 39])
-def test_the_servers_rows_are_balanced_and_in_no_shard(samples):
+def test_a_balanced_draw_of_the_servers_rows_is_balanced_and_in_no_shard(samples):
     labels = dataset().y_train
-    held, rest = hold_out_for_server(labels, 4, samples, seed=3)
+    held, rest = hold_out_for_server(labels, 4, samples, seed=3, balanced=True)
     assert len(held) == samples
     assert sorted([*held.tolist(), *rest.tolist()]) == list(range(40))
     counts = labels[held].bincount(minlength=4)
@@ -96,7 +96,7 @@ def test_the_servers_rows_are_balanced_and_in_no_shard(samples):
 def test_rare_classes_keep_half_of_their_rows_while_others_can_give():
     labels = torch.tensor([0] * 30 + [1] * 3)
     for samples, wanted in ((10, [8, 2]), (17, [15, 2]), (20, [17, 3])):
-        held, _ = hold_out_for_server(labels, 2, samples, seed=0)
+        held, _ = hold_out_for_server(labels, 2, samples, seed=0, balanced=True)
         assert labels[held].bincount(minlength=2).tolist() == wanted
 
 
@@ -130,3 +130,43 @@ def test_held_out_rows_depend_on_the_seed_alone():
     one, again, other = (hold_out_for_server(labels, 4, 8, seed=seed)[0] for seed in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+
+
+def test_the_servers_rows_are_a_plain_draw_unless_balance_is_asked_for():
+    labels = torch.tensor([0] * 900 + [1] * 100)
+    counts = [
+        labels[hold_out_for_server(labels, 2, 100, seed=seed)[0]].bincount(minlength=2)[1]
+        for seed in range(40)
+    ]
+    assert 8.0 < float(torch.stack(counts).double().mean()) < 12.0  # 10 expected, 50 if balanced
+    held, rest = hold_out_for_server(labels, 2, 100, seed=0)
+    assert sorted([*held.tolist(), *rest.tolist()]) == list(range(1000))
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_classes_that_the_server_lacks_are_a_seeded_draw_of_their_number(balanced):
+    labels = torch.arange(400) % 10
+    found = []
+    for seed in range(6):
+        held, rest = hold_out_for_server(labels, 10, 40, seed, balanced=balanced, share=0.5)
+        found.append(tuple(labels[held].unique().tolist()))
+        assert len(found[-1]) == 5
+        assert len(held) == 40
+        assert len(rest) == 360
+    assert len(set(found)) > 1
+
+
+def test_more_rows_than_the_servers_classes_have_are_refused():
+    with pytest.raises(ConfigurationError, match="server_samples"):
+        hold_out_for_server(torch.arange(40) % 4, 4, 21, seed=0, share=0.5)
+
+
+def test_the_share_of_the_servers_labels_that_noise_makes_wrong_is_exact_and_lasts():
+    own = torch.arange(20)
+    clean = federation(server_rows=own).server_examples()[1]
+    noisy = federation(server_rows=own, server_label_noise=0.3)
+    wrong = noisy.server_examples()[1]
+    assert int((wrong != clean).sum()) == 6
+    assert torch.equal(wrong, noisy.server_examples()[1])
+    assert int(wrong.max()) < 4
+    assert int(wrong.min()) >= 0

@@ -93,7 +93,7 @@ class TestResolved:
 
     def test_defaults_of_parts_are_written_out(self):
         resolved = SimulationConfig().resolved()
-        assert resolved["strategy"]["mode"] == "hardened"
+        assert resolved["strategy"]["mode"] == "consensus"
         assert "fraction_train" not in resolved["strategy"]
 
     def test_digest_tells_configurations_apart_but_not_where_files_lie(self):

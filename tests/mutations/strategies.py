@@ -49,7 +49,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         f"{_T}/test_verification.py",
     ),
     (
-        f"{_S}/geminiguard.py",
+        f"{_S}/toolkit/two_views.py",
         "factors = clip_factors(state.norms, limit * state.reach) if limit > 0.0 else None",
         "factors = None",
         f"{_T}/test_verification.py",

@@ -1,6 +1,8 @@
-"""Verification on the server's examples, as GeminiGuard runs it: loss, clipping and patches."""
+"""Verification on the server's examples, as two defences run it: loss, clipping and patches."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional
 
 from fedguard.strategies.base import ServerTools
 from fedguard.strategies.geminiguard import GeminiGuard
+from fedguard.strategies.sentinel import Sentinel
 from fedguard.updates import ClientUpdates, ParameterLayout
 
 EVERYTHING = list(range(CLASSES))
@@ -32,18 +35,22 @@ def updates(model) -> ClientUpdates:
     return updates_from(model, shards, steps=15)
 
 
-def verdict_of(model: nn.Module, updates: ClientUpdates, trigger_margin: float):
-    rule = GeminiGuard(
-        max_norm_ratio=50.0, margin=0.99, trigger_budget=0.03, trigger_margin=trigger_margin
-    )
+@pytest.fixture(params=["geminiguard", "sentinel"])
+def patchwork(request):
+    """Either defence, the loss kept out of it."""
+    return {"geminiguard": GeminiGuard, "sentinel": partial(Sentinel, margin=0.99)}[request.param]
+
+
+def verdict_of(make, model: nn.Module, updates: ClientUpdates, trigger_margin: float):
+    rule = make(max_norm_ratio=50.0, trigger_budget=0.03, trigger_margin=trigger_margin)
     rule.tools = ServerTools(model, *pictures(200, 5, EVERYTHING), "1", CLASSES)
     verdict = rule.combine(updates)
     updates.layout.load(model, updates.global_vector)
     return verdict
 
 
-def test_who_plants_a_patch_is_rejected_by_the_search_and_nobody_else(model, updates):
-    verdict = verdict_of(model, updates, 0.1)
+def test_who_plants_a_patch_is_rejected_by_the_search_and_nobody_else(patchwork, model, updates):
+    verdict = verdict_of(patchwork, model, updates, 0.1)
     assert verdict.reasons == {
         0: f"teaches a patch that means class {TARGET}",
         1: f"teaches a patch that means class {TARGET}",
@@ -52,8 +59,8 @@ def test_who_plants_a_patch_is_rejected_by_the_search_and_nobody_else(model, upd
     assert (verdict.scores["patch"][2:] == 0).all()
 
 
-def test_without_the_search_the_loss_alone_keeps_them(model, updates):
-    verdict = verdict_of(model, updates, 0.0)
+def test_without_the_search_they_stay(patchwork, model, updates):
+    verdict = verdict_of(patchwork, model, updates, 0.0)
     assert not verdict.reasons
     assert "patch" not in verdict.scores
 
@@ -81,7 +88,7 @@ def linear() -> tuple[ServerTools, ClientUpdates]:
 
 def test_accepted_updates_are_clipped_to_their_median_norm(linear):
     tools, updates = linear
-    rule = GeminiGuard(margin=0.99, trigger_margin=0.0)
+    rule = Sentinel(margin=0.99, trigger_margin=0.0)
     rule.tools = tools
     verdict = rule.combine(updates)
     assert not verdict.reasons
@@ -93,7 +100,7 @@ def test_accepted_updates_are_clipped_to_their_median_norm(linear):
 
 def test_harm_is_the_first_order_change_of_the_loss_by_a_clipped_update(linear):
     tools, updates = linear
-    rule = GeminiGuard(margin=0.99, trigger_margin=0.0)
+    rule = Sentinel(margin=0.99, trigger_margin=0.0)
     rule.tools = tools
     harm = rule.combine(updates).scores["harm"]
     norms = updates.deltas.norm(dim=1)

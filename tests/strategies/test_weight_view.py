@@ -13,6 +13,7 @@ from fedguard.strategies.toolkit.weight_view import (
     central_largest_cluster,
     copy_votes,
     majority_clusters,
+    pulls,
     reject_copies,
     reject_far_third,
     scaled,
@@ -106,3 +107,13 @@ def test_claims_count_up_to_a_multiple_of_their_median():
 def test_who_claims_four_times_as_much_may_be_twice_as_long():
     updates = updates_of(np.ones((5, 2)), num_examples=[5.0, 20.0, 20.0, 80.0, 1e6])
     assert claimed_reach(updates).tolist() == [1.0, 1.0, 1.0, 2.0, WIDE_CLAIM_CAP**0.5]
+
+
+def test_pulls_are_projections_on_the_others_directions_in_median_norms():
+    rows = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    found = pulls(rows @ rows.T)
+    # Directions (1, 0), (0, 1), (-1, 0), (1, 0); median norm 2; the third has (2, 1) against it.
+    assert float(found[2]) == pytest.approx(-3.0 * 2.0 / 5.0**0.5 / 2.0)
+    assert float(found[1]) == pytest.approx(0.0)
+    # For the first the others' directions sum to (0, 1); for the fourth as well.
+    assert float(found[0]) == pytest.approx(0.0)

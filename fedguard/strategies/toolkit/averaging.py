@@ -63,6 +63,17 @@ def median(values: Tensor) -> Tensor:
     return (ordered[(len(values) - 1) // 2] + ordered[len(values) // 2]) / 2
 
 
+def beyond_the_others(harm: Tensor, evidence: float) -> float:
+    """Return the harm above which one of (N,) harms is unlike the others.
+
+    ``m + evidence s`` with m the median and ``s = 1.4826 median(m - h_i)`` over the harms below it:
+    the spread of the better half, in which attackers that do harm are not.
+    """
+    middle = float(median(harm))
+    below = middle - harm[harm <= middle]
+    return middle + evidence * 1.4826 * float(median(below))
+
+
 def lowest(scores: Tensor, wanted: int) -> Tensor:
     """Return the (K,) mask of the `wanted` lowest scores, at least one and at most K.
 

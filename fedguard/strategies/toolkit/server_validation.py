@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedguard.strategies.toolkit.averaging import average
+from fedguard.strategies.toolkit.averaging import average, beyond_the_others
 from fedguard.strategies.toolkit.distances import shared_norms
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.updates import ClientUpdates
@@ -21,6 +21,17 @@ Objective = Callable[[nn.Module], Tensor]
 def server_loss(tools: ServerTools) -> Objective:
     """Return the cross-entropy on the server's labelled examples."""
     return lambda model: cross_entropy(model(tools.x), tools.y)
+
+
+def loss_among_present(tools: ServerTools) -> Objective:
+    """Return the cross-entropy on the server's examples among the classes that they show.
+
+    The logits of classes that the server holds no example of are left out, so a client that
+    teaches such a class is not blamed for making it likely.
+    """
+    present = tools.y.bincount().nonzero().flatten()
+    own = torch.searchsorted(present, tools.y)
+    return lambda model: cross_entropy(model(tools.x)[:, present], own)
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ def prune_harmful(
     margin: float,
     fewest: int,
     candidates: Tensor | None = None,
+    evidence: float = 0.0,
 ) -> Pruned:
     """Take clients out of the average, one at a time, as long as the objective falls.
 
@@ -59,7 +71,8 @@ def prune_harmful(
 
     1. compute ``L`` and its gradient g at ``global + A(S)``;
     2. take the client of the largest harm ``<factor_k d_k, g>``;
-    3. drop it if that lowers L by more than ``margin |g| c / |S|``, c the longest clipped update;
+    3. stop unless its harm is beyond that of the others by `evidence`, see `beyond_the_others`;
+    4. drop it if that lowers L by more than ``margin |g| c / |S|``, c the longest clipped update;
        else stop.
 
     One client's part in the average is about ``1 / |S|``, so `margin` is the cosine with the
@@ -87,6 +100,9 @@ def prune_harmful(
         Size of S below which nobody is dropped any more.
     candidates : Tensor, optional
         (K,) bool, who may be dropped; everybody if left out.
+    evidence : float
+        Robust standard deviations by which a harm must exceed the median of those still in, at
+        least 0; 0 asks for none.
     """
     keep = keep.clone()
     may_go = torch.ones_like(keep) if candidates is None else candidates
@@ -101,6 +117,8 @@ def prune_harmful(
     while int(keep.sum()) > max(fewest, 1):
         worst = int(torch.where(keep & may_go, harm, -torch.inf).argmax())
         if not (may_go[worst] and float(harm[worst]) > 0.0):
+            break
+        if evidence > 0.0 and float(harm[worst]) <= beyond_the_others(harm[keep], evidence):
             break
         trial = keep.clone()
         trial[worst] = False

@@ -1,4 +1,7 @@
-"""Verification on the server's examples: who raises the loss, and who plants a patch."""
+"""Verification on the server's examples: who raises the loss, and who plants a patch.
+
+The labels are the tools' own: true ones, or what the clients together believe.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from fedguard.strategies.toolkit.server_validation import (
     Objective,
     Pruned,
     load_average,
+    loss_among_present,
     prune_harmful,
     server_loss,
 )
@@ -35,6 +39,9 @@ SMALLEST_PATCH = 2.0
 TRIGGER_STEPS = 20
 """Steps of the search for patches."""
 
+FEWEST = 3
+"""Clients still in with fewer of which nobody can be told apart."""
+
 SUSPECTS = 3
 """So many classes at most are looked at, those whose patch moves most examples."""
 
@@ -51,13 +58,17 @@ class Verification:
         Model (overwritten) and labelled examples.
     state : JudgedRound
         The round; clients are taken out of it.
-    margin, trigger_margin : float
-        How harmful a client must be to be dropped for the loss and for a patch, as a cosine, 0 to
-        below 1; a `trigger_margin` of 0 does not search for patches.
+    margin : float or None
+        How harmful a client must be to be dropped for the loss, as a cosine, 0 to below 1; None
+        does not judge by the loss.
+    trigger_margin : float
+        The same for a patch; 0 does not search for patches.
     trigger_budget : float
         Share of the input positions that a patch may cover, above 0 to 1.
     aux_samples : int
         Examples that patches are searched for on.
+    evidence : float
+        How far beyond the others' a harm must be; see `prune_harmful`.
     """
 
     def __init__(
@@ -65,10 +76,11 @@ class Verification:
         tools: ServerTools,
         state: JudgedRound,
         *,
-        margin: float,
+        margin: float | None,
         trigger_margin: float,
         trigger_budget: float,
         aux_samples: int,
+        evidence: float = 0.0,
     ) -> None:
         self.tools = tools
         self.state = state
@@ -76,15 +88,18 @@ class Verification:
         self.trigger_margin = trigger_margin
         self.trigger_budget = trigger_budget
         self.aux_samples = aux_samples
+        self.evidence = evidence
 
     def run(self) -> Tensor:
         """Reject who raises the server's loss, then who plants a patch; return the (K,) shares."""
         shares = claimed_shares(self.state.updates, CLAIM_CAP)
-        harm = self._prune(shares, server_loss(self.tools), self.margin)
-        if harm is None:
+        if self.state.keep.sum() < FEWEST:
             return shares
-        self.state.scores["harm"] = harm.harm
-        self._reject_pruned(harm, "raises the loss on the server's examples")
+        if self.margin is not None:
+            loss = loss_among_present(self.tools)
+            harm = self._prune(shares, loss, self.margin)
+            self.state.scores["harm"] = harm.harm
+            self._reject_pruned(harm, "raises the loss on the server's examples")
         shares = self._widen(shares)
         x = self.tools.x
         positions = x[0, :1].numel() if x.ndim == 4 else x[0].numel()
@@ -96,10 +111,11 @@ class Verification:
         """Return shares, and set reaches, that believe large claims if the loss is lower so."""
         before = self._loss(shares)
         wide = claimed_shares(self.state.updates, WIDE_CLAIM_CAP)
-        self.state.reach = claimed_reach(self.state.updates)
+        usual = self.state.reach
+        self.state.reach = usual * claimed_reach(self.state.updates)
         if self._loss(wide) < before:
             return wide
-        self.state.reach = torch.ones_like(self.state.reach)
+        self.state.reach = usual
         return shares
 
     def _loss(self, shares: Tensor) -> float:
@@ -137,9 +153,8 @@ class Verification:
         teach = teachers(tools, triggers, target, self.state.updates)
         effect = stamp_effect(triggers, target, tools.x, tools.y)
         pruned = self._prune(shares, effect, self.trigger_margin, teach)
-        if pruned is not None:
-            scores["patch"] = torch.maximum(scores["patch"], pruned.harm)
-            self._reject_pruned(pruned, f"teaches a patch that means class {target}")
+        scores["patch"] = torch.maximum(scores["patch"], pruned.harm)
+        self._reject_pruned(pruned, f"teaches a patch that means class {target}")
 
     def _prune(
         self,
@@ -147,10 +162,8 @@ class Verification:
         objective: Objective,
         margin: float,
         candidates: Tensor | None = None,
-    ) -> Pruned | None:
+    ) -> Pruned:
         keep = torch.as_tensor(self.state.keep)
-        if int(keep.sum()) < 3:
-            return None
         return prune_harmful(
             self.tools,
             objective,
@@ -161,6 +174,7 @@ class Verification:
             margin=margin,
             fewest=(len(keep) + 1) // 2,
             candidates=candidates,
+            evidence=self.evidence,
         )
 
     def _factors(self) -> Tensor:

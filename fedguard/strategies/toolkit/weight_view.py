@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedguard.strategies.toolkit.averaging import beyond_the_others, median
 from fedguard.strategies.toolkit.clustering import Labels, off_diagonal_median
 from fedguard.strategies.toolkit.coordinates import coordinate_median
 from fedguard.strategies.toolkit.judged_round import JudgedRound
@@ -13,6 +14,9 @@ from fedguard.updates import ClientUpdates
 
 COPY_RADIUS = 0.05
 """Updates closer than this share of the median distance count as copies of one vote."""
+
+FEWEST_TO_OPPOSE = 5
+"""Clients still in with fewer of which none is told to oppose the others."""
 
 COPY_BLOCK = 3
 """So many near-identical updates or more are rejected: honest training does not repeat itself."""
@@ -80,3 +84,43 @@ def reject_far_third(state: JudgedRound, euclidean: Tensor) -> None:
         apart = float(euclidean[a, b])
         if min(float(euclidean[row, a]), float(euclidean[row, b])) > 3.0 * apart > 0.0:
             state.reject(row, "far from the two others")
+
+
+def pulls(gram: Tensor) -> Tensor:
+    """Return how far each update goes along what the others together do: (K,), in median norms.
+
+    ``p_i = <d_i, s - u_i> / (|s - u_i| median|d|)`` with ``u_i = d_i / |d_i|`` and
+    ``s = sum_j u_j``, so that a long update is no more than one vote for the direction and is
+    measured with its length all the same.
+
+    Parameters
+    ----------
+    gram : Tensor
+        (K, K) inner products of the updates, float64.
+    """
+    norms = gram.diagonal().clamp(min=0.0).sqrt()
+    scale = torch.where(norms > 0.0, 1.0 / norms.clamp(min=1e-300), 0.0)
+    unit = gram * scale[:, None] * scale[None, :]
+    along, own = unit.sum(dim=1), unit.diagonal()
+    others = (unit.sum() - 2.0 * along + own).clamp(min=1e-300).sqrt()
+    return (along - own) / others * norms / median(norms).clamp(min=1e-300)
+
+
+def reject_opposed(state: JudgedRound, gram: Tensor, evidence: float) -> None:
+    """Reject updates that pull against what the others together do, beyond honest disagreement.
+
+    One at a time, the worst first, as long as its `pulls` is negative and below the median by
+    `evidence` robust standard deviations, whose spread is that of the better half; half of the
+    clients are kept. Who is out already counts in none of it.
+    """
+    count = len(state.keep)
+    state.scores["pull"] = torch.zeros(count, dtype=torch.float64)
+    while (kept := int(state.keep.sum())) > max(count // 2, FEWEST_TO_OPPOSE - 1):
+        rows = torch.as_tensor(np.flatnonzero(state.keep))
+        found = pulls(gram[rows][:, rows])
+        state.scores["pull"][rows] = found
+        worst = int(found.argmin())
+        if float(found[worst]) >= min(-beyond_the_others(-found, evidence), 0.0):
+            return
+        why = f"pulls against the other {kept - 1}: {float(found[worst]):.2f} median norms"
+        state.reject(int(rows[worst]), why)

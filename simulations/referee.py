@@ -1,0 +1,276 @@
+"""The referee: held-out data, attacks and seeds on which no default of ours was chosen.
+
+Run once per version; nothing may be changed after a look at it without a new set of seeds (see
+docs/protocol.md). Rules stand in three leagues, by what their server holds: nothing, examples
+without labels, examples with labels. A rule is compared with its own league.
+
+    python -m simulations.referee --data-dir DIR           # everything, a night on two cores
+    python -m simulations.referee --data-dir DIR --quick   # three data sets, one seed, 20 %
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedguard import registry
+from fedguard.traits import SERVER_DATA, ServerData, traits_of
+from simulations.common import (
+    ROOT,
+    Cell,
+    machine,
+    markdown_table,
+    run_cells,
+    spread,
+    write_section,
+)
+from simulations.held_out import named
+
+Run = Mapping[str, Any]
+Grouped = dict[tuple[str, ...], list[dict[str, Any]]]
+
+PAGE = ROOT / "docs" / "referee.md"
+
+SEEDS = (1009, 1013, 1019, 1021, 1031)
+"""Looked at by nobody while a default was chosen; a new version takes new ones."""
+
+FRACTIONS = (0.1, 0.2, 0.3, 0.45)
+
+RULES: dict[str, dict[str, Any]] = {
+    "fedavg": {"name": "fedavg"},
+    "copies alone": {"name": "simulations.controls:CopiesAlone"},
+    "length alone": {"name": "simulations.controls:LengthAlone"},
+    "trimmed-mean": {"name": "trimmed-mean"},
+    "multi-krum": {"name": "multi-krum"},
+    "geminiguard": {"name": "geminiguard"},
+    "geminiguard, paper mode": {"name": "geminiguard", "mode": "paper"},
+    "server alone": {"name": "simulations.controls:ServerAlone"},
+    "fltrust": {"name": "fltrust"},
+    "sentinel": {"name": "sentinel"},
+}
+
+TABLES = ("iscxtor2016", "cicids2017-web", "adult", "bank-marketing", "credit-default")
+IMAGES = ("gtsrb",)
+
+# None at a strength, or with a trigger, that a default was tuned on.
+ATTACKS: dict[str, dict[str, Any]] = {
+    "sign-flip": {"name": "sign-flip", "scale": 1.5},
+    "ipm": {"name": "ipm", "epsilon": 2.0},
+    "min-sum": {"name": "min-sum", "direction": "std"},
+    "gaussian": {"name": "gaussian", "std": 0.1},
+    "label-flip": {"name": "label-flip", "mode": "cyclic"},
+}
+BACKDOORS: dict[str, dict[str, Any]] = {
+    "badnets": {"name": "badnets", "size": 6, "position": "top-left", "target_class": 3},
+    "blended": {"name": "blended", "alpha": 0.15, "pattern_seed": 7, "target_class": 3},
+    "sig": {"name": "sig", "target_class": 3},
+    "wanet": {"name": "wanet", "pattern_seed": 7, "target_class": 3},
+}
+
+PARTITIONS: dict[str, dict[str, Any]] = {
+    "dirichlet 0.3": {"name": "dirichlet", "alpha": 0.3},
+    "three labels": {"name": "label-quantity", "labels_per_client": 3},
+}
+
+BASE: dict[str, Any] = {
+    "model": {"name": "mlp", "hidden": [64]},
+    "clients": 16,
+    "rounds": 20,
+    "local_epochs": 1,
+    "batch_size": 32,
+    "lr": 0.1,
+    "server_samples": 100,
+    "assumed_malicious": 0.25,
+}
+
+QUICK_DATA = ("gtsrb", "iscxtor2016", "cicids2017-web")
+QUICK_ATTACKS = ("sign-flip", "label-flip", "badnets", "blended")
+QUICK_RULES = tuple(rule for rule in RULES if rule not in ("multi-krum", "geminiguard, paper mode"))
+
+
+def league(rule: str) -> ServerData:
+    """Return which data of the server a rule plays with."""
+    spec = dict(RULES[rule])
+    made = registry.create("strategy", spec.pop("name"), **spec)
+    return traits_of(made).server_data
+
+
+def attacks_on(data: str) -> dict[str, dict[str, Any]]:
+    """Return the attacks that a data set can carry: triggers are for images."""
+    return {**ATTACKS, **(BACKDOORS if data in IMAGES else {})}
+
+
+def cells(folder: str, *, quick: bool) -> Iterator[Cell]:
+    """Yield every run, by (rule, data, split, attack, share of malicious clients)."""
+    data = QUICK_DATA if quick else (*IMAGES, *TABLES)
+    splits = dict(list(PARTITIONS.items())[:1]) if quick else PARTITIONS
+    shares = (0.2,) if quick else FRACTIONS
+    for seed in SEEDS[: 1 if quick else len(SEEDS)]:
+        for name in data:
+            dataset = named(name)
+            own = dataset["name"] == name
+            base = {**BASE, "dataset": dataset, "data_dir": f"{folder}/{name}" if own else folder}
+            base["rounds"] = 12 if quick else BASE["rounds"]
+            chosen = {
+                attack: spec
+                for attack, spec in attacks_on(name).items()
+                if not quick or attack in QUICK_ATTACKS
+            }
+            for split, partition in splits.items():
+                common = {**base, "partition": partition, "seed": seed}
+                yield from _of_split(common, (name, split), chosen, shares, quick=quick)
+
+
+def _of_split(
+    common: Mapping[str, Any],
+    where: tuple[str, str],
+    attacks: Mapping[str, Mapping[str, Any]],
+    shares: Sequence[float],
+    *,
+    quick: bool,
+) -> Iterator[Cell]:
+    for rule in QUICK_RULES if quick else RULES:
+        values = {**common, "strategy": RULES[rule]}
+        yield Cell((rule, *where, "none", "0"), {**values, "attack": "none", "malicious": 0})
+        for attack, spec in attacks.items():
+            if rule == "server alone":
+                continue  # no client moves it
+            for share in shares:
+                attacked = {**values, "attack": dict(spec), "malicious": share}
+                yield Cell((rule, *where, attack, f"{share:g}"), attacked)
+    for attack in BACKDOORS.keys() & attacks.keys():
+        floor = {**common, "strategy": RULES["fedavg"], "attack": dict(attacks[attack])}
+        yield Cell(("fedavg", *where, attack, "0"), {**floor, "malicious": 0})
+
+
+def headline(run: Run) -> float | None:
+    """Return the last round's accuracy, on tables macro F1: their classes are unequal."""
+    final = run["final"]
+    value: float | None = final["accuracy" if run["dataset"].endswith("gtsrb") else "macro_f1"]
+    return value
+
+
+def success(run: Run) -> float | None:
+    """Return the last round's attack success rate."""
+    value: float | None = run["final"].get("attack_success_rate")
+    return value
+
+
+def rejected(run: Run) -> float | None:
+    """Return the share of honest clients rejected, as a mean over rounds."""
+    value: float | None = run["detection"]["false_positive_rate"]
+    return value
+
+
+def tables(grouped: Grouped) -> Iterator[str]:
+    """Yield one table per data set, split and share, a league after the other in each."""
+    places = sorted({key[1:3] for key in grouped})
+    shares = sorted({key[4] for key in grouped} - {"0"}, key=float)
+    for data, split in places:
+        for share in shares:
+            yield f"### {data}, {split}, {float(share):.0%} malicious"
+            yield _table(grouped, data, split, share)
+
+
+def _table(grouped: Grouped, data: str, split: str, share: str) -> str:
+    found = {key[3] for key in grouped if key[1:3] == (data, split)}
+    attacks = [attack for attack in attacks_on(data) if attack in found]
+    rows = []
+    for group in SERVER_DATA:
+        for rule in RULES:
+            if (rule, data, split, "none", "0") in grouped and league(rule) == group:
+                rows.append(_row(grouped, rule, (data, split), attacks, share))
+    floors = [_floor(grouped, (data, split), attack) for attack in attacks]
+    rows.append(["-", "clean floor of the trigger", "-", "-", *floors])
+    header = ("server data", "rule", "no attack", "honest rejected in peace", *attacks)
+    return markdown_table(header, rows)
+
+
+def _row(
+    grouped: Grouped, rule: str, where: tuple[str, str], attacks: Sequence[str], share: str
+) -> list[str]:
+    peace = grouped[rule, *where, "none", "0"]
+    texts = []
+    for attack in attacks:
+        runs = grouped.get((rule, *where, attack, share), [])
+        text = spread([headline(run) for run in runs])
+        if attack in BACKDOORS and runs:
+            text += f", success {spread([success(run) for run in runs])}"
+        texts.append(text)
+    alone = spread([rejected(run) for run in peace]) if rule != "server alone" else "-"
+    return [league(rule), rule, spread([headline(run) for run in peace]), alone, *texts]
+
+
+def _floor(grouped: Grouped, where: tuple[str, str], attack: str) -> str:
+    runs = grouped.get(("fedavg", *where, attack, "0"), [])
+    return f"success {spread([success(run) for run in runs])}" if runs else "-"
+
+
+def peace(grouped: Grouped, rule: str) -> str:
+    """Return in one line what a rule costs without attackers, at its worst."""
+    lost = {}
+    for key, runs in grouped.items():
+        if key[0] == rule and key[3] == "none":
+            plain = grouped["fedavg", *key[1:]]
+            gaps = [
+                (headline(mine) or 0.0) - (headline(other) or 0.0)
+                for mine, other in zip(runs, plain, strict=True)
+            ]
+            lost[", ".join(key[1:3])] = statistics.fmean(gaps)
+    where = min(lost, key=lost.__getitem__)
+    turned = [
+        rejected(run) or 0.0
+        for key, runs in grouped.items()
+        if key[0] == rule and key[3] == "none"
+        for run in runs
+    ]
+    return (
+        f"- `{rule}`: {100 * lost[where]:+.1f} points against plain averaging at its worst "
+        f"({where}); {100 * max(turned):.0f} % of the honest clients rejected at most"
+    )
+
+
+def version() -> str:
+    """Return the version that is judged."""
+    from importlib.metadata import version as of
+
+    return of("fedguard")
+
+
+def report(grouped: Grouped, *, quick: bool) -> str:
+    """Return the section of this version in Markdown."""
+    seeds = SEEDS[: 1 if quick else len(SEEDS)]
+    size = "the quick size: one seed, a hint and no proof" if quick else f"{len(seeds)} seeds"
+    parts = [
+        f"## Version {version()}, {'quick' if quick else 'whole'}",
+        f"""{BASE["clients"]} clients, mlp with 64 hidden units, {12 if quick else BASE["rounds"]}
+rounds, {BASE["server_samples"]} examples of the server, drawn as they come; {size}
+({", ".join(map(str, seeds))}). Images: accuracy; tables: macro F1; in percent. `copies alone`,
+`length alone` and `server alone` are controls: one filter, or no client at all.""",
+        "Without attackers:",
+        "\n".join(peace(grouped, rule) for rule in ("geminiguard", "sentinel")),
+        *tables(grouped),
+        f"Made by `python -m simulations.referee{' --quick' if quick else ''}`; {machine()}.",
+    ]
+    return "\n\n".join(parts)
+
+
+def main(
+    data_dir: Annotated[str, typer.Option(help="Folder that holds the held-out data sets.")],
+    quick: Annotated[bool, typer.Option(help="Three data sets, one seed, 20 % malicious.")] = False,
+    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
+    folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/referee"),
+) -> None:
+    """Run the battery, go on where it stopped, and write docs/referee.md."""
+    grouped = run_cells(cells(data_dir, quick=quick), folder, jobs)
+    write_section(
+        f"referee {version()}{' quick' if quick else ''}", report(grouped, quick=quick), PAGE
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,145 @@
+"""Sentinel: whoever harms unlike the others goes, on the evidence of the server's labels."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from corners import CLASSES, attacked, examples, make_tools, rates, trained, updates_of
+from torch.nn import functional
+
+from fedguard.errors import ConfigurationError
+from fedguard.strategies import Sentinel
+from fedguard.strategies.base import ServerTools
+from fedguard.strategies.toolkit.averaging import beyond_the_others
+from fedguard.traits import traits_of
+from fedguard.updates import ClientUpdates
+
+
+@pytest.fixture
+def tools() -> ServerTools:
+    return make_tools()
+
+
+def guard(tools: ServerTools | None, **arguments) -> Sentinel:
+    strategy = Sentinel(**arguments)
+    strategy.tools = tools
+    return strategy
+
+
+def test_it_plays_in_the_league_of_labels():
+    assert traits_of(Sentinel()).server_data == "labelled"
+
+
+@pytest.mark.parametrize("kind", ["sign", "gaussian", "scale", "lie"])
+def test_attackers_are_rejected_and_honest_clients_are_not(tools, kind):
+    deltas, start, layout = trained(tools, 20)
+    verdict = guard(tools).combine(updates_of(attacked(deltas, kind, 4), start, layout))
+    caught, wronged = rates(verdict, 4)
+    assert caught == 1.0
+    assert wronged <= 0.1
+
+
+@pytest.mark.parametrize("labels_per_client", [2, CLASSES])
+def test_in_peace_nearly_nobody_is_rejected(tools, labels_per_client):
+    deltas, start, layout = trained(tools, 20, labels_per_client=labels_per_client)
+    updates = updates_of(deltas, start, layout)
+    assert rates(guard(tools).combine(updates), 0)[1] <= 0.05
+
+
+def without_classes(tools: ServerTools, kept: int) -> ServerTools:
+    rows = tools.y < kept
+    return ServerTools(tools.model, tools.x[rows], tools.y[rows], "hidden", CLASSES)
+
+
+def test_who_teaches_classes_that_the_server_lacks_is_not_judged_by_them(tools):
+    """Two clients hold nothing but classes 3 and 4, of which the server has no example."""
+    deltas, start, layout = trained(tools, 12)
+    for row in (0, 1):
+        x, y = examples(60, seed=70 + row, classes=[3, 4])
+        layout.load(tools.model, start)
+        optimiser = torch.optim.SGD(tools.model.parameters(), lr=0.1)
+        for _ in range(10):
+            optimiser.zero_grad()
+            functional.cross_entropy(tools.model(x), y).backward()
+            optimiser.step()
+        deltas[row] = layout.flatten(tools.model.state_dict()) - start
+    layout.load(tools.model, start)
+    updates = updates_of(deltas, start, layout)
+    strict = {"margin": 0.0, "trigger_margin": 0.0}
+    harm = guard(without_classes(tools, 3), **strict).combine(updates).scores["harm"]
+    assert (
+        float(harm[:2].abs().max()) < 0.5 * float(harm[2:].abs().max()) + 1e-9
+        or not (harm[:2] > 0).any()
+    )
+    verdict = guard(without_classes(tools, 3), trigger_margin=0.0).combine(updates)
+    assert not {0, 1} & verdict.reasons.keys()
+
+
+@pytest.mark.parametrize("evidence", [0.0, 1.0, 2.5])
+def test_the_spread_of_harms_is_that_of_the_better_half(evidence):
+    """Median 5; the gaps below it are 5, 4, 3, 1, 0, of median 3; the top is free."""
+    harm = torch.tensor([1.0, 0.0, 2.0, 4.0, 5.0, 50.0, 60.0, 1e9, 6.0], dtype=torch.float64)
+    wanted = 5.0 + evidence * 1.4826 * 3.0
+    assert beyond_the_others(harm, evidence) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("evidence", "found"), [(2.5, 1.0), (3.0, 0.5)])
+def test_harmful_updates_of_ordinary_size_are_found_on_server_data(tools, evidence, found):
+    """Where clients hold two labels each, honest harm is spread wide: evidence costs power."""
+    deltas, start, layout = trained(tools, 20, labels_per_client=2)
+    deltas[:4] *= -1.0
+    verdict = guard(tools, evidence=evidence).combine(updates_of(deltas, start, layout))
+    caught, wronged = rates(verdict, 4)
+    assert caught >= found
+    assert wronged == 0.0
+    assert "loss on the server's examples" in next(iter(verdict.reasons.values()))
+
+
+def test_verification_lowers_the_servers_loss(tools):
+    deltas, start, layout = trained(tools, 12)
+    deltas[:3] *= -1.0
+    verified = guard(tools).combine(updates_of(deltas, start, layout)).delta
+    losses = []
+    for delta in (verified, deltas.mean(dim=0)):
+        layout.load(tools.model, start + delta)
+        with torch.no_grad():
+            losses.append(float(functional.cross_entropy(tools.model(tools.x), tools.y)))
+    assert losses[0] < losses[1]
+
+
+@pytest.mark.parametrize(("useful", "cap"), [(True, 10.0), (False, 3.0)])
+def test_large_claims_count_only_where_they_lower_the_servers_loss(tools, useful, cap):
+    deltas, start, layout = trained(tools, 8)
+    if not useful:
+        deltas[7] = 0.0
+    claims = [10.0] * 7 + [1e6]
+    updates = ClientUpdates.from_matrix(deltas, claims, None, start, layout)
+    weights = guard(tools, margin=0.999).combine(updates).weights
+    assert float(weights[7] / weights[0]) == pytest.approx(cap)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("margin", -1.0),
+        ("evidence", -0.5),
+        ("evidence", math.nan),
+        ("trigger_margin", 1.0),
+        ("trigger_budget", 0.0),
+        ("max_norm_ratio", 1.0),
+    ],
+)
+def test_bad_arguments_are_named(argument, value):
+    with pytest.raises(ConfigurationError, match=argument):
+        Sentinel(**{argument: value})
+
+
+@pytest.mark.parametrize("opposition", [0.0, 3.0])
+def test_who_pulls_against_the_others_goes_only_where_that_is_asked_for(opposition):
+    deltas = torch.randn(10, 300, generator=torch.Generator().manual_seed(1)) + 0.5
+    deltas[:2] = -deltas[:2]
+    verdict = Sentinel(opposition=opposition).combine(ClientUpdates.from_matrix(deltas))
+    told = [row for row, why in verdict.reasons.items() if "pulls against" in why]
+    assert told == ([0, 1] if opposition else [])

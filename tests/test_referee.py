@@ -1,0 +1,129 @@
+"""The referee: what it runs, in which leagues, what its page says; and the controls."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedguard.config import parse
+from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.updates import ClientUpdates, ParameterLayout
+from simulations import geminiguard_table, heat_map, main_table, referee
+from simulations.controls import CopiesAlone, LengthAlone, ServerAlone
+from simulations.held_out import Gtsrb, named
+
+
+def summary(value: float, *, success: float | None = None, rejected: float = 0.0) -> dict:
+    final = {"accuracy": value, "macro_f1": value, "attack_success_rate": success}
+    return {
+        "dataset": "gtsrb",
+        "final": final,
+        "detection": {"false_positive_rate": rejected, "true_positive_rate": None},
+    }
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_every_cell_is_a_configuration_with_a_seed_that_no_other_table_uses(quick):
+    wanted = list(referee.cells("data", quick=quick))
+    used = {*geminiguard_table.SEEDS, 0, 1, 2, 20, 21, 31, 77, *range(100, 103)}
+    assert not used & set(referee.SEEDS)
+    assert len({str(cell) for cell in wanted}) == len(wanted)
+    for cell in wanted[:: 1 + len(wanted) // 40]:
+        assert parse(dict(cell.values)).seed in referee.SEEDS
+
+
+def test_no_attack_has_the_setting_of_a_table_that_defaults_were_tuned_on():
+    tuned = [spec for table in (main_table, geminiguard_table) for spec in table.ATTACKS.values()]
+    assert hasattr(heat_map, "STRATEGIES")
+    for spec in (*referee.ATTACKS.values(), *referee.BACKDOORS.values()):
+        assert spec not in tuned
+        assert len(spec) > 1  # no bare name: its defaults were looked at
+
+
+def test_triggers_go_on_images_alone_and_their_floor_is_measured():
+    wanted = list(referee.cells("data", quick=True))
+    floors = {cell.key[1] for cell in wanted if cell.key[3] == "badnets" and cell.key[4] == "0"}
+    assert floors == {"gtsrb"}
+    assert {cell.key[1] for cell in wanted if cell.key[3] in referee.BACKDOORS} == {"gtsrb"}
+
+
+def test_leagues_are_those_that_the_rules_declare():
+    assert [referee.league(rule) for rule in ("fedavg", "geminiguard", "sentinel")] == [
+        "none",
+        "unlabelled",
+        "labelled",
+    ]
+    assert referee.league("server alone") == "labelled"
+    assert referee.league("copies alone") == "none"
+
+
+def test_the_page_ranks_league_by_league_and_names_the_worst_of_peace():
+    grouped = {}
+    for rule, value, lost in (
+        ("fedavg", 0.8, 0.0),
+        ("geminiguard", 0.77, 0.02),
+        ("sentinel", 0.79, 0.04),
+    ):
+        where = (rule, "gtsrb", "dirichlet 0.3")
+        grouped[*where, "none", "0"] = [summary(value, rejected=lost)]
+        grouped[*where, "badnets", "0.2"] = [summary(value, success=0.5)]
+    grouped["fedavg", "gtsrb", "dirichlet 0.3", "badnets", "0"] = [summary(0.8, success=0.031)]
+    text = referee.report(grouped, quick=True)
+    assert "`geminiguard`: -3.0 points against plain averaging at its worst" in text
+    assert "2 % of the honest clients rejected at most" in text
+    assert "success 3.1" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    leagues = [row.split("|")[1].strip() for row in rows[1:]]
+    assert leagues == ["none", "unlabelled", "labelled", "-"]
+    assert "no proof" in text
+
+
+def test_held_out_sets_are_found_by_name_or_by_class():
+    assert named("adult") == {"name": "adult"}
+    assert named("gtsrb")["name"].endswith(Gtsrb.__name__)
+
+
+# --- controls ----------------------------------------------------------------------------------
+
+
+def updates(*, copies: int = 3) -> ClientUpdates:
+    rows = torch.randn(8, 40, generator=torch.Generator().manual_seed(0)) + 0.5
+    rows[:copies] = -2.0
+    return ClientUpdates.from_matrix(rows)
+
+
+def test_the_copies_filter_alone_rejects_copies_and_no_length():
+    seen = updates()
+    seen.deltas[7] *= 100.0
+    verdict = CopiesAlone().decide(seen)
+    assert (verdict.weights == 0).nonzero().flatten().tolist() == [0, 1, 2]
+    torch.testing.assert_close(verdict.delta, seen.deltas[3:].mean(dim=0))
+
+
+def test_the_length_filter_alone_rejects_length_and_no_copies():
+    seen = updates(copies=0)
+    seen.deltas[7] *= 100.0
+    seen.deltas[:3] = seen.deltas[0]
+    verdict = LengthAlone().decide(seen)
+    assert (verdict.weights == 0).nonzero().flatten().tolist() == [7]
+    norms = seen.deltas[:7].norm(dim=1)
+    assert float(verdict.delta.norm()) <= float(norms.median()) * 1.0001
+
+
+def test_the_server_alone_learns_from_its_rows_and_from_no_client():
+    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(4, 2))
+    layout = ParameterLayout.from_module(model)
+    start = torch.zeros(layout.size)
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(1))
+    y = (x[:, 0] > 0).long()
+    rule = ServerAlone(seed=3)
+    rule.tools = ServerTools(model, x, y, "0", 2)
+    found = []
+    for scale in (1.0, 1e6):
+        deltas = scale * torch.ones(5, layout.size)
+        verdict = rule.decide(ClientUpdates.from_matrix(deltas, None, None, start, layout))
+        assert not verdict.weights.any()
+        found.append(verdict.delta)
+    assert torch.equal(*found)
+    layout.load(model, start + found[0])
+    assert float((model(x).argmax(dim=1) == y).double().mean()) > 0.9
