@@ -19,8 +19,8 @@ from pathlib import Path
 
 EXECUTOR = b"flower-superexec"
 
-START = 120.0
-"""Seconds that a command has until its SuperExec runs: a slow machine loads Python for long."""
+START = 900.0
+"""Seconds that a command has until its SuperExec runs: three minutes were seen at a load of 26."""
 
 LOOK = 2.0
 """Seconds between two looks."""
