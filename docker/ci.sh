@@ -6,6 +6,7 @@
 #   docker/ci.sh             builds what is not built (minutes the first time), then runs
 #   docker/ci.sh --if-built  only where the image's packages are built already, as CI does
 #   docker/ci.sh --build     builds, runs nothing
+#   IMAGE=fedguard:latest docker/ci.sh   runs an image that is built
 #
 # Exits with 0 where all is well, and where no container engine can run (it says why). An engine
 # that runs already is used and left running; on Debian, as root, one is installed and started, with
@@ -17,6 +18,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 : "${ENGINE:=/var/lib/fedguard-engine}"
 : "${ROUNDS:=5}"
+: "${IMAGE:=}"
 mode=${1:-}
 work=$(mktemp -d)
 started=()
@@ -100,7 +102,9 @@ find_compose() {
     # Docker Compose 1 knows no `name`; -p says it to both.
     mkdir "$work/docker"
     sed '/^name:/d' docker/compose.yaml >"$work/docker/compose.yaml"
-    python3 docker/supernodes.py 6 >"$work/docker/compose.more.yaml"
+    local python=python3
+    [[ ! -x .venv/bin/python ]] || python=.venv/bin/python
+    "$python" docker/supernodes.py 6 >"$work/docker/compose.more.yaml"
 }
 
 compose() {
@@ -165,6 +169,10 @@ build() { # TORCH: returns 1 where it fails
 
 make_image() {
     local packages
+    if [[ -n "$IMAGE" ]]; then
+        "$docker" tag "$IMAGE" fedguard:ci || fail "there is no image $IMAGE"
+        return
+    fi
     packages="fedguard:packages-$(cat constraints.txt pyproject.toml docker/Dockerfile |
         sha256sum | cut -c1-12)"
     if [[ "$mode" = --if-built ]] && ! "$docker" image inspect "$packages" >/dev/null 2>&1; then

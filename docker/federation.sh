@@ -3,7 +3,7 @@
 # plain processes; nothing else differs.
 #
 #   federation.sh certificates | superlink | enrol | registrar | relay | supernode | run | runs
-#   | stop | healthy | alive
+#   | stop | metrics | healthy | alive
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -36,6 +36,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${DOOR_PORT:=8002}"              # where the aggregator takes updates in
 : "${RELAY_HOST:=relay}"            # through which clients reach it
 : "${RELAY_PORT:=8003}"
+: "${METRICS_PORT:=9464}"           # where Prometheus reads, with the service metrics
+: "${LOG_FORMAT:=}"                 # json: a JSON object a line
 : "${APP:=$here/..}"                # folder with the Flower app's pyproject.toml
 : "${FLWR_HOME:=$HOME/.flwr}"
 export FLWR_HOME FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
@@ -66,6 +68,12 @@ case "$ENROLMENT" in
     echo "ENROLMENT=$ENROLMENT cannot be deployed; allowed: k-pseudonym" >&2
     exit 2
     ;;
+esac
+
+case "$LOG_FORMAT" in
+"") ;;
+json) exec > >(exec python "$here/json_logs.py" "${1:-}" "$PARTITION") 2>&1 ;;
+*) echo "LOG_FORMAT=$LOG_FORMAT is not known; allowed: json, or nothing" >&2 && exit 2 ;;
 esac
 
 case "${1:-}" in
@@ -152,6 +160,9 @@ run)
         settings+=" enrolment.door=$RELAY_HOST:$RELAY_PORT enrolment.listen=$LISTEN:$DOOR_PORT enrolment.folder=$FEDERATION\""
     fi
     python "$here/submit.py" run "$APP" --run-config "$settings $RUN_CONFIG"
+    ;;
+metrics)
+    exec python -m fedguard.commands.metrics "$RUNS" --listen "$LISTEN:$METRICS_PORT"
     ;;
 runs)
     connect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import os
 import signal
 import subprocess
@@ -144,3 +145,34 @@ def test_the_health_check_looks_for_the_superexec(tmp_path, url):
         assert ended(child)
         done = look(tmp_path, url)
         assert done.returncode == 1
+
+
+def test_logs_become_a_json_object_a_line():
+    said = (
+        "\x1b[92mINFO \x1b[0m:      Starting Flower SuperNode\n"
+        "\x1b[93mWARNING \x1b[0m:   node 7 is left out: it names no partition\n\n"
+        "2026-11-28T10:12:56.681Z ERROR [uvicorn.error] no such file\n"
+        'Traceback "most recent" {call}\n\xff'
+    )
+    command = [sys.executable, DOCKER / "json_logs.py", "supernode", "3"]
+    done = subprocess.run(command, input=said.encode("latin-1"), capture_output=True, check=True)
+    entries = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(entry["level"], entry["message"]) for entry in entries] == [
+        ("INFO", "Starting Flower SuperNode"),
+        ("WARNING", "node 7 is left out: it names no partition"),
+        ("ERROR", "no such file"),
+        ("INFO", 'Traceback "most recent" {call}'),
+        ("INFO", "\N{REPLACEMENT CHARACTER}"),
+    ]
+    assert {(entry["role"], entry["partition"]) for entry in entries} == {("supernode", 3)}
+    assert all(entry["time"].endswith("+00:00") for entry in entries)
+
+
+def test_a_roles_last_words_are_logged_as_json_too():
+    environment = {**os.environ, "LOG_FORMAT": "json", "ENROLMENT": "", "PARTITION": "none"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [DOCKER / "federation.sh", "supernode"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stdout.splitlines()
+    assert "names no client" in json.loads(line)["message"]
