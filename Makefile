@@ -2,6 +2,7 @@
 # make test   set up, then run the tests
 # make soak   200 rounds on a network that loses, spoils and doubles replies
 # make fuzz   encryption's parsers and its clients against hostile bytes and servers, for longer
+# make compose-test  builds the image and runs the Compose federation, where an engine can run
 # make schema writes configs/schema.json anew, after a part or a field was added
 # make lint   ruff and mypy --strict
 PYTHON ?= python3
@@ -10,7 +11,7 @@ READY := .venv/.ready
 # Two processes share the files of tests; threads inside them would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all soak fuzz schema lint format clean
+.PHONY: demo test test-all compose-test soak fuzz schema lint format clean
 
 demo: $(READY)
 	@$(BIN)/python simulations/demo.py
@@ -20,6 +21,10 @@ test: $(READY)
 
 test-all: $(READY)
 	$(PYTEST)
+
+# Needs no virtual environment of its own: the image holds what runs, Debian's PyYAML reads.
+compose-test:
+	docker/ci.sh
 
 soak: $(READY)
 	$(BIN)/python simulations/soak.py

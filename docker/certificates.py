@@ -6,7 +6,7 @@
     FOLDER/superlink/   the SuperLink's certificate and private key
     FOLDER/public/      the authority's certificate, the SuperNodes' public keys, and the roster of
                         the keys with which clients sign what they send each other
-    FOLDER/supernodes/  the SuperNodes' private keys: each belongs on one machine only
+    FOLDER/supernodes/  one folder each, with its private keys, for one machine only
     FOLDER/registrar/   with --registrar HOST: the registrar's certificate and private key
     FOLDER/aggregator/  and the certificate that the aggregator shows it
 
@@ -160,7 +160,7 @@ def make_key_pair(folder: Path, partition: int) -> None:
         serialization.PrivateFormat.OpenSSH,
         serialization.NoEncryption(),
     )
-    write(folder / "supernodes" / f"{partition}.key", secret, secret=True)
+    write(folder / "supernodes" / str(partition) / "node.key", secret, secret=True)
     write(folder / "public" / f"{partition}.pub", public + b"\n")
 
 
@@ -172,7 +172,7 @@ def make_identities(folder: Path, supernodes: int) -> None:
     listed = folder / "public" / "roster.json"
     roster = json.loads(listed.read_text()) if listed.exists() else {}
     for partition in range(supernodes):
-        path = folder / "supernodes" / f"{partition}.identity"
+        path = folder / "supernodes" / str(partition) / "identity"
         if not path.exists():
             write(
                 path, Ed25519PrivateKey.generate().private_bytes_raw().hex().encode(), secret=True

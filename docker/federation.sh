@@ -2,8 +2,8 @@
 # The commands of a federation, one role each. compose.yaml runs them in containers and local.sh as
 # plain processes; nothing else differs.
 #
-#   federation.sh certificates | superlink | enrol | registrar | relay | supernode | run | healthy
-#   | alive
+#   federation.sh certificates | superlink | enrol | registrar | relay | supernode | run | runs
+#   | stop | metrics | healthy | alive
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,11 +15,14 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${PORT:=8000}"                   # the SuperLink's one port
 : "${NODE_PORT:=9094}"              # a SuperNode's own port, on loopback only
 : "${SUPERNODES:=5}"
+: "${PARTITION:=}"                  # which client a SuperNode is: 0 to SUPERNODES - 1
+: "${ENCRYPTION:=}"                 # the one strategy that a SuperNode takes part in: xmkckks
 : "${MALICIOUS:=0.2}"               # share of the SuperNodes that attack
 : "${STRATEGY:=geminiguard}"
 : "${ATTACK:=sign-flip}"
 : "${DATASET:=digits}"
 : "${DATA_DIR:=}"
+: "${DATA_MOUNT:=$DATA_DIR}"        # where server and clients see DATA_DIR
 : "${ROUNDS:=5}"
 : "${SEED:=0}"
 : "${ROUND_TIMEOUT:=600}"           # seconds that the server waits for a round's replies
@@ -33,6 +36,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${DOOR_PORT:=8002}"              # where the aggregator takes updates in
 : "${RELAY_HOST:=relay}"            # through which clients reach it
 : "${RELAY_PORT:=8003}"
+: "${METRICS_PORT:=9464}"           # where Prometheus reads, with the service metrics
+: "${LOG_FORMAT:=}"                 # json: a JSON object a line
 : "${APP:=$here/..}"                # folder with the Flower app's pyproject.toml
 : "${FLWR_HOME:=$HOME/.flwr}"
 export FLWR_HOME FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
@@ -49,17 +54,12 @@ root-certificates = "$FEDERATION/public/ca.crt"
 TOML
 }
 
-take_place() { # a free place among the SuperNodes: held by a lock that ends with the process
-    local place
-    for ((place = 0; place < SUPERNODES; place++)); do
-        exec 9>"$FEDERATION/supernodes/$place.lock"
-        if flock --nonblock 9; then
-            PARTITION=$place
-            return
-        fi
-    done
-    echo "all $SUPERNODES places of the federation are taken" >&2
-    exit 1
+own_place() { # what this SuperNode alone may read; elsewhere its key may lie where it wants
+    if [[ ! "$PARTITION" =~ ^[0-9]+$ ]]; then
+        echo "PARTITION=$PARTITION names no client; set it to 0 to SUPERNODES - 1" >&2
+        exit 2
+    fi
+    place="$FEDERATION/supernodes/$PARTITION"
 }
 
 case "$ENROLMENT" in
@@ -70,18 +70,28 @@ case "$ENROLMENT" in
     ;;
 esac
 
+case "$LOG_FORMAT" in
+"") ;;
+json) exec > >(exec python "$here/json_logs.py" "${1:-}" "$PARTITION") 2>&1 ;;
+*) echo "LOG_FORMAT=$LOG_FORMAT is not known; allowed: json, or nothing" >&2 && exit 2 ;;
+esac
+
 case "${1:-}" in
 certificates)
     python "$here/certificates.py" "$FEDERATION" --supernodes "$SUPERNODES" --host "$SUPERLINK_HOST" \
         ${ENROLMENT:+--registrar "$REGISTRAR_HOST" --host "$RELAY_HOST"}
     if [[ -n "$ENROLMENT" ]]; then
         python -m fedguard.enrolment members "$FEDERATION" --members "$SUPERNODES" --k "$ENROLMENT_K"
+        for ((i = 0; i < SUPERNODES; i++)); do
+            install -m 600 "$FEDERATION/members/$i.json" "$FEDERATION/supernodes/$i/member.json"
+        done
     fi
     ;;
 superlink)
     mkdir -p "$RUNS" "$FEDERATION/state"
     cd "$RUNS/.."
-    exec flower-superlink --host "$LISTEN" --port "$PORT" \
+    exec python "$here/supervise.py" "$FLWR_HOME/superlink.pid" \
+        flower-superlink --host "$LISTEN" --port "$PORT" \
         --ssl-certfile "$FEDERATION/superlink/server.pem" \
         --ssl-keyfile "$FEDERATION/superlink/server.key" \
         --ssl-ca-certfile "$FEDERATION/public/ca.crt" \
@@ -98,7 +108,9 @@ urllib.request.urlopen(f"https://{host}:{port}/health", timeout=5, context=trust
 PYTHON
     ;;
 alive)
-    exec python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$NODE_PORT/health', timeout=5)"
+    own_place
+    ((PARTITION < SUPERNODES)) || exit 0
+    exec python "$here/supervise.py" --look "$FLWR_HOME/supernode.pid" "http://127.0.0.1:$NODE_PORT/health"
     ;;
 enrol)
     connect
@@ -117,29 +129,30 @@ relay)
     exec python -m fedguard.enrolment relay --listen "$LISTEN:$RELAY_PORT" --to "$SUPERLINK_HOST:$DOOR_PORT"
     ;;
 supernode)
-    [[ -n "${PARTITION:-}" ]] || take_place
+    own_place
+    # One more than the federation has: a service that it does without.
+    ((PARTITION < SUPERNODES)) || exec sleep infinity
     own="partition-id=$PARTITION num-partitions=$SUPERNODES"
-    case "$STRATEGY" in
-    ckks | xmkckks | secagg+) # from now on this client sends nothing in the clear, whoever asks
-        own+=" fedguard-encryption=\"$STRATEGY\" fedguard-roster=\"$FEDERATION/public/roster.json\""
-        own+=" fedguard-identity=\"$FEDERATION/supernodes/$PARTITION.identity\""
-        own+=" fedguard-ledger=\"$FEDERATION/supernodes/$PARTITION.ledger\""
-        ;;
-    esac
+    # What a client encrypts with is its own, whatever the next run's strategy is.
+    own+=" fedguard-roster=\"$FEDERATION/public/roster.json\""
+    own+=" fedguard-identity=\"$place/identity\" fedguard-ledger=\"$place/ledger\""
+    # From now on this client sends nothing in the clear, whoever asks.
+    [[ -z "$ENCRYPTION" ]] || own+=" fedguard-encryption=\"$ENCRYPTION\""
     if [[ -n "$ENROLMENT" ]]; then
-        own+=" fedguard-credential=\"${CREDENTIAL:-$FEDERATION/members/$PARTITION.json}\""
+        own+=" fedguard-credential=\"${CREDENTIAL:-$place/member.json}\""
         own+=" fedguard-authority=\"$FEDERATION/public/ca.crt\""
     fi
-    exec flower-supernode --superlink "$SUPERLINK_HOST:$PORT" \
+    exec python "$here/supervise.py" "$FLWR_HOME/supernode.pid" \
+        flower-supernode --superlink "$SUPERLINK_HOST:$PORT" \
         --root-certificates "$FEDERATION/public/ca.crt" \
-        --auth-supernode-private-key "${SUPERNODE_KEY:-$FEDERATION/supernodes/$PARTITION.key}" \
+        --auth-supernode-private-key "${SUPERNODE_KEY:-$place/node.key}" \
         --host 127.0.0.1 --port "$NODE_PORT" \
         --node-config "$own $NODE_CONFIG"
     ;;
 run)
     connect
     settings="strategy=\"$STRATEGY\" attack=\"$ATTACK\" malicious=$MALICIOUS clients=$SUPERNODES"
-    settings+=" rounds=$ROUNDS seed=$SEED dataset=\"$DATASET\" data_dir=\"$DATA_DIR\""
+    settings+=" rounds=$ROUNDS seed=$SEED dataset=\"$DATASET\" data_dir=\"${DATA_DIR:+$DATA_MOUNT}\""
     settings+=" round_timeout=$ROUND_TIMEOUT join_timeout=$JOIN_TIMEOUT"
     if [[ -n "$ENROLMENT" ]]; then
         settings+=" enrolment=\"$ENROLMENT\" set=\"enrolment.k=$ENROLMENT_K"
@@ -147,6 +160,17 @@ run)
         settings+=" enrolment.door=$RELAY_HOST:$RELAY_PORT enrolment.listen=$LISTEN:$DOOR_PORT enrolment.folder=$FEDERATION\""
     fi
     python "$here/submit.py" run "$APP" --run-config "$settings $RUN_CONFIG"
+    ;;
+metrics)
+    exec python -m fedguard.commands.metrics "$RUNS" --listen "$LISTEN:$METRICS_PORT"
+    ;;
+runs)
+    connect
+    exec flwr list
+    ;;
+stop)
+    connect
+    exec flwr stop "${2:?the number of the run, as federation.sh runs prints it}"
     ;;
 *)
     sed -n '2,6p' "${BASH_SOURCE[0]}" >&2

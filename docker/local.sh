@@ -16,10 +16,10 @@ while (($#)); do
     name=${1#--}
     case "$name" in
     strategy | attack | dataset | data-dir | malicious | rounds | seed | supernodes | \
-        round-timeout | join-timeout | run-config | node-config | enrolment | enrolment-k) ;;
+        round-timeout | join-timeout | run-config | node-config | enrolment | enrolment-k | encryption) ;;
     *) echo "local.sh: no option $1; allowed: --strategy, --attack, --dataset, --data-dir," \
         "--malicious, --rounds, --seed, --supernodes, --round-timeout, --join-timeout," \
-        "--run-config, --node-config, --enrolment, --enrolment-k" >&2 && exit 2 ;;
+        "--run-config, --node-config, --enrolment, --enrolment-k, --encryption" >&2 && exit 2 ;;
     esac
     (($# > 1)) || { echo "local.sh: $1 needs a value" >&2 && exit 2; }
     name=${name//-/_}
@@ -41,6 +41,11 @@ FEDERATION=$(cd "$FEDERATION" && pwd)
 export FEDERATION RUNS PORT SUPERNODES SUPERLINK_HOST=127.0.0.1 LISTEN=127.0.0.1
 # The clients of one machine share its processors.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+
+# Clients that are to encrypt insist on it, as they would on machines of their own.
+case "${STRATEGY:-}" in
+ckks | xmkckks | secagg+) export ENCRYPTION="${ENCRYPTION:-$STRATEGY}" ;;
+esac
 
 # Under no name, clients cannot conspire over what they send.
 [[ -z "${ENROLMENT:-}" ]] || export ATTACK="${ATTACK:-feature-noise}"

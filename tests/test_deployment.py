@@ -291,7 +291,7 @@ def test_an_unknown_key_and_plaintext_are_refused_and_disturb_nobody(federation)
     stranger = world.folder / "stranger"
     command = [sys.executable, ROOT / "docker" / "certificates.py", stranger, "--supernodes", "1"]
     subprocess.run(command, check=True)
-    world.start_supernode(1, SUPERNODE_KEY=stranger / "supernodes" / "0.key")
+    world.start_supernode(1, SUPERNODE_KEY=stranger / "supernodes" / "0" / "node.key")
     world.wait_for(lambda: world.processes["supernode-1"].poll() is not None, "the refusal")
     assert world.processes.pop("supernode-1").returncode != 0
     activated = world.log("superlink").count("Activated node_id")

@@ -55,7 +55,7 @@ def test_five_supernodes_encrypt_and_end_where_the_simulation_ends(
     assert not any(record["malformed"] for record in read_jsonl(run / "rounds.jsonl")[1:])
     if strategy != "secagg+":
         ledgers = [
-            json.loads(path.read_text()) for path in world.folder.glob("supernodes/*.ledger")
+            json.loads(path.read_text()) for path in world.folder.glob("supernodes/*/ledger")
         ]
         assert [ledger["rounds"] for ledger in ledgers] == [[1, 2, 3]] * 5
 
@@ -93,7 +93,13 @@ def test_a_supernode_killed_between_upload_and_share_is_survived_and_comes_back(
     (app / "stalling.py").write_text(STALLING.format(marker=str(marker)))
     settings = f"{SMALL_STEPS} set='strategy.threshold=3 strategy.trip_timeout=120'"
     world = federation(
-        5, APP=app, STRATEGY="xmkckks", ROUNDS="6", ROUND_TIMEOUT="300", RUN_CONFIG=settings
+        5,
+        APP=app,
+        STRATEGY="xmkckks",
+        ENCRYPTION="xmkckks",
+        ROUNDS="6",
+        ROUND_TIMEOUT="300",
+        RUN_CONFIG=settings,
     )
     world.start_superlink()
     for place in range(5):
@@ -108,5 +114,5 @@ def test_a_supernode_killed_between_upload_and_share_is_survived_and_comes_back(
     missed = {record["round"] for record in of_one if record["num_examples"] is None}
     assert 2 in missed
     assert not missed & {1, 6}
-    ledger = json.loads((world.folder / "supernodes" / "1.ledger").read_text())
+    ledger = json.loads((world.folder / "supernodes" / "1" / "ledger").read_text())
     assert ledger["rounds"] == [number for number in range(1, 7) if number not in missed]

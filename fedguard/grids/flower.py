@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from logging import WARNING
@@ -32,7 +33,9 @@ class FlowerGrid(WrappedGrid):
     1. the first call waits until every client is connected or the patience is used up;
     2. every client can be asked in every round, connected or not;
     3. one that is not connected is answered for with an error, and so recorded as missing;
-    4. one that joins late, or comes back with a new node id, takes its place from the next round.
+    4. one that joins late, or comes back with a new node id, takes its place from the next round;
+    5. one whose ClientApp fails when it is asked who it is has not answered: it is asked again,
+       until it has said so or its patience is used up, and is seated only then.
 
     Parameters
     ----------
@@ -65,12 +68,14 @@ class FlowerGrid(WrappedGrid):
         self._node_of: dict[int, int] = {}
         self._client_of: dict[int, int] = {}
         self._refused: set[int] = set()
+        self._first_seen: dict[int, float] = {}
+        self._complaints: dict[int, str] = {}
         self._gathered = False
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the clients: all K where their number is known, else those connected now."""
         if self.clients is None:
-            return [self._client_of[node] for node in self._meet()]
+            return [self._client_of[node] for node in self._meet() if node in self._client_of]
         if not self._gathered:
             self._gather(self.clients)
         else:
@@ -97,37 +102,62 @@ class FlowerGrid(WrappedGrid):
         """Wait for all clients as long as patience lasts; say who is missing."""
         deadline = time.monotonic() + self.patience
         while True:
-            present = {self._client_of.get(node) for node in self._meet()}
-            missing = sorted(set(range(clients)) - present)
+            connected = self._meet(deadline)
+            missing = sorted(set(range(clients)) - {self._client_of.get(n) for n in connected})
             if not missing or time.monotonic() >= deadline:
                 break
             time.sleep(_POLL)
         if len(missing) == clients:
-            raise RunError(f"no SuperNode of this federation answered within {self.patience:g} s")
+            raise RunError(self._nobody(len(connected)))
         self._gathered = True
         if missing:
             log(WARNING, "starting without clients %s: not connected", missing)
 
-    def _meet(self) -> list[int]:
+    def _nobody(self, connected: int) -> str:
+        told = f"no SuperNode of this federation answered within {self.patience:g} s; "
+        if not connected:
+            return told + "none is connected: look at the SuperNodes' logs, or raise join_timeout"
+        last = next(reversed(self._complaints.values()), "no reply")
+        return (
+            f"{told}{connected} are connected, the last one said: {last}. A machine too slow to "
+            "start a client within Flower's 30 s looks like this: fewer SuperNodes on it, "
+            "OMP_NUM_THREADS=1, or a larger join_timeout"
+        )
+
+    def _meet(self, deadline: float = math.inf) -> list[int]:
         """Ask new nodes for their partition, give out the places, return who is connected."""
         connected = list(self.inner.get_node_ids())
-        self._introduce([node for node in connected if node not in self._claims])
-        for node in connected:
+        for node in self._first_seen.keys() - set(connected):
+            del self._first_seen[node]  # if it comes back, its patience begins anew
             if node not in self._client_of:
+                self._claims.pop(node, None)
+                self._refused.discard(node)
+        self._introduce([node for node in connected if node not in self._claims], deadline)
+        for node in connected:
+            if node in self._claims and node not in self._client_of:
                 self._seat(node, connected)
         return connected
 
-    def _introduce(self, strangers: list[int]) -> None:
+    def _introduce(self, strangers: list[int], deadline: float) -> None:
+        """Ask nodes who they are; keep an answer without error, or that patience is used up."""
         if not strangers:
             return
+        now = time.monotonic()
+        until = {n: self._first_seen.setdefault(n, now) + self.patience for n in strangers}
         questions = [
             Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY)
             for node in strangers
         ]
-        replies = self.inner.send_and_receive(questions, timeout=self.patience)
-        found = {reply.metadata.src_node_id: _claimed_place(reply) for reply in replies}
+        left = max(min(deadline, *until.values()) - now, _POLL)
+        for reply in self.inner.send_and_receive(questions, timeout=min(left, self.patience)):
+            node = reply.metadata.src_node_id
+            if not reply.has_error():
+                self._claims[node] = _claimed_place(reply)
+            else:
+                self._complaints[node] = " ".join(str(reply.error.reason).split())[:200]
         for node in strangers:
-            self._claims[node] = found.get(node, (None, None))
+            if node not in self._claims and time.monotonic() >= until[node]:
+                self._claims[node] = (None, None)
 
     def _seat(self, node: int, connected: list[int]) -> None:
         """Give a node the place it claims, unless another connected node holds it."""
@@ -140,7 +170,8 @@ class FlowerGrid(WrappedGrid):
         elif client is None or client >= self.clients or holder in connected:
             if node not in self._refused:
                 self._refused.add(node)
-                log(WARNING, "node %s is left out: %s", node, _why(client, self.clients))
+                why = _why(client, self.clients, self._complaints.get(node))
+                log(WARNING, "node %s is left out: %s", node, why)
             return
         if holder is not None:
             self._client_of.pop(holder, None)
@@ -185,8 +216,6 @@ def _addressed(message: Message, node: int, timeout: float | None) -> Message:
 
 def _claimed_place(reply: Message) -> tuple[int | None, int | None]:
     """Return the partition that a node says it holds, and how many it says there are."""
-    if reply.has_error():
-        return None, None
     place: dict[str, int] = {}
     for record in reply.content.metric_records.values():
         for key in (PARTITION_KEY, SIZE_KEY):
@@ -196,9 +225,9 @@ def _claimed_place(reply: Message) -> tuple[int | None, int | None]:
     return place.get(PARTITION_KEY), place.get(SIZE_KEY)
 
 
-def _why(client: int | None, clients: int) -> str:
+def _why(client: int | None, clients: int, complaint: str | None) -> str:
     if client is None:
-        return "it names no partition"
+        return "it names no partition" + (f"; it said: {complaint}" if complaint else "")
     if client >= clients:
         return f"it claims partition {client} of {clients}"
     return f"another connected node holds partition {client}"

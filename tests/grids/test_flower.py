@@ -48,7 +48,7 @@ def test_nodes_appear_under_their_partition():
 
 
 def test_strangers_and_impostors_keep_their_own_id():
-    grid = FlowerGrid(Nodes({900: 1, 700: None, 800: 1, 600: -5}))
+    grid = FlowerGrid(Nodes({900: 1, 700: None, 800: 1, 600: -5}), patience=0.0)
     assert list(grid.get_node_ids()) == [1, 700, 800, 600]
 
 
@@ -153,6 +153,66 @@ def test_the_place_of_a_connected_node_is_not_given_away():
     list(grid.get_node_ids())
     ask(grid, 0)
     assert network.asked[-1] == 800
+
+
+class Stumbling(Network):
+    """Nodes whose ClientApp fails the first times that it is asked, as on a machine too slow."""
+
+    def __init__(self, partitions: dict[int, int | None], failures: dict[int, int]) -> None:
+        super().__init__(partitions)
+        self.failures = failures
+
+    def send_and_receive(self, messages, *, timeout=None):
+        for message in messages:
+            node = message.metadata.dst_node_id
+            self.asked.append(node)
+            if self.failures.get(node, 0) > 0:
+                self.failures[node] -= 1
+                yield Message(Error(2, "the client took too long to start"), reply_to=message)
+            else:
+                yield from super().send_and_receive([message], timeout=timeout)
+
+
+def test_a_node_that_fails_its_introduction_is_asked_again_and_misses_nothing(monkeypatch):
+    monkeypatch.setattr("fedguard.grids.flower._POLL", 0.01)
+    network = Stumbling({900: 0, 800: 1, 700: 2}, {800: 2, 700: 1})
+    grid = FlowerGrid(network, patience=60.0, clients=3)
+    assert list(grid.get_node_ids()) == [0, 1, 2]
+    assert not any(ask(grid, client).has_error() for client in range(3))
+
+
+def test_a_node_that_answers_only_after_the_start_takes_part_from_the_next_round(monkeypatch):
+    monkeypatch.setattr("fedguard.grids.flower._POLL", 0.01)
+    network = Stumbling({900: 0, 800: 1}, {800: 10**9})
+    grid = FlowerGrid(network, patience=0.1, clients=2)
+    list(grid.get_node_ids())
+    assert ask(grid, 1).error.reason == "not connected"
+    # Its patience is used up, but a node that goes and comes back is asked anew.
+    network.online.remove(800)
+    list(grid.get_node_ids())
+    network.online.add(800)
+    network.failures.clear()
+    list(grid.get_node_ids())
+    assert not ask(grid, 1).has_error()
+
+
+def test_a_node_that_joins_late_and_stumbles_is_not_lost():
+    network = Stumbling({900: 0}, {800: 1})
+    grid = FlowerGrid(network, patience=60.0, clients=2)
+    grid._gathered = True
+    network.partitions[800] = 1
+    network.online.add(800)
+    list(grid.get_node_ids())
+    assert ask(grid, 1).has_error()
+    list(grid.get_node_ids())
+    assert not ask(grid, 1).has_error()
+
+
+def test_a_federation_that_only_fails_says_what_its_nodes_said(monkeypatch):
+    monkeypatch.setattr("fedguard.grids.flower._POLL", 0.01)
+    grid = FlowerGrid(Stumbling({900: 0}, {900: 10**9}), patience=0.05, clients=1)
+    with pytest.raises(RunError, match=r"1 are connected, .* took too long to start.*30 s"):
+        grid.get_node_ids()
 
 
 def test_nobody_at_all_ends_the_run_with_a_line():

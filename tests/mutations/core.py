@@ -112,4 +112,28 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "        pass\n",
         _MEMORY,
     ),
+    (
+        "fedguard/grids/flower.py",
+        "            if not reply.has_error():\n",
+        "            if True:\n",
+        "tests/grids/test_flower.py",
+    ),
+    (
+        "fedguard/grids/flower.py",
+        "            if node not in self._claims and time.monotonic() >= until[node]:",
+        "            if node not in self._claims:",
+        "tests/grids/test_flower.py",
+    ),
+    (
+        "fedguard/grids/flower.py",
+        "            if node in self._claims and node not in self._client_of:",
+        "            if node not in self._client_of:",
+        "tests/grids/test_flower.py",
+    ),
+    (
+        "fedguard/grids/flower.py",
+        "                self._claims.pop(node, None)\n                self._refused",
+        "                self._refused",
+        "tests/grids/test_flower.py",
+    ),
 ]
