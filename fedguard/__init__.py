@@ -14,6 +14,8 @@ _OFFERED = {
     "sweep": "fedguard.door",
     "compare": "fedguard.door",
     "load": "fedguard.door",
+    "guard": "fedguard.grids.guard",
+    "Guarded": "fedguard.grids.guarded",
     "Result": "fedguard.commands.results",
     "Page": "fedguard.commands.results",
     "Sweep": "fedguard.commands.results",

@@ -10,5 +10,7 @@ from fedguard.door import run as run
 from fedguard.door import sweep as sweep
 from fedguard.errors import ConfigurationError as ConfigurationError
 from fedguard.errors import RunError as RunError
+from fedguard.grids.guard import guard as guard
+from fedguard.grids.guarded import Guarded as Guarded
 
 __version__: str

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from flwr.app import Context, RecordDict
+from flwr.serverapp import ServerApp
 
 from fedguard import simulate
 from fedguard.config import parse
+from fedguard.grids.roll_call import RollCall
 from fedguard.records.writer import read_jsonl
 from fedguard.runs.simulation import Simulation
+from fedguard.strategies import MultiKrum
 from fedguard.testing import check_audit, check_repair, check_task, check_training
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "plug_in.md").read_text(encoding="utf-8")
@@ -33,6 +37,23 @@ def shown(tmp_path, monkeypatch):
     yield importlib.import_module
     for name in PARTS:
         sys.modules.pop(name, None)
+
+
+def test_the_lines_that_guard_an_app_do_so_as_they_stand():
+    part = TEXT[TEXT.index("## Your strategy, our rule") :]
+    lines = re.search(r"```python\n(.*?)```", part, re.DOTALL)[1]
+    assert len(lines.strip().splitlines()) <= 3
+    ran = []
+    app = ServerApp()
+
+    @app.main()
+    def main(grid, context):
+        ran.append(grid)
+
+    names = {"app": app}
+    exec(lines, names)
+    names["app"](RollCall(3), Context(1, 0, {}, RecordDict(), {}))
+    assert isinstance(ran[0].rule, MultiKrum)
 
 
 def test_every_seam_is_shown_in_at_most_60_lines():
