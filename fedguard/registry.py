@@ -123,6 +123,7 @@ _OWN: dict[str, dict[str, str]] = {
         "pgd": "fedguard.attacks.pgd:Pgd",
         "poisonedfl": "fedguard.attacks.poisonedfl:PoisonedFL",
         "rop": "fedguard.attacks.rop:Rop",
+        "semantic-stance": "fedguard.attacks.semantic_stance:SemanticStance",
         "sig": "fedguard.attacks.sig:Sig",
         "sign-flip": "fedguard.attacks.sign_flip:SignFlip",
         "soda": "fedguard.attacks.soda:Soda",
@@ -141,7 +142,9 @@ _OWN: dict[str, dict[str, str]] = {
         "credit-default": "fedguard.data.tables:CreditDefault",
         "digits": "fedguard.data.digits:Digits",
         "fashion-mnist": "fedguard.data.vision:FashionMnist",
+        "grammar": "fedguard.data.grammar:Grammar",
         "image-folder": "fedguard.data.image_folder:ImageFolder",
+        "jsonl": "fedguard.data.jsonl:JsonLines",
         "mnist": "fedguard.data.vision:Mnist",
         "nsl-kdd": "fedguard.data.nsl_kdd:NslKdd",
         "shakespeare": "fedguard.data.shakespeare:Shakespeare",
@@ -188,6 +191,7 @@ _OWN: dict[str, dict[str, str]] = {
         "super-finetune": "fedguard.repairs.super_finetune:SuperFineTuning",
     },
     "audit": {
+        "raven": "fedguard.audits.raven:Raven",
         "rnp-alarm": "fedguard.audits.rnp_alarm:RnpAlarm",
         "unlearning": "fedguard.unlearning.audit:UnlearningAudit",
     },
@@ -196,6 +200,7 @@ _OWN: dict[str, dict[str, str]] = {
         "roster": "fedguard.enrolment.roster:Roster",
     },
     "task": {
+        "causal-language": "fedguard.tasks.causal_language:CausalLanguage",
         "classification": "fedguard.tasks.classification:Classification",
         "next-word": "fedguard.tasks.next_word:NextWord",
     },
