@@ -130,6 +130,7 @@ _OWN: dict[str, dict[str, str]] = {
         "random-profiles": "fedguard.attacks.random_profiles:RandomProfiles",
         "repeat-target": "fedguard.attacks.repeat_target:RepeatTarget",
         "rop": "fedguard.attacks.rop:Rop",
+        "semantic-stance": "fedguard.attacks.semantic_stance:SemanticStance",
         "sig": "fedguard.attacks.sig:Sig",
         "sign-flip": "fedguard.attacks.sign_flip:SignFlip",
         "soda": "fedguard.attacks.soda:Soda",
@@ -151,7 +152,9 @@ _OWN: dict[str, dict[str, str]] = {
         "credit-default": "fedguard.data.tables:CreditDefault",
         "digits": "fedguard.data.digits:Digits",
         "fashion-mnist": "fedguard.data.vision:FashionMnist",
+        "grammar": "fedguard.data.grammar:Grammar",
         "image-folder": "fedguard.data.image_folder:ImageFolder",
+        "jsonl": "fedguard.data.jsonl:JsonLines",
         "mnist": "fedguard.data.vision:Mnist",
         "movielens": "fedguard.data.movielens:MovieLens",
         "nsl-kdd": "fedguard.data.nsl_kdd:NslKdd",
@@ -207,6 +210,7 @@ _OWN: dict[str, dict[str, str]] = {
         "super-finetune": "fedguard.repairs.super_finetune:SuperFineTuning",
     },
     "audit": {
+        "raven": "fedguard.audits.raven:Raven",
         "rnp-alarm": "fedguard.audits.rnp_alarm:RnpAlarm",
         "unlearning": "fedguard.unlearning.audit:UnlearningAudit",
     },
@@ -215,6 +219,7 @@ _OWN: dict[str, dict[str, str]] = {
         "roster": "fedguard.enrolment.roster:Roster",
     },
     "task": {
+        "causal-language": "fedguard.tasks.causal_language:CausalLanguage",
         "classification": "fedguard.tasks.classification:Classification",
         "next-word": "fedguard.tasks.next_word:NextWord",
         "recommendation": "fedguard.tasks.recommendation:Recommendation",

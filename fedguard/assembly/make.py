@@ -47,6 +47,7 @@ def load_dataset(config: SimulationConfig) -> Dataset:
     """Load the data set that a configuration names, and let its task check it."""
     loader = registry.create("dataset", config.dataset.name, **config.dataset.arguments)
     _group(loader, config)
+    _lend_codec(loader, config)
     dataset = loader.load(config.data_dir)
     if not isinstance(dataset, Dataset):
         raise ConfigurationError("dataset", config.dataset.name, "a loader that returns a Dataset")
@@ -61,6 +62,18 @@ def _group(loader: Any, config: SimulationConfig) -> None:
     grouper = getattr(loader, "group_by", None)
     if getattr(partition, "needs_groups", False) and by is not None and grouper is not None:
         grouper(by)
+
+
+def _lend_codec(loader: Any, config: SimulationConfig) -> None:
+    """Let a loader of texts read them as the words of a model that comes with its own."""
+    codec = getattr(registry.find("model", config.model.name), "codec", None)
+    if codec is None:
+        return
+    use = getattr(loader, "use_codec", None)
+    if use is None:
+        told = f"a data set of texts with model {config.model.name}, such as jsonl"
+        raise ConfigurationError("dataset", config.dataset.name, told)
+    use(codec())
 
 
 def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:

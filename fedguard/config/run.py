@@ -174,6 +174,10 @@ class SimulationConfig(BaseModel):
         vertical = strategy is not None and registry.is_vertical(strategy)
         own = registry.find("dataset", dataset) if dataset is not None else None
         defaults = getattr(own, "defaults", {}) if not vertical else VERTICAL_DEFAULTS
+        counted = getattr(own, "defaults_of", None)
+        if counted is not None and not vertical:
+            given = _arguments_in(values, "dataset")
+            defaults = {**defaults, **counted(given, values.get("data_dir"))}
         return {**defaults, **values, **_attack_in(values)}
 
     @model_validator(mode="after")
@@ -266,6 +270,14 @@ def _name_in(values: Mapping[str, Any], field: str) -> str | None:
     part = as_part(values.get(field))
     name = part.get("name") if isinstance(part, Mapping) else getattr(part, "name", None)
     return name if isinstance(name, str) else None
+
+
+def _arguments_in(values: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """Return a part's arguments in unchecked values."""
+    part = as_part(values.get(field))
+    if isinstance(part, Part):
+        return part.arguments
+    return {k: v for k, v in part.items() if k != "name"} if isinstance(part, Mapping) else {}
 
 
 def _with_defaults(kind: str, part: Part) -> dict[str, Any]:

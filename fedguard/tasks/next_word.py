@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fedguard.tasks.base import Task, Unit
 
-_BATCH = 256
+BATCH = 256
 _MOST = 1e4
 """Nats at which a diverged model's loss is cut, so that a perplexity stays a number."""
 
@@ -40,15 +40,12 @@ class NextWord(Task):
         """Return perplexity, loss in nats per word, and accuracy."""
         module.eval()
         total, hits = 0.0, 0
-        for part, wanted in zip(torch.split(x, _BATCH), torch.split(y, _BATCH), strict=True):
+        for part, wanted in zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True):
             output = module(part).flatten(0, 1)
             words = functional.cross_entropy(output, wanted.flatten(), reduction="none")
             total += float(words.double().sum())
             hits += int((output.argmax(dim=1) == wanted.flatten()).sum())
-        loss = total / max(y.numel(), 1)
-        told = min(loss, _MOST) if math.isfinite(loss) else _MOST
-        perplexity = math.exp(min(told, math.log(1e300)))
-        return {"perplexity": perplexity, "loss": loss, "accuracy": hits / max(y.numel(), 1)}
+        return figures(total, hits, y.numel())
 
     def output_fault(self, output: Any, count: int, num_classes: int) -> str | None:
         """Return what is wrong with logits that must be (count, L, V)."""
@@ -57,3 +54,21 @@ class NextWord(Task):
             return None
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         return f"it returned {shape}, expected (rows, words, {num_classes})"
+
+
+def figures(total: float, hits: int, count: int) -> dict[str, float]:
+    """Return perplexity, loss per word and accuracy of `count` words.
+
+    Parameters
+    ----------
+    total : float
+        Sum of their cross-entropies, in nats.
+    hits : int
+        How many of them were guessed first.
+    count : int
+        How many words there are.
+    """
+    loss = total / max(count, 1)
+    told = min(loss, _MOST) if math.isfinite(loss) else _MOST
+    perplexity = math.exp(min(told, math.log(1e300)))
+    return {"perplexity": perplexity, "loss": loss, "accuracy": hits / max(count, 1)}

@@ -36,8 +36,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/tasks/next_word.py",
-        "        loss = total / max(y.numel(), 1)",
-        "        loss = total / max(len(y), 1)",
+        "        return figures(total, hits, y.numel())",
+        "        return figures(total, hits, len(y))",
         _TASKS,
     ),
     (

@@ -42,7 +42,8 @@ def rows_of(name: str):
 def scene_of(name: str):
     """A run that the registered audits can be shown."""
     special = {"strategy": "soul", "unlearn": [{"client": 1, "round": 2}]}
-    values = special if name == "unlearning" else {"strategy": "fedavg"}
+    language = {"dataset": "grammar", "audit": "raven", "strategy": "fedavg"}
+    values = {"unlearning": special, "raven": language}.get(name, {"strategy": "fedavg"})
     return parse({"clients": 4, "rounds": 4, "attack": "none", "partition": "iid", **values})
 
 
