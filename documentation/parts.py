@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ def _arguments(part: Callable[..., Any]) -> str:
 
 def _shared() -> set[str]:
     """Return the arguments that every strategy takes from its base."""
-    from fedguard.strategies import RobustStrategy
+    from fedguard.strategies.base import RobustStrategy
 
     return set(registry.parameters(RobustStrategy))
 
@@ -149,7 +149,7 @@ def _default(one: registry.Parameter) -> str:
     return "demanded" if one.required else f"`{one.default!r}`"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join(lines)

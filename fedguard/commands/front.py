@@ -153,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _again(given: Sequence[str]) -> str:
     """Return what to type to go on with what was stopped."""
-    return "the same command" if given[:1] == ["sweep"] else "--resume with the same --out"
+    again = bool(given) and given[0] in ("sweep", "leaderboard")
+    return "the same command" if again else "--resume with the same --out"
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -99,22 +99,18 @@ def check_newcomer(contender: Contender) -> None:
 
     Raises
     ------
+    ConfigurationError
+        If it does not keep its contract.
     RunError
-        With what it failed.
+        If it rejects a coalition that behaves honestly.
     """
+    from fedguard.assembly.plugins import check_plugin
     from fedguard.campaigns.blindness import LEVEL, blindness
-    from fedguard.strategies.base import RobustStrategy
-    from fedguard.testing import check_strategy
 
-    part = registry.find("strategy", contender.strategy)
     given = contender.fields["strategy"]
     arguments = {k: v for k, v in given.items() if k != "name"} if isinstance(given, dict) else {}
-    if isinstance(part, type) and issubclass(part, RobustStrategy):
-        try:
-            check_strategy(lambda **more: part(**{**arguments, **more}), quick=True)
-        except AssertionError as error:
-            told = " ".join(str(error).split())[:300]
-            raise RunError(f"{contender.name} does not conform: {told}") from error
+    made = registry.create("strategy", contender.strategy, **arguments)
+    check_plugin("strategy", contender.strategy, made)
     chance = blindness(contender.fields)
     if chance < LEVEL:
         raise RunError(
