@@ -12,7 +12,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # mkdocs loads this file by its path
 
-from documentation import notebooks, parts, reference  # noqa: E402
+from documentation import board, notebooks, parts, reference  # noqa: E402
 
 BEING_WRITTEN = (
     "audit.md",
@@ -70,6 +70,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill in what stands elsewhere, and turn links out of ``docs/`` into plain paths."""
     text = markdown.replace("<!-- include demo -->", demo())
+    text = text.replace("<!-- include leaderboard -->", board.tables())
     if page.file.src_uri == "catalogue.md":
         text = linked(text)
     return re.sub(r"\[([^\]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", text)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
+from documentation.board import worst_case
 from fedguard import registry
 from fedguard.commands.catalogue import costs, league, needs, paper, summary
 from fedguard.commands.listing import shown
@@ -65,6 +66,7 @@ def _facts(
             ("needs", "" if vertical else needs(kind, part)),
             ("the server sees", declared.visible),
             ("threat model", _assumed(part)),
+            ("worst case", worst_case(name)),
             ("cost", f"{costs()[name]:g} s of processor time a round" if name in costs() else ""),
         ]
     else:

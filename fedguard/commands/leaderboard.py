@@ -190,6 +190,7 @@ def plain(battery: Battery, leagues: dict[str, list[Row]], page: Path) -> dict[s
     """Return the board as plain values."""
     return {
         "battery": battery.name,
+        "title": title(battery),
         "page": str(page),
         "leagues": {
             league: [{k: v for k, v in asdict(row).items() if k != "cells"} for row in rows]
