@@ -5,13 +5,18 @@
 # make compose-test  builds the image and runs the Compose federation, where an engine can run
 # make schema writes configs/schema.json anew, after a part or a field was added
 # make lint   ruff and mypy --strict
+# make docs   the documentation site into site/; a warning is an error
+# make notebooks    runs every notebook of docs/notebooks
+# make package      wheel and sdist into dist/, checked, installed and run in a fresh environment
+# make leaderboard  the leaderboard at its quick size into leaderboard/v1-quick.html
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 # Two processes share the files of tests; threads inside them would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all compose-test soak fuzz schema lint format clean
+.PHONY: demo test test-all compose-test soak fuzz schema docs notebooks package leaderboard \
+	lint format clean
 
 demo: $(READY)
 	@$(BIN)/python simulations/demo.py
@@ -36,6 +41,18 @@ fuzz: $(READY)
 schema: $(READY)
 	$(BIN)/python -m fedguard.simulate --schema > configs/schema.json
 
+docs: $(READY) .venv/.docs
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+notebooks: $(READY) .venv/.docs
+	$(BIN)/python -m pytest -m "slow or not slow" tests/documentation/test_notebooks.py
+
+package: $(READY) .venv/.docs
+	$(BIN)/python tests/package/fresh.py
+
+leaderboard: $(READY)
+	$(BIN)/python -m fedguard.simulate leaderboard
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,5 +72,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[encryption,vertical,test]'
 	@touch $(READY)
 
+# What the site, the notebooks and the package need beside the tests; not part of `make test`.
+.venv/.docs: $(READY)
+	@$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[docs,notebooks,package]'
+	@touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedguard._moved import keep_old_paths
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _OFFERED = {
     "run": "fedguard.door",

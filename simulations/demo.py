@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from fedguard.config import parse
+from fedguard.reporting.opening import opening_lines
 from fedguard.reporting.progress import Progress
 from fedguard.reporting.report import write_report
+from fedguard.reporting.streams import settle_flower
 from fedguard.reporting.summary import render_comparison
 from fedguard.runs.simulation import Simulation
 
@@ -26,7 +27,8 @@ def run(strategy: str, attack: str | None, out: Path) -> dict[str, Any]:
         values["attack"] = attack
     config = parse(values)
     with Progress(config.rounds, enabled=True) as progress:
-        progress.note(f"{strategy} under {config.attack.name}")
+        for line in opening_lines(config):
+            progress.note(line)
         summary = Simulation(config).run(out, on_round=progress.update)
     write_report(out)
     return summary
@@ -34,7 +36,7 @@ def run(strategy: str, attack: str | None, out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run both and say where the reports are."""
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    settle_flower()
     Path("runs").mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir="runs"))
     reference = run("fedavg", "none", folder / "fedavg-without-attack")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,6 +13,7 @@ import click
 from typer.core import TyperCommand, TyperGroup
 
 from fedguard.errors import ConfigurationError, RunError, nearest
+from fedguard.reporting.streams import settle_streams
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("fedguard.commands.simulate", "Run one attack against one defence; the default."),
@@ -19,6 +21,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("fedguard.commands.compare", "Set the results of runs side by side."),
     "list": ("fedguard.commands.listing", "Print the names of a kind of part."),
     "schema": ("fedguard.commands.schema", "Print the configuration's JSON Schema."),
+    "leaderboard": ("fedguard.commands.leaderboard", "Rank defences on a fixed battery."),
+    "doctor": ("fedguard.commands.doctor", "Say what is installed, found and missing."),
+    "new": ("fedguard.commands.new", "Write a strategy, attack or task of your own."),
+    "completion": ("fedguard.commands.completion", "Print a shell's completion script."),
     "data check": ("fedguard.commands.data_check", "Say what is made of a table's columns."),
 }
 """Each command with the module whose `app` it is, and what it does in a few words."""
@@ -114,6 +120,11 @@ def _starts_a_command(word: str) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0 done, 2 not valid, 1 a run that failed, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    settle_streams()
+    if os.environ.get("_FEDGUARD_COMPLETE"):
+        from fedguard.commands.completion import answer
+
+        return answer(COMMANDS, loaded)
     command: Any = None
     rest = given
     try:
@@ -142,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _again(given: Sequence[str]) -> str:
     """Return what to type to go on with what was stopped."""
-    return "the same command" if given[:1] == ["sweep"] else "--resume with the same --out"
+    again = bool(given) and given[0] in ("sweep", "leaderboard")
+    return "the same command" if again else "--resume with the same --out"
 
 
 def _out_of_memory(error: BaseException) -> bool:

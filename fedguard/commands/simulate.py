@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,16 +168,20 @@ def perform(
     """
     from fedguard.records.directory import choose_directory
     from fedguard.reporting.headline import Headline
+    from fedguard.reporting.opening import opening_lines
     from fedguard.reporting.progress import Progress
+    from fedguard.reporting.streams import settle_flower
     from fedguard.reporting.tracking import Tracking
     from fedguard.runs.simulation import Simulation
 
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    settle_flower()
     directory = choose_directory(config, out, resume)
     tracking = Tracking(track, config, directory)
     simulation = Simulation(config)
     lead = Headline.of({"headline": simulation.world.task.told})
     with Progress(config.rounds, progress, headline=lead) as shown, tracking:
+        for line in opening_lines(simulation.config):
+            shown.note(line)
 
         def on_round(record: dict[str, Any]) -> None:
             shown.update(record)

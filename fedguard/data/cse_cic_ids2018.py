@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pandas as pd
 
@@ -45,6 +45,8 @@ class CseCicIds2018:
     reference_rows : int
         Training rows set aside for the scaling, >= 2.
     """
+
+    looks_for: ClassVar[tuple[str, ...]] = PATTERNS
 
     def __init__(
         self,

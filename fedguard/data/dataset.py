@@ -138,7 +138,11 @@ class Dataset:
 
 
 class DatasetLoader(Protocol):
-    """A registered data set: constructor arguments are its options."""
+    """A registered data set: constructor arguments are its options.
+
+    Its class may say in ``looks_for`` which file names, with ``*`` for any characters, tell that
+    its files are there: ``fedguard doctor`` looks for one of them. Empty: it needs none.
+    """
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Read the data set, from `data_dir` where it needs files.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ class Digits:
     The UCI "Optical Recognition of Handwritten Digits" test set as scikit-learn ships it. The
     split is always the same, whatever the run's seed, so accuracies of different runs compare.
     """
+
+    looks_for: ClassVar[tuple[str, ...]] = ()
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Return the data set; `data_dir` is not used."""

@@ -42,6 +42,7 @@ class Shakespeare:
         Size V of the vocabulary, the unknown word included, at least 10.
     """
 
+    looks_for: ClassVar[tuple[str, ...]] = (f"shakespeare/{_FILE}", _FILE)
     defaults: ClassVar[Mapping[str, Any]] = {
         "model": "word-gru",
         "partition": {"name": "natural", "by": "speaker"},

@@ -31,6 +31,7 @@ class _PublicTable:
 
     name: str
     files: tuple[str, ...]
+    looks_for: tuple[str, ...]
     folder: str
 
     def __init__(self, train_samples: int | None = None, test_samples: int | None = None) -> None:
@@ -98,6 +99,7 @@ class Adult(_PublicTable):
     name = "adult"
     folder = "adult"
     files = ("adult.data", "adult.test")
+    looks_for = ("adult.data",)
 
     def _read(
         self, paths: list[Path]
@@ -118,6 +120,7 @@ class CreditDefault(_PublicTable):
     name = "credit-default"
     folder = "credit-default"
     files = ("UCI_Credit_Card.csv",)
+    looks_for = ("UCI_Credit_Card.csv",)
 
     def _read(
         self, paths: list[Path]
@@ -135,6 +138,7 @@ class BankMarketing(_PublicTable):
     name = "bank-marketing"
     folder = "bank-marketing"
     files = ("bank-full.csv",)
+    looks_for = ("bank-full.csv",)
 
     def _read(
         self, paths: list[Path]

@@ -46,6 +46,7 @@ class _Vision:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     layout: str
+    looks_for: tuple[str, ...]
 
     def __init__(
         self,
@@ -154,6 +155,7 @@ class Mnist(_Vision):
     std = (0.3081,)
     folder = "MNIST"
     layout = "MNIST/raw/train-images-idx3-ubyte.gz, ..."
+    looks_for = ("MNIST/raw/train-images-idx3-ubyte*",)
 
     def _source(self) -> Callable[..., Any]:
         from torchvision import datasets
@@ -208,6 +210,7 @@ class FashionMnist(Mnist):
     std = (0.3530,)
     folder = "FashionMNIST"
     layout = "FashionMNIST/raw/train-images-idx3-ubyte.gz, ..."
+    looks_for = ("FashionMNIST/raw/train-images-idx3-ubyte*",)
 
 
 class Cifar10(_Vision):
@@ -221,6 +224,7 @@ class Cifar10(_Vision):
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
     layout = "cifar-10-batches-py/data_batch_1, ..."
+    looks_for = ("cifar-10-batches-py/data_batch_1",)
 
     def _source(self) -> Callable[..., Any]:
         from torchvision import datasets
@@ -249,6 +253,7 @@ class Cifar100(Cifar10):
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)
     layout = "cifar-100-python/train, test, meta"
+    looks_for = ("cifar-100-python/train",)
 
     def _source(self) -> Callable[..., Any]:
         from torchvision import datasets

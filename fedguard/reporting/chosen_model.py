@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from fedguard.reporting.headline import Headline
 from fedguard.reporting.wording import bounded, percent, spoken
 
 FLATTERING = "the test set: flattering"
+_ROWS = re.compile(r"the server's (\d+) rows(, which .* uses as well)?")
 
 
 def best_words(summary: Mapping[str, Any]) -> str:
@@ -21,11 +23,20 @@ def best_words(summary: Mapping[str, Any]) -> str:
     when = whole(best.get("round"))
     if when is None:
         return ""
-    where = bounded(best.get("judged_on"), 90) if best.get("held_out") is True else FLATTERING
     told = f"round {when} · {lead.text(best.get(lead.name))}"
+    where = _in_few_words(best.get("judged_on")) if best.get("held_out") is True else FLATTERING
     if best.get("by") == "attack_success_rate" and number(best.get("judged")) is not None:
-        told += f" · attack {percent(best['judged'])}"
+        return f"{told} · attack {percent(best['judged'])} · on {where}"
     return f"{told} · chosen on {where}"
+
+
+def _in_few_words(judged_on: object) -> str:
+    """Return where a model was chosen so that the line fits; the report has it in full."""
+    found = _ROWS.fullmatch(str(judged_on))
+    if found is None:
+        return bounded(judged_on, 40)
+    rows = f"{found[1]} server rows"
+    return f"{rows}, shared" if found[2] else rows
 
 
 def chosen_words(summary: Mapping[str, Any]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn
@@ -20,10 +22,20 @@ MAX_LINE = 2000
 def moves(console: Console) -> bool:
     """Return whether a line can change there: a terminal, or Jupyter with the widgets rich needs.
 
-    Without them rich would warn at every change; plain lines are shown instead.
+    Without them rich would warn at every change; plain lines are shown instead. A file is none,
+    even where ``FORCE_COLOR`` makes rich take it for a terminal.
     """
     widgets = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
-    return console.is_terminal or widgets
+    forced = any(os.environ.get(name) for name in ("FORCE_COLOR", "TTY_COMPATIBLE"))
+    return (console.is_terminal and not (forced and not is_screen(console.file))) or widgets
+
+
+def is_screen(file: IO[str]) -> bool:
+    """Return whether a file is a terminal, which cannot be asked of one that is closed."""
+    try:
+        return file.isatty()
+    except ValueError:
+        return False
 
 
 class LiveLine:

@@ -24,14 +24,24 @@ from fedguard.reporting.wording import bounded
 _HERE = Path(__file__).parent
 
 
-def render_page(title: str, description: str, body: str) -> str:
-    """Return a whole page; `title` and `description` are plain text, `body` is HTML."""
+def render_page(title: str, description: str, body: str, *, charts: bool = True) -> str:
+    """Return a whole page.
+
+    Parameters
+    ----------
+    title, description : str
+        Plain text.
+    body : str
+        HTML.
+    charts : bool
+        Whether plotly travels along; a page of tables alone is a hundredth of the size without.
+    """
     return Template(asset("report.html")).substitute(
         title=escape(title),
         description=escape(description),
         style=asset("report.css"),
         script=asset("report.js"),
-        plotly=_packed_plotly(),
+        plotly=_packed_plotly() if charts else "",
         body=body,
     )
 

@@ -154,27 +154,42 @@ def render_comparison(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     return Group(*tables) if tables else _comparison(Headline(), [])
 
 
-_RATES = ("attack_success_rate", "true_positive_rate", "false_positive_rate")
+_RATES = {
+    "attack success": "attack_success_rate",
+    "attackers rejected": "true_positive_rate",
+    "honest rejected": "false_positive_rate",
+}
 
 
 def _comparison(lead: Headline, rows: Sequence[Mapping[str, Any]]) -> Table:
     lines = [(str(row.get("strategy") or "unnamed"), _sources(row)) for row in rows]
     reached = [_found(lead.name, sources) for _, sources in lines]
+    shown = {words: name for words, name in _RATES.items() if _told(name, lines)}
     known = [value for value in reached if value is not None]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("strategy")
-    for name in (lead.words, "attack success", "attackers rejected", "honest rejected"):
-        table.add_column(name, justify="right", no_wrap=True)
+    for words in (lead.words, *shown):
+        table.add_column(words, justify="right", no_wrap=True)
     for (strategy, sources), value in zip(lines, reached, strict=True):
         best = bool(known) and value == lead.best(known)
-        rates = [percent(_found(name, sources)) for name in _RATES]
+        rates = [percent(_found(name, sources)) for name in shown.values()]
         cells = [bounded(strategy, 40), lead.text(value), *rates]
         table.add_row(*map(Text, cells), style="bold" if best else "")
     return table
 
 
+def _told(name: str, lines: Sequence[tuple[str, list[Mapping[str, Any]]]]) -> bool:
+    """Return whether a rate has a column: one that no run measured, of an attack, has none."""
+    optional = name == "attack_success_rate" and bool(lines)
+    return not optional or any(_found(name, sources) is not None for _, sources in lines)
+
+
 def _sources(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [row, mapping(row.get("detection")), mapping(row.get("final"))]
+    """Return where a run's figures stand; nobody was caught where nobody attacked."""
+    detection = dict(mapping(row.get("detection")))
+    if row.get("attack") == "none":
+        detection.pop("true_positive_rate", None)
+    return [row, detection, mapping(row.get("final"))]
 
 
 def _found(name: str, sources: Sequence[Mapping[str, Any]]) -> float | None:

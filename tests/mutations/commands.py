@@ -4,6 +4,36 @@ from __future__ import annotations
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
     (
+        "fedguard/commands/new.py",
+        "    if find_spec(module) is not None:",
+        "    if False:",
+        "tests/commands/test_new.py",
+    ),
+    (
+        "fedguard/commands/doctor.py",
+        'for place in (pattern, f"*/{pattern}"):',
+        "for place in (pattern,):",
+        "tests/commands/test_doctor_and_completion.py",
+    ),
+    (
+        "fedguard/commands/doctor.py",
+        'raise typer.Exit(int(any(one.state == "missing" for one in found)))',
+        "raise typer.Exit(0)",
+        "tests/commands/test_doctor_and_completion.py",
+    ),
+    (
+        "fedguard/commands/completion.py",
+        'before, comma, last = typed.rpartition(",")',
+        'before, comma, last = "", "", typed',
+        "tests/commands/test_doctor_and_completion.py",
+    ),
+    (
+        "fedguard/commands/leaderboard.py",
+        "    if chance < LEVEL:",
+        "    if False:",
+        "tests/commands/test_leaderboard_command.py",
+    ),
+    (
         "fedguard/commands/options.py",
         '_BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}',
         '_BOUNDS = {"gt": ">=", "ge": ">", "lt": "<", "le": "<="}',

@@ -6,6 +6,36 @@ A mutation is (file, exact text that occurs once, what it becomes, tests that mu
 from __future__ import annotations
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
+    (
+        "fedguard/reporting/leaderboard.py",
+        "attacked = [cell for cell in cells if not cell.clean] or list(cells)",
+        "attacked = list(cells)",
+        "tests/reporting/test_leaderboard.py",
+    ),
+    (
+        "fedguard/reporting/leaderboard.py",
+        "return accuracy if success is None else min(accuracy, 1.0 - success)",
+        "return accuracy",
+        "tests/reporting/test_leaderboard.py",
+    ),
+    (
+        "fedguard/reporting/leaderboard.py",
+        "(mine := [r for r in ranked if r.league == league])",
+        "(mine := list(ranked))",
+        "tests/reporting/test_leaderboard.py",
+    ),
+    (
+        "fedguard/reporting/live.py",
+        "(console.is_terminal and not (forced and not is_screen(console.file)))",
+        "console.is_terminal",
+        "tests/reporting/test_opening.py",
+    ),
+    (
+        "fedguard/reporting/opening.py",
+        "liars = round(config.malicious * config.clients)",
+        "liars = round(config.assumed_malicious * config.clients)",
+        "tests/reporting/test_opening.py",
+    ),
     (  # the sign of a headline of which less is better is lost
         "fedguard/reporting/headline.py",
         "return value if self.higher_is_better else -value",
