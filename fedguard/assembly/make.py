@@ -91,6 +91,7 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
         check_plugin("attack", name, attack)
     try:
         attack.bind(dataset.num_classes, dataset.input_shape)
+        attack.meet(dataset)
     except ConfigurationError as error:
         raise error if error.field.startswith("attack") else error.within("attack") from error
     return attack

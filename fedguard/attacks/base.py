@@ -15,6 +15,7 @@ from fedguard.training.base import LocalStep
 from fedguard.traits import Traits
 
 if TYPE_CHECKING:
+    from fedguard.data.dataset import Dataset
     from fedguard.updates import ClientUpdates
 
 
@@ -226,6 +227,13 @@ class Attack:
             "attack_success_rate": success,
             "source_to_target": source_to_target(self, scene.found.get("confusion")),
         }
+
+    def meet(self, dataset: Dataset) -> None:
+        """Learn the data set before the first round, after `bind`.
+
+        An attack may use what is public in it, such as the items' names; the rows of clients that
+        do not belong to the coalition serve `measure` alone.
+        """
 
     def bind(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         """Learn the task before the first round; raise `ConfigurationError` if it cannot work."""

@@ -52,6 +52,8 @@ class Dataset:
         the (N,) int64 group from 0 of each training row. The partition `natural` divides by it.
     group_names : mapping of str to tuple of str, optional
         Under the same name, the groups' names in the order of their numbers.
+    facts : Any
+        What the task needs to know beside the rows, such as what users have met, or a graph.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Dataset:
     task: Any = "classification"
     groups: Mapping[str, Tensor] | None = None
     group_names: Mapping[str, tuple[str, ...]] | None = None
+    facts: Any = None
 
     def __post_init__(self) -> None:
         classes = getattr(self.task, "name", self.task) == "classification"

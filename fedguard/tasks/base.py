@@ -41,6 +41,9 @@ class Task(ABC):
     dtype: ClassVar[torch.dtype] = torch.float32
     """Type of x as the model takes it; integers are not normalised."""
 
+    def read(self, facts: Any) -> None:  # noqa: B027
+        """Learn what the data set knows beside its rows; see `Dataset.facts`."""
+
     def sample(self, shape: tuple[int, ...], count: int) -> Tensor:
         """Return (count, *shape) inputs of the right type, to try a model on."""
         return torch.zeros(count, *shape, dtype=self.dtype)
@@ -113,4 +116,5 @@ def task_of(dataset: Dataset) -> Task:
     task = registry.create("task", given) if isinstance(given, str) else given
     if not isinstance(task, Task):
         raise ConfigurationError("dataset.task", type(task).__name__, "a name or a Task")
+    task.read(dataset.facts)
     return task

@@ -135,6 +135,9 @@ def check_craft_order(make: AttackFactory) -> None:
 
 def check_poison(make: AttackFactory) -> None:
     """Check that poisoned data keep their form and that the originals stay as they are."""
+    served = make().tasks
+    if served is not None and "classification" not in served:
+        raise SkipTest("the attack poisons rows of another task than classification")
     with every_failure() as failures:
         for count in (1, 7, 64):
             with failures.on(f"poison, {count} examples"):
