@@ -189,6 +189,7 @@ _OWN: dict[str, dict[str, str]] = {
         "bucketing": "fedguard.strategies.pre_aggregation:Bucketing",
         "clipping": "fedguard.strategies.pre_aggregation:Clipping",
         "nnm": "fedguard.strategies.pre_aggregation:NearestNeighbourMixing",
+        "touched-rows": "fedguard.strategies.pre_aggregation:TouchedRows",
     },
     "repair": {
         "fine-pruning": "fedguard.repairs.fine_pruning:FinePruning",

@@ -139,6 +139,8 @@ def make_strategy(
     if config.check_plugins:
         check_plugin("strategy", config.strategy.name, strategy)
     strategy.pre = make_pre(config)
+    if strategy.pre is not None:
+        strategy.pre.bind(server_model.layout)
     strategy.bind(server_model.layout)
     strategy.take(config.unlearn, local_epochs=config.local_epochs)
     if declared.tools:

@@ -11,6 +11,7 @@ from fedguard.strategies.pre_aggregation.bucketing import Bucketing
 from fedguard.strategies.pre_aggregation.chain import Chain, chain
 from fedguard.strategies.pre_aggregation.clipping import Clipping
 from fedguard.strategies.pre_aggregation.nnm import NearestNeighbourMixing
+from fedguard.strategies.pre_aggregation.touched_rows import TouchedRows
 
 __all__ = [
     "PRE_AGGREGATIONS",
@@ -20,6 +21,7 @@ __all__ = [
     "Clipping",
     "NearestNeighbourMixing",
     "PreAggregation",
+    "TouchedRows",
     "chain",
     "combine_after",
     "make_pre_aggregation",
@@ -30,6 +32,7 @@ PRE_AGGREGATIONS: dict[str, Callable[..., PreAggregation]] = {
     "bucketing": Bucketing,
     "clipping": Clipping,
     "nnm": NearestNeighbourMixing,
+    "touched-rows": TouchedRows,
 }
 """Names of the pre-aggregations."""
 
@@ -50,4 +53,6 @@ def make_pre_aggregation(
         return Bucketing(seed=seed)
     if name == "clipping":
         return Clipping()
+    if name == "touched-rows":
+        return TouchedRows()
     return PRE_AGGREGATIONS[name](assumed_malicious=assumed_malicious)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fedguard.layout import ParameterLayout
 from fedguard.strategies.toolkit.coordinates import coordinate_median
 from fedguard.strategies.toolkit.mixture import MixedUpdates, Mixture
 from fedguard.updates import ClientUpdates, Verdict
@@ -21,6 +22,15 @@ from fedguard.updates import ClientUpdates, Verdict
 
 class PreAggregation(ABC):
     """A map from the round's updates to the ones that the rule sees."""
+
+    def bind(self, layout: ParameterLayout) -> None:  # noqa: B027
+        """Check before the first round that the part fits a model with this layout.
+
+        Raises
+        ------
+        ConfigurationError
+            If it does not.
+        """
 
     @abstractmethod
     def matrix(self, updates: ClientUpdates) -> Tensor:

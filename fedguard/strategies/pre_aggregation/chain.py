@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from fedguard.errors import ConfigurationError
+from fedguard.layout import ParameterLayout
 from fedguard.strategies.pre_aggregation.base import PreAggregation
 from fedguard.updates import ClientUpdates
 
@@ -42,6 +43,11 @@ class Chain(PreAggregation):
             for part in parts
             for inner in (part.parts if isinstance(part, Chain) else (part,))
         )
+
+    def bind(self, layout: ParameterLayout) -> None:
+        """Let every part check the layout; see `PreAggregation.bind`."""
+        for part in self.parts:
+            part.bind(layout)
 
     def matrix(self, updates: ClientUpdates) -> Tensor:
         """Return the product of the parts' coefficients; see `PreAggregation.matrix`."""
