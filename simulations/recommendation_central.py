@@ -103,8 +103,14 @@ def main(
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     data: Dataset = registry.create("dataset", "movielens").load(data_dir)
-    start = build("sasrec", data.input_shape, data.num_classes, 0, sample=data.x_train[:2],
-                  fault=lambda _: None)
+    start = build(
+        "sasrec",
+        data.input_shape,
+        data.num_classes,
+        0,
+        sample=data.x_train[:2],
+        fault=lambda _: None,
+    )
     clean = train(start, data.x_train, data.y_train, passes, 0)
     found: dict[str, list[dict[str, Any]]] = {"clean": [], **{arm: [] for arm in ARMS}}
     for target in range(targets):
@@ -118,11 +124,19 @@ def main(
     write_section("central", _text(found, passes, len(data.x_train)), PAGE)
 
 
-def _text(
-    found: dict[str, list[dict[str, Any]]], passes: int, users: int
-) -> str:
-    header = ["arm", "targets", "HR@10", "ER@10", "ER@50", "median rank", "rank of random / own",
-              "unique", "Jaccard", "detector AUC"]
+def _text(found: dict[str, list[dict[str, Any]]], passes: int, users: int) -> str:
+    header = [
+        "arm",
+        "targets",
+        "HR@10",
+        "ER@10",
+        "ER@50",
+        "median rank",
+        "rank of random / own",
+        "unique",
+        "Jaccard",
+        "detector AUC",
+    ]
     rows = []
     for arm, told in found.items():
         ratios = [
