@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fedguard import registry
-from fedguard.attacks.base import Attack, Knowledge, LocalStep, Scene
+from fedguard.attacks.base import Attack, Knowledge, Scene
 from fedguard.attacks.toolkit.crafting import norm
 from fedguard.errors import ConfigurationError, check_number
+from fedguard.training.base import LocalStep
 from fedguard.updates import ClientUpdates
 
 

@@ -115,7 +115,9 @@ class Clicks:
                 raise ConfigurationError("dataset.path", str(given), "a file that is there")
             return found[0]
         if data_dir is None or not data_dir.is_dir():
-            raise ConfigurationError("data_dir", None if data_dir is None else str(data_dir), allowed)
+            raise ConfigurationError(
+                "data_dir", None if data_dir is None else str(data_dir), allowed
+            )
         tables = sorted(path for path in data_dir.iterdir() if path.is_file() and is_table(path))
         if len(tables) != 1:
             told = ", ".join(path.name for path in tables[:_SHOWN]) or "no table"
@@ -160,7 +162,9 @@ class Clicks:
         whole = f"{kept['user'].nunique()} users, {len(items)} items, {len(kept)} events kept"
         notes.append(f"{whole} of {len(events)} (core {self.core})")
         number = pd.Series(np.arange(1, len(items) + 1), index=items)
-        own = {user: part["item"].map(number).to_numpy(np.int64) for user, part in kept.groupby("user")}
+        own = {
+            user: part["item"].map(number).to_numpy(np.int64) for user, part in kept.groupby("user")
+        }
         groups: dict[str, NDArray[np.str_]] = {"user": users.astype(np.str_)}
         if self.shop is not None:
             first = kept.groupby("user")["shop"].first().astype("string").fillna("")
@@ -193,7 +197,7 @@ def _core(events: pd.DataFrame, least: int) -> pd.DataFrame:
 def _seconds(column: pd.Series[Any]) -> NDArray[np.float64]:
     """Return times as numbers: as they are, or seconds of dates; NaN for what is neither."""
     numbers = pd.to_numeric(column, errors="coerce")
-    if bool(numbers.notna().any()) and float(numbers.isna().mean()) <= float(0.5):
+    if bool(numbers.notna().any()) and float(numbers.isna().mean()) <= 0.5:
         return numbers.to_numpy(np.float64)
     dates = pd.to_datetime(column, errors="coerce", utc=True, format="mixed")
     found = dates.astype("datetime64[ns, UTC]").astype("int64").to_numpy(np.float64) / 1e9

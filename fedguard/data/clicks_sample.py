@@ -34,7 +34,11 @@ class ClicksSample:
         Items of a history that a model sees, at least 3; histories have 8 to 20 items.
     """
 
-    defaults: ClassVar[Mapping[str, Any]] = {**RECOMMENDER_DEFAULTS, "clients": 10, "malicious": 0.1}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        **RECOMMENDER_DEFAULTS,
+        "clients": 10,
+        "malicious": 0.1,
+    }
 
     def __init__(
         self, *, users: int = 200, items: int = 180, shops: int = 10, length: int = 20

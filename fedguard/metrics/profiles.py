@@ -32,7 +32,12 @@ def profile_features(histories: Tensor, popularity: Tensor) -> NDArray[np.float6
     sizes = sets.sum(dim=1)
     overlap = shared / (sizes[:, None] + sizes[None, :] - shared).clamp(min=1.0)
     overlap.fill_diagonal_(0.0)
-    found = (length, log.sum(dim=1) / length.clamp(min=1.0), most, overlap.max(dim=1).values.double())
+    found = (
+        length,
+        log.sum(dim=1) / length.clamp(min=1.0),
+        most,
+        overlap.max(dim=1).values.double(),
+    )
     return torch.stack(found, dim=1).numpy()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -45,7 +44,7 @@ class ItemModel(nn.Module, ABC):
         check_number("negatives", negatives, at_least=0)
         self.negatives = negatives
         self.items = nn.Embedding(num_classes, width)
-        nn.init.normal_(self.items.weight, std=1.0 / math.sqrt(width))
+        nn.init.normal_(self.items.weight, std=0.02)
 
     @abstractmethod
     def states(self, x: Tensor) -> Tensor:

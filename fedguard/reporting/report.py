@@ -27,6 +27,7 @@ from fedguard.reporting.parties import CURVES, party_figure
 from fedguard.reporting.personal import personal_section
 from fedguard.reporting.replies import replies_tables
 from fedguard.reporting.success import success_words
+from fedguard.reporting.task_figures import task_section
 from fedguard.reporting.unlearning import unlearning_section
 from fedguard.reporting.wording import (
     attacked,
@@ -65,6 +66,7 @@ def _title(run: Run) -> str:
 def _body(run: Run) -> str:
     parts: list[tuple[str, str, Callable[[Run], str]]] = [
         ("course", "Round by round", _course),
+        ("aim", "What the attack was after", task_section),
         ("unlearning", "What was forgotten", unlearning_section),
         ("repairs", "Repairs", repairs_section),
         ("audits", "Audits", audits_section),

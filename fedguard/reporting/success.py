@@ -15,7 +15,8 @@ def success_words(summary: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return an attack's success in the last round and what it is a share of; None without one.
 
     A backdoor's success is the share of triggered inputs taken for its target; a targeted label
-    flip's, the share of its source class taken for its target.
+    flip's, the share of its source class taken for its target; a promoted item's, the share of
+    users who never met it and have it among their first ten.
 
     Parameters
     ----------
@@ -25,6 +26,9 @@ def success_words(summary: Mapping[str, Any]) -> tuple[str, str] | None:
     final, aim = mapping(summary.get("final")), mapping(summary.get("aim"))
     told = {word: aim.get(word) for word in ("source", "target")}
     names = {word: repr(bounded(name, MAX_NAME)) for word, name in told.items() if name is not None}
+    if number(final.get("target_rank")) is not None:
+        item = names.get("target", "the target")
+        return percent(final.get("er@10")), f" of users who never met {item} find it in their list"
     if number(final.get("attack_success_rate")) is not None:
         share = f" of triggered inputs taken for {names['target']}" if "target" in names else ""
         return percent(final["attack_success_rate"]), share

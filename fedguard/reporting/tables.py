@@ -87,7 +87,18 @@ COUNTS = ("asked", "answered", "failed", "set_aside", "rejected", "accepted")
 """What a round counts of its clients; older runs count `OLD_COUNTS`."""
 OLD_COUNTS = ("accepted", "rejected", "malformed")
 
-SELDOM_FIGURES = ("accuracy", "train_loss")
+SELDOM_FIGURES = (
+    "accuracy",
+    "train_loss",
+    "ndcg@10",
+    "er@10",
+    "er@50",
+    "target_rank",
+    "ap",
+    "known_auc",
+    "edges_added",
+    "edges_removed",
+)
 """Figures of a round that get a column only where the run has them."""
 
 

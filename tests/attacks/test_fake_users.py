@@ -97,7 +97,9 @@ def test_profiles_differ_as_their_names_say(data, model):
 
 def test_bandwagon_takes_popular_items_alone(data):
     part = attack(data, "bandwagon", popular=0.3)
-    popular = set((data.facts.popularity[1:].argsort(descending=True, stable=True) + 1)[:27].tolist())
+    popular = set(
+        (data.facts.popularity[1:].argsort(descending=True, stable=True) + 1)[:27].tolist()
+    )
     for history in part.invented(3, stream()):
         assert set(history) - {40} <= popular
         assert len(set(history)) == 16
@@ -155,7 +157,9 @@ def test_success_is_measured_over_users_who_never_met_the_target(data):
     users = [u for u in range(60) if 40 not in data.x_train[u].tolist()]
     # Histories here are not longer than the row, but for those that were cut.
     facts = data.facts
-    users = [u for u in users if 40 not in facts.met[facts.offsets[u] : facts.offsets[u + 1]].tolist()]
+    users = [
+        u for u in users if 40 not in facts.met[facts.offsets[u] : facts.offsets[u + 1]].tolist()
+    ]
     ranks = []
     for user in users:
         met = set(facts.met[facts.offsets[user] : facts.offsets[user + 1]].tolist())
@@ -163,7 +167,9 @@ def test_success_is_measured_over_users_who_never_met_the_target(data):
     found = part.measure(Scene(Order(91, 70.5), {}, None))
     assert found["er@10"] == pytest.approx(sum(rank < 10 for rank in ranks) / len(ranks))
     assert found["er@50"] == pytest.approx(1.0)
-    assert found["target_rank"] == pytest.approx(float(torch.tensor(ranks).double().quantile(0.5)) + 1)
+    assert found["target_rank"] == pytest.approx(
+        float(torch.tensor(ranks).double().quantile(0.5)) + 1
+    )
     assert found["attack_success_rate"] == found["er@10"]
     assert part.measure(Scene(Order(91, 1e9), {}, None))["target_rank"] == 1.0
 
@@ -171,7 +177,7 @@ def test_success_is_measured_over_users_who_never_met_the_target(data):
 def test_targets_are_named_by_title_or_id_or_drawn_among_the_rare(data):
     assert attack(data, "random-profiles", item="ITEM-007").target == 7
     assert attack(data, "random-profiles", item="12").target == 12
-    with pytest.raises(ConfigurationError, match="item: 'item-04' .*did you mean 'item-0"):
+    with pytest.raises(ConfigurationError, match=r"item: 'item-04' .*did you mean 'item-0"):
         attack(data, "random-profiles", item="item-04")
     drawn = {attack(data, "random-profiles", item=None, target_seed=s).target for s in range(8)}
     assert len(drawn) > 1
@@ -180,5 +186,5 @@ def test_targets_are_named_by_title_or_id_or_drawn_among_the_rare(data):
 
 def test_a_model_without_an_item_table_is_refused(data):
     part = attack(data, "ddsp")
-    with pytest.raises(ConfigurationError, match="model: 'Linear' .*such as sasrec"):
+    with pytest.raises(ConfigurationError, match=r"model: 'Linear' .*such as sasrec"):
         part.prepare(nn.Linear(2, 2), data.x_train, data.y_train, torch.Generator())

@@ -128,7 +128,7 @@ def test_bad_rows_can_be_left_out_with_a_note(tmp_path):
 
 
 def test_movielens_reads_titles_and_says_what_is_missing(tmp_path):
-    with pytest.raises(ConfigurationError, match="a folder that holds ratings.csv and movies.csv"):
+    with pytest.raises(ConfigurationError, match=r"a folder that holds ratings.csv and movies.csv"):
         MovieLens().load(tmp_path)
     rows = [f"{u},{(u + t) % 4},3.5,{t}" for u in range(5) for t in range(4)]
     head = "userId,movieId,rating,timestamp"

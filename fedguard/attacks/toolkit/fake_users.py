@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedguard.attacks.base import Attack, Scene
-from fedguard.data.histories import NOTHING, Histories, training_row
+from fedguard.data.histories import Histories, training_row
 from fedguard.errors import ConfigurationError, check_number, nearest
 from fedguard.metrics.ranking import mean_ranks
 
@@ -105,7 +105,7 @@ class FakeUsers(Attack):
         """Return `count` histories of `length` items each."""
 
     def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the client's users with fake ones added, or a fake one in place of the only one."""
+        """Return the users with fake ones added, or a fake one in place of a client's only one."""
         profiles = self.invented(self.count(len(x)), rng)
         rows = [training_row(profile, x.shape[1], -1) for profile in profiles]
         fake_x, fake_y = (torch.tensor(part).to(x) for part in zip(*rows, strict=True))
