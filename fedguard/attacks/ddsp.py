@@ -32,7 +32,7 @@ class Ddsp(FakeUsers):
        - spread z(r)``, h the state with it, r its greatest cosine with the last 10 items plus 0.3
        for every fake history that has it, z over the candidates.
 
-    A reading of "DDSP" (arXiv 2504.06586, SIGIR 2025), of which the abstract and reviews were at
+    A reading of "DDSP", arXiv 2504.06586, SIGIR 2025, of which the abstract and reviews were at
     hand: dual promotion, the contrastive term and the idea of an auto-regressive generator with a
     diversity constraint are the paper's; the first-order direction v, its weights, the penalty
     and all numbers are ours. The attack is crafted anew from the broadcast model of every round.

@@ -178,7 +178,7 @@ class Clicks:
         )
 
     def _titles_of(self, kept: pd.DataFrame, items: NDArray[Any]) -> list[str]:
-        named: Mapping[str, str] = {}
+        named: Mapping[Any, str] = {}
         if self.title is not None:
             named = kept.groupby("item")["title"].first().astype("string").to_dict()
         return [str(named.get(item) or item) for item in items]
