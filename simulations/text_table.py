@@ -89,8 +89,8 @@ HEADER = ["defence", "accuracy", "success", "accuracy in peace", "floor"]
 def report(grouped: Grouped, base: Mapping[str, Any], seeds: int) -> str:
     """Return the tables in Markdown."""
     parts = [
-        f"""{base["dataset"]}, {base["clients"]} clients with equal shares, {base["rounds"]} rounds of
-{base["local_epochs"]} local epoch, words as tokens. Accuracy and success of the last round in
+        f"""{base["dataset"]}, {base["clients"]} clients with equal shares, {base["rounds"]} rounds
+of {base["local_epochs"]} local epoch, words as tokens. Accuracy and success of the last round in
 percent, mean ± standard deviation over {seeds} seeds; *in peace* is the same federation without
 anybody malicious, *floor* the success of the trigger on that model."""
     ]
