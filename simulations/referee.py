@@ -88,7 +88,7 @@ BASE: dict[str, Any] = {
 }
 
 QUICK_DATA = ("gtsrb", "iscxtor2016", "cicids2017-web")
-QUICK_ATTACKS = ("sign-flip", "label-flip", "badnets", "blended")
+QUICK_ATTACKS = ("label-flip", "badnets")
 QUICK_RULES = tuple(rule for rule in RULES if rule not in ("multi-krum", "geminiguard, paper mode"))
 
 
@@ -114,7 +114,7 @@ def cells(folder: str, *, quick: bool) -> Iterator[Cell]:
             dataset = named(name)
             own = dataset["name"] == name
             base = {**BASE, "dataset": dataset, "data_dir": f"{folder}/{name}" if own else folder}
-            base["rounds"] = 12 if quick else BASE["rounds"]
+            base["rounds"] = 10 if quick else BASE["rounds"]
             chosen = {
                 attack: spec
                 for attack, spec in attacks_on(name).items()
@@ -247,7 +247,7 @@ def report(grouped: Grouped, *, quick: bool) -> str:
     size = "the quick size: one seed, a hint and no proof" if quick else f"{len(seeds)} seeds"
     parts = [
         f"## Version {version()}, {'quick' if quick else 'whole'}",
-        f"""{BASE["clients"]} clients, mlp with 64 hidden units, {12 if quick else BASE["rounds"]}
+        f"""{BASE["clients"]} clients, mlp with 64 hidden units, {10 if quick else BASE["rounds"]}
 rounds, {BASE["server_samples"]} examples of the server, drawn as they come; {size}
 ({", ".join(map(str, seeds))}). Images: accuracy; tables: macro F1; in percent. `copies alone`,
 `length alone` and `server alone` are controls: one filter, or no client at all.""",

@@ -210,4 +210,52 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "float(taken[own].double().mean())",
         f"{_T}/test_backdoor_indicator.py",
     ),
+    (
+        f"{_S}/toolkit/consensus.py",
+        "    return replace(tools, y=believed)",
+        "    return tools",
+        f"{_T}/test_geminiguard.py",
+    ),
+    (
+        f"{_S}/toolkit/consensus.py",
+        "factors = clip_factors(norms, typical) if typical > 0.0 else torch.ones_like(norms)",
+        "factors = torch.ones_like(norms)",
+        f"{_T}/test_geminiguard.py",
+    ),
+    (
+        f"{_S}/toolkit/server_validation.py",
+        "lambda model: cross_entropy(model(tools.x)[:, present], own)",
+        "lambda model: cross_entropy(model(tools.x), tools.y)",
+        f"{_T}/test_sentinel.py",
+    ),
+    (
+        f"{_S}/toolkit/server_validation.py",
+        "        if evidence > 0.0 and float(harm[worst])",
+        "        if evidence < 0.0 and float(harm[worst])",
+        f"{_T}/test_sentinel.py",
+    ),
+    (
+        f"{_S}/toolkit/weight_view.py",
+        "may_go = norms > OPPOSED_LENGTH * median(norms)",
+        "may_go = norms > 0.0",
+        f"{_T}/test_sentinel.py",
+    ),
+    (
+        f"{_S}/toolkit/weight_view.py",
+        "return (along - own) / others * norms / median(norms)",
+        "return (along - own) / others / median(norms)",
+        f"{_T}/test_weight_view.py",
+    ),
+    (
+        f"{_S}/toolkit/trigger_search.py",
+        "return (on_stamped > 0.0) & (pushes(tools, clean, updates) <= BARE_SHARE * on_stamped)",
+        "return on_stamped > 0.0",
+        f"{_T}/test_verification.py {_T}/test_trigger_search.py",
+    ),
+    (
+        f"{_S}/toolkit/two_views.py",
+        "        limit = self._norm_limit(state)",
+        "        limit = 1e9 * self._norm_limit(state)",
+        f"{_T}/test_geminiguard.py",
+    ),
 ]
