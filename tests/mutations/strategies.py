@@ -258,4 +258,16 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "        limit = 1e9 * self._norm_limit(state)",
         f"{_T}/test_geminiguard.py",
     ),
+    (  # honest clients that disagree go as a group as well
+        f"{_S}/toolkit/verification.py",
+        "< (1.0 - self.confirm) * before:",
+        "< 2.0 * before:",
+        f"{_T}/test_sentinel.py",
+    ),
+    (
+        f"{_S}/toolkit/verification.py",
+        "            return group\n",
+        "            pass\n",
+        f"{_T}/test_sentinel.py",
+    ),
 ]

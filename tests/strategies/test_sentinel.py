@@ -74,8 +74,11 @@ def test_without_evidence_nobody_goes_for_the_loss(tools):
     deltas, start, layout = trained(tools, 20)
     deltas[:4] *= -1.0
     updates = updates_of(deltas, start, layout)
-    assert not guard(tools, evidence=1e6).combine(updates).reasons
-    assert len(guard(tools, evidence=0.0).combine(updates).reasons) == 4
+    assert not guard(tools, evidence=1e6, confirm=1.0).combine(updates).reasons
+    for rule in (guard(tools, evidence=0.0, confirm=1.0), guard(tools, evidence=1e6, confirm=0.1)):
+        reasons = rule.combine(updates).reasons
+        assert set(reasons) == {0, 1, 2, 3}
+        assert set(reasons.values()) == {"raises the loss on the server's examples"}
 
 
 @pytest.mark.parametrize("evidence", [0.0, 1.0, 2.5])
@@ -86,16 +89,17 @@ def test_the_spread_of_harms_is_that_of_the_better_half(evidence):
     assert beyond_the_others(harm, evidence) == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize(("evidence", "found"), [(2.5, 1.0), (3.0, 0.5)])
-def test_harmful_updates_of_ordinary_size_are_found_on_server_data(tools, evidence, found):
-    """Where clients hold two labels each, honest harm is spread wide: evidence costs power."""
+@pytest.mark.parametrize(
+    ("evidence", "confirm", "found"), [(3.0, 0.1, 1.0), (2.5, 1.0, 1.0), (3.0, 1.0, 0.5)]
+)
+def test_harmful_updates_of_ordinary_size_are_found_on_server_data(tools, evidence, confirm, found):
+    """Where clients hold two labels each, honest harm is spread wide: each one's shows less."""
     deltas, start, layout = trained(tools, 20, labels_per_client=2)
     deltas[:4] *= -1.0
-    verdict = guard(tools, evidence=evidence).combine(updates_of(deltas, start, layout))
-    caught, wronged = rates(verdict, 4)
-    assert caught >= found
+    rule = guard(tools, evidence=evidence, confirm=confirm)
+    caught, wronged = rates(rule.combine(updates_of(deltas, start, layout)), 4)
+    assert caught == found
     assert wronged == 0.0
-    assert "loss on the server's examples" in next(iter(verdict.reasons.values()))
 
 
 def test_verification_lowers_the_servers_loss(tools):
@@ -125,6 +129,7 @@ def test_large_claims_count_only_where_they_lower_the_servers_loss(tools, useful
     ("argument", "value"),
     [
         ("margin", -1.0),
+        ("confirm", 1.5),
         ("evidence", -0.5),
         ("evidence", math.nan),
         ("trigger_margin", 1.0),

@@ -81,7 +81,7 @@ class TwoViews(RobustStrategy):
         max_norm_ratio: float = 2.5,
         clip_ratio: float = 1.0,
         evidence: float = 3.0,
-        opposition: float = 3.0,
+        opposition: float = 0.0,
         aux_samples: int = 50,
         **base: Any,
     ) -> None:
