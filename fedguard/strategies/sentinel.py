@@ -20,11 +20,11 @@ class Sentinel(TwoViews):
        that pull against the others; see `TwoViews`.
     2. Loss: in the average of what remains, clipped to the median norm and weighted by claimed
        examples (at most three times their median), clients are dropped one at a time as long as the
-       loss on the server's labelled examples falls by more than `margin` asks and the client's harm
-       is unlike the others' by `evidence`; see `prune_harmful`. The loss is taken among the classes
-       that the server holds, so nobody is judged by the others. Where it is lower so, claims then
-       count up to ten times their median, and who claims n times the median may be sqrt(n) times as
-       long.
+       loss on the server's labelled examples falls by more than `margin` asks; see `prune_harmful`.
+       They are rejected if the loss falls by the share `confirm` without them, else only those
+       whose own harm is unlike the others' by `evidence`. The loss is taken among the classes that
+       the server holds, so nobody is judged by the others. Where it is lower so, claims then count
+       up to ten times their median, and who claims n times the median may be sqrt(n) times as long.
     3. Backdoor search: for every class the small patch is searched for that moves the server's
        examples most into it, on the average of what remains; see `search_triggers`. Where a
        class' patch works 1.5 times better than a typical class', clients that teach it (see
@@ -42,6 +42,9 @@ class Sentinel(TwoViews):
     margin : float
         How harmful a client must be to be dropped, as the cosine between its update and the
         gradient of the server's loss, 0 to below 1; 0 drops whoever harms at all.
+    confirm : float
+        Share by which the server's loss must fall without a group for the group to go, 0 to 1;
+        otherwise only clients go whose own harm is beyond the others' by `evidence`.
     trigger_margin : float
         The same as `margin` for the effect of a patch, 0 to below 1; 0 does not search.
     trigger_budget : float
@@ -70,15 +73,18 @@ class Sentinel(TwoViews):
         self,
         *,
         margin: float = 0.1,
+        confirm: float = 0.1,
         trigger_margin: float = 0.1,
         trigger_budget: float = 0.02,
         **views: Any,
     ) -> None:
         super().__init__(**views)
         check_number("margin", margin, at_least=0, below=1)
+        check_number("confirm", confirm, at_least=0, at_most=1)
         check_number("trigger_margin", trigger_margin, at_least=0, below=1)
         check_number("trigger_budget", trigger_budget, above=0, at_most=1)
         self.margin = margin
+        self.confirm = confirm
         self.trigger_margin = trigger_margin
         self.trigger_budget = trigger_budget
 
@@ -95,5 +101,6 @@ class Sentinel(TwoViews):
             trigger_budget=self.trigger_budget,
             aux_samples=self.aux_samples,
             evidence=self.evidence,
+            confirm=self.confirm,
         )
         return self._aggregate(state, verification.run())

@@ -180,4 +180,16 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "self.previous = self.vector",
         "tests/runs/test_attack_memory.py",
     ),
+    (
+        "fedguard/attacks/disguised.py",
+        "        drawn -= drawn.mean(dim=0)\n",
+        "",
+        "tests/attacks/test_disguised.py",
+    ),
+    (
+        "fedguard/attacks/disguised.py",
+        "+= self.noise * length * drawn",
+        "+= 0.0 * length * drawn",
+        "tests/attacks/test_disguised.py",
+    ),
 ]

@@ -113,4 +113,16 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "            self.close()\n            raise ClientLateError",
         "tests/clients/test_lost_clients.py",
     ),
+    (  # the server's rows are balanced where nobody asked for it
+        "fedguard/clients/federation.py",
+        "    if balanced:\n",
+        "    if not balanced:\n",
+        "tests/clients/test_federation.py",
+    ),
+    (
+        "fedguard/clients/federation.py",
+        "shift = torch.randint(1, classes,",
+        "shift = torch.randint(0, 1,",
+        "tests/clients/test_federation.py",
+    ),
 ]

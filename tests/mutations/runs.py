@@ -229,4 +229,29 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "        if server_round > last + 1000:",
         _SHOWN,
     ),
+    # No oracle.
+    (
+        "fedguard/grids/veil.py",
+        'handle = stream_seed(self.seed, 0, client, "node handle")',
+        "handle = client",
+        "tests/runs/test_no_oracle.py",
+    ),
+    (
+        "fedguard/grids/veil.py",
+        "return replace(of, reasons=self.keys(of.reasons))",
+        "return of",
+        "tests/runs/test_no_oracle.py",
+    ),
+    (
+        "fedguard/assembly/strategy.py",
+        '"seed": seed_for(config.seed, "strategy"),',
+        '"seed": config.seed,',
+        "tests/runs/test_no_oracle.py",
+    ),
+    (
+        "fedguard/vertical/parts.py",
+        '"seed": seed_for(config.seed, "strategy")',
+        '"seed": config.seed',
+        "tests/runs/test_no_oracle.py",
+    ),
 ]

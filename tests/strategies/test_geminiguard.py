@@ -10,6 +10,7 @@ from corners import CLASSES, FEATURES, HIDDEN, attacked, make_tools, rates, trai
 from fedguard.errors import ConfigurationError
 from fedguard.strategies import GeminiGuard
 from fedguard.strategies.base import ServerTools
+from fedguard.strategies.toolkit.consensus import with_consensus_labels
 from fedguard.traits import traits_of
 from fedguard.updates import ClientUpdates, ParameterLayout
 
@@ -243,3 +244,17 @@ def test_no_mode_reads_the_labels(tools, mode):
     two = guard(lies, mode=mode).combine(updates)
     assert torch.equal(one.delta, two.delta)
     assert one.reasons == two.reasons
+
+
+def test_labels_by_consensus_are_what_the_clipped_mean_says(tools):
+    """One update a thousand times too long would decide them alone if it were not clipped."""
+    deltas, start, layout = trained(tools, 8)
+    deltas[0] *= -1000.0
+    found = with_consensus_labels(tools, updates_of(deltas, start, layout))
+    norms = deltas.norm(dim=1, keepdim=True)
+    clipped = deltas * (norms.sort(dim=0).values[3:5].mean() / norms).clamp(max=1.0)
+    layout.load(tools.model, start + clipped.mean(dim=0))
+    wanted = tools.model(tools.x).argmax(dim=1)
+    assert torch.equal(found.y, wanted)
+    layout.load(tools.model, start + deltas.mean(dim=0))
+    assert not torch.equal(found.y, tools.model(tools.x).argmax(dim=1))

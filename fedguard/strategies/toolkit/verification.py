@@ -69,6 +69,9 @@ class Verification:
         Examples that patches are searched for on.
     evidence : float
         How far beyond the others' a harm must be; see `prune_harmful`.
+    confirm : float
+        Share by which the loss must fall without a group for the group to go whatever its members'
+        evidence, 0 to 1; 1 asks for evidence of each.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Verification:
         trigger_budget: float,
         aux_samples: int,
         evidence: float = 0.0,
+        confirm: float = 1.0,
     ) -> None:
         self.tools = tools
         self.state = state
@@ -89,6 +93,7 @@ class Verification:
         self.trigger_budget = trigger_budget
         self.aux_samples = aux_samples
         self.evidence = evidence
+        self.confirm = confirm
 
     def run(self) -> Tensor:
         """Reject who raises the server's loss, then who plants a patch; return the (K,) shares."""
@@ -96,8 +101,7 @@ class Verification:
         if self.state.keep.sum() < FEWEST:
             return shares
         if self.margin is not None:
-            loss = loss_among_present(self.tools)
-            harm = self._prune(shares, loss, self.margin)
+            harm = self._harmful(shares, self.margin)
             self.state.scores["harm"] = harm.harm
             self._reject_pruned(harm, "raises the loss on the server's examples")
         shares = self._widen(shares)
@@ -107,21 +111,37 @@ class Verification:
             self._search_backdoor(shares)
         return shares
 
+    def _harmful(self, shares: Tensor, margin: float) -> Pruned:
+        """Return who stays by the server's loss.
+
+        A group goes if the loss without it is lower by the share `confirm`; what honest clients
+        that disagree cost is less. Otherwise only those go whose own harm is beyond the others'.
+        """
+        loss = loss_among_present(self.tools)
+        group = self._prune(shares, loss, margin, evidence=0.0)
+        everybody = torch.as_tensor(self.state.keep)
+        before = self._value(loss, shares, everybody)
+        if self._value(loss, shares, group.keep) < (1.0 - self.confirm) * before:
+            return group
+        return self._prune(shares, loss, margin, evidence=self.evidence)
+
+    def _value(self, objective: Objective, shares: Tensor, keep: Tensor) -> float:
+        """Return an objective at the average of some of the clients."""
+        load_average(self.tools, self.state.updates, keep, shares, self._factors())
+        with torch.no_grad():
+            return float(objective(self.tools.model))
+
     def _widen(self, shares: Tensor) -> Tensor:
         """Return shares, and set reaches, that believe large claims if the loss is lower so."""
-        before = self._loss(shares)
+        loss, keep = server_loss(self.tools), torch.as_tensor(self.state.keep)
+        before = self._value(loss, shares, keep)
         wide = claimed_shares(self.state.updates, WIDE_CLAIM_CAP)
         usual = self.state.reach
         self.state.reach = usual * claimed_reach(self.state.updates)
-        if self._loss(wide) < before:
+        if self._value(loss, wide, keep) < before:
             return wide
         self.state.reach = usual
         return shares
-
-    def _loss(self, shares: Tensor) -> float:
-        self._load(shares)
-        with torch.no_grad():
-            return float(server_loss(self.tools)(self.tools.model))
 
     def _load(self, shares: Tensor) -> None:
         """Load the average of those still in into the server's model."""
@@ -152,7 +172,7 @@ class Verification:
         self._load(shares)
         teach = teachers(tools, triggers, target, self.state.updates)
         effect = stamp_effect(triggers, target, tools.x, tools.y)
-        pruned = self._prune(shares, effect, self.trigger_margin, teach)
+        pruned = self._prune(shares, effect, self.trigger_margin, teach, evidence=self.evidence)
         scores["patch"] = torch.maximum(scores["patch"], pruned.harm)
         self._reject_pruned(pruned, f"teaches a patch that means class {target}")
 
@@ -162,6 +182,8 @@ class Verification:
         objective: Objective,
         margin: float,
         candidates: Tensor | None = None,
+        *,
+        evidence: float,
     ) -> Pruned:
         keep = torch.as_tensor(self.state.keep)
         return prune_harmful(
@@ -174,7 +196,7 @@ class Verification:
             margin=margin,
             fewest=(len(keep) + 1) // 2,
             candidates=candidates,
-            evidence=self.evidence,
+            evidence=evidence,
         )
 
     def _factors(self) -> Tensor:

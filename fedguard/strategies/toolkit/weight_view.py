@@ -18,6 +18,9 @@ COPY_RADIUS = 0.05
 FEWEST_TO_OPPOSE = 5
 """Clients still in with fewer of which none is told to oppose the others."""
 
+OPPOSED_LENGTH = 1.5
+"""Multiple of the median norm up to which an update that opposes the others is let be."""
+
 COPY_BLOCK = 3
 """So many near-identical updates or more are rejected: honest training does not repeat itself."""
 
@@ -111,7 +114,9 @@ def reject_opposed(state: JudgedRound, gram: Tensor, evidence: float) -> None:
 
     One at a time, the worst first, as long as its `pulls` is negative and below the median by
     `evidence` robust standard deviations, whose spread is that of the better half; half of the
-    clients are kept. Who is out already counts in none of it.
+    clients are kept. Only who is longer than 1.5 times the median may go: where clients hold few
+    labels, an honest one of usual length can disagree with all others. Who is out already counts
+    in none of it.
     """
     count = len(state.keep)
     state.scores["pull"] = torch.zeros(count, dtype=torch.float64)
@@ -119,8 +124,12 @@ def reject_opposed(state: JudgedRound, gram: Tensor, evidence: float) -> None:
         rows = torch.as_tensor(np.flatnonzero(state.keep))
         found = pulls(gram[rows][:, rows])
         state.scores["pull"][rows] = found
-        worst = int(found.argmin())
-        if float(found[worst]) >= min(-beyond_the_others(-found, evidence), 0.0):
+        norms = state.norms[rows]
+        may_go = norms > OPPOSED_LENGTH * median(norms)
+        worst = int(torch.where(may_go, found, torch.inf).argmin())
+        if not may_go[worst] or float(found[worst]) >= min(
+            -beyond_the_others(-found, evidence), 0.0
+        ):
             return
         why = f"pulls against the other {kept - 1}: {float(found[worst]):.2f} median norms"
         state.reject(int(rows[worst]), why)
