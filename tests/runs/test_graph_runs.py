@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+from safetensors.torch import load_file
+
+from fedguard import simulate
+from fedguard.config import parse
+from fedguard.errors import ConfigurationError
+from fedguard.records.provenance import model_sha256
+from fedguard.records.writer import read_jsonl
+from fedguard.reporting.report import write_report
+from fedguard.runs.simulation import Simulation
+
+SMALL = {"name": "graph-sample", "nodes": 120, "communities": 4}
+
+
+def config(**values):
+    given = {
+        "dataset": SMALL,
+        "clients": 4,
+        "malicious": 0.25,
+        "rounds": 3,
+        "local_epochs": 5,
+        "attack": {"name": "meta-edges", "epochs": 10},
+        **values,
+    }
+    return parse(given)
+
+
+def run(out, **values):
+    summary = Simulation(config(**values)).run(out)
+    return summary, read_jsonl(out / "rounds.jsonl")
+
+
+def test_links_are_learnt_and_edits_are_counted(tmp_path):
+    summary, rounds = run(tmp_path, rounds=6, attack={"name": "random-edges", "budget": 0.2})
+    assert summary["headline"]["name"] == "auc"
+    assert rounds[-1]["auc"] > rounds[0]["auc"] + 0.05
+    assert rounds[-1]["edges_added"] > 0
+    records = read_jsonl(tmp_path / "clients.jsonl")
+    assert len({line["client"] for line in records}) == 4
+    assert "Edges added and removed" in write_report(tmp_path).read_text()
+
+
+def test_the_default_needs_the_data_sets_name_alone(tmp_path):
+    command = ["--dataset", "graph-sample", "--rounds", "1", "--out", str(tmp_path / "run")]
+    assert simulate.main(command) == 0
+    assert read_jsonl(tmp_path / "run" / "rounds.jsonl")[-1]["asked"] == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"dataset": "digits", "partition": "iid", "model": "mlp"}, "attack: 'meta-edges'"),
+        ({"strategy": "geminiguard", "server_samples": 5}, "strategy: 'geminiguard'"),
+        ({"model": {"name": "vgae", "features": -1}}, "features"),
+        ({"clients": 9}, "clients: 9 .*4, one for each community"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_the_first_round(values, told):
+    with pytest.raises(ConfigurationError, match=told):
+        Simulation(config(**values))
+
+
+def test_a_run_goes_on_after_a_stop_bit_for_bit(tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def stop(record):
+        if record["round"] == 1:
+            raise StoppedError
+
+    values = {"faults": {"dropout": 0.3}}
+    run(tmp_path / "whole", **values)
+    with pytest.raises(StoppedError):
+        Simulation(config(**values)).run(tmp_path / "cut", on_round=stop)
+    Simulation(config(**values)).run(tmp_path / "cut", resume=True)
+    assert model_sha256(tmp_path / "cut") == model_sha256(tmp_path / "whole")
+
+
+def test_a_third_party_may_edit_an_honest_clients_graph(tmp_path):
+    values = {"malicious": 0.0, "poisoned_clients": 0.5, "rounds": 1}
+    _, rounds = run(tmp_path, **values, dataset={**SMALL, "clean": "jaccard"})
+    assert rounds[-1]["edges_added"] > 0
+    assert any(line["poisoned"] for line in read_jsonl(tmp_path / "clients.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "within"), [("ray", 0.0), ("flower", 1e-5)])
+def test_engines_agree(tmp_path, engine, within):
+    values = {"executor": "reuse", "rounds": 2}
+    run(tmp_path / "here", **values)
+    run(tmp_path / "there", engine=engine, workers=2, **values)
+    here, there = (load_file(tmp_path / name / "model.safetensors") for name in ("here", "there"))
+    for name, value in here.items():
+        assert float((value - there[name]).abs().max()) <= within, name
