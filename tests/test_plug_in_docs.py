@@ -19,7 +19,13 @@ from fedguard.grids.roll_call import RollCall
 from fedguard.records.writer import read_jsonl
 from fedguard.runs.simulation import Simulation
 from fedguard.strategies import MultiKrum
-from fedguard.testing import check_audit, check_repair, check_task, check_training
+from fedguard.testing import (
+    check_attack,
+    check_audit,
+    check_repair,
+    check_task,
+    check_training,
+)
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "plug_in.md").read_text(encoding="utf-8")
 SHOWN = re.compile(r"Write\s+`(\w+)\.py`:[^`]*?```python\n(.*?)```\s+```bash\n(.*?)```", re.DOTALL)
@@ -102,3 +108,22 @@ def test_the_shown_repair_and_audit_conform(shown, tmp_path):
         return world.tending.scene
 
     assert len(check_audit(parts.DeadUnits, scene).passed) == 4
+
+
+def test_the_shown_attack_conforms_and_does_harm(tmp_path, monkeypatch):
+    found = re.search(
+        r"Save as `turned_round\.py`.*?```python\n(.*?)```.*?```bash\n(.*?)```", TEXT, re.S
+    )
+    (tmp_path / "turned_round.py").write_text(found[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    check_attack(importlib.import_module("turned_round").TurnedRound)
+    command = found[2].splitlines()[1]
+    reached = []
+    for attack in ([], ["--attack", "none"]):
+        out = tmp_path / f"out{len(reached)}"
+        assert simulate.main([*shlex.split(command)[3:], *attack, "--out", str(out)]) == 0
+        reached.append(read_jsonl(out / "rounds.jsonl")[-1]["accuracy"])
+        command = command.replace("--set attack.reach=2 ", "")
+    sys.modules.pop("turned_round", None)
+    assert reached[0] < reached[1] - 0.1

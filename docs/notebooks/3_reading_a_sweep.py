@@ -35,7 +35,7 @@ sweep.table[["strategy", "attack", "seed", "accuracy", "false_positive_rate"]].r
 
 # %%
 found = sweep.compare()
-found.table[["defence", "worst", "worst_scenario", "mean", "wronged"]].round(3)
+found.table[["defence", "worst_accuracy", "worst_scenario", "accuracy", "wronged"]].round(3)
 
 # %%
 found.groups.round(3).head(6)
@@ -48,4 +48,5 @@ found.groups.round(3).head(6)
 table = found.table
 assert len(sweep.results) == 12, "three strategies, two attacks, two seeds"
 assert not sweep.failed
-assert list(table["worst"]) == sorted(table["worst"], reverse=True), "best worst case first"
+worst = list(table["worst_accuracy"])
+assert worst == sorted(worst, reverse=True), "best worst case first"

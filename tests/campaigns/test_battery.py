@@ -12,6 +12,7 @@ from fedguard.campaigns import blindness
 from fedguard.campaigns.battery import Contender, read_battery, scenario
 from fedguard.clients.federation import draw_malicious
 from fedguard.errors import ConfigurationError
+from fedguard.grids.veil import Handles
 from fedguard.strategies import MultiKrum, RobustStrategy
 from fedguard.updates import Verdict
 
@@ -96,14 +97,18 @@ def test_the_first_version_is_valid_and_has_every_league(size):
 
 
 class Oracle(RobustStrategy):
-    """Rejects who is malicious by drawing them as the simulator does: a rule that cheats."""
+    """Rejects who is malicious, worked out as the simulator does from seeds that it guessed."""
 
     def combine(self, updates):
-        liars = draw_malicious(12, 0.25, self.seed)
-        weights = np.array([float(node not in liars) for node in updates.node_ids])
+        liars = {
+            Handles(seed).of(client)
+            for seed in blindness.SEEDS
+            for client in draw_malicious(12, 0.25, seed)
+        }
+        weights = updates.deltas.new_tensor([float(n not in liars) for n in updates.node_ids])
+        weights = (weights / weights.sum()).double()
         reasons = {node: "known" for node in updates.node_ids if node in liars}
-        tensor = updates.deltas.new_tensor(weights / weights.sum()).double()
-        return Verdict((tensor.float() @ updates.deltas), tensor, {}, reasons)
+        return Verdict((weights.float() @ updates.deltas), weights, {}, reasons)
 
 
 @pytest.fixture
