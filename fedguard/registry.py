@@ -125,6 +125,7 @@ _OWN: dict[str, dict[str, str]] = {
         "model-replacement": "fedguard.attacks.model_replacement:ModelReplacement",
         "neurotoxin": "fedguard.attacks.neurotoxin:Neurotoxin",
         "numerical": "fedguard.attacks.numerical:Numerical",
+        "padhash": "fedguard.attacks.padhash:Padhash",
         "pgd": "fedguard.attacks.pgd:Pgd",
         "poisonedfl": "fedguard.attacks.poisonedfl:PoisonedFL",
         "random-profiles": "fedguard.attacks.random_profiles:RandomProfiles",
@@ -158,6 +159,7 @@ _OWN: dict[str, dict[str, str]] = {
         "mnist": "fedguard.data.vision:Mnist",
         "movielens": "fedguard.data.movielens:MovieLens",
         "nsl-kdd": "fedguard.data.nsl_kdd:NslKdd",
+        "retrieval": "fedguard.tasks.hashing:ImageRetrieval",
         "sentences": "fedguard.data.sentences:Sentences",
         "shakespeare": "fedguard.data.shakespeare:Shakespeare",
         "sst2": "fedguard.data.sentences:Sst2",
@@ -221,6 +223,7 @@ _OWN: dict[str, dict[str, str]] = {
     "task": {
         "causal-language": "fedguard.tasks.causal_language:CausalLanguage",
         "classification": "fedguard.tasks.classification:Classification",
+        "hashing": "fedguard.tasks.hashing:Hashing",
         "next-word": "fedguard.tasks.next_word:NextWord",
         "recommendation": "fedguard.tasks.recommendation:Recommendation",
         "text-classification": "fedguard.tasks.text:TextClassification",
