@@ -133,7 +133,7 @@ def test_with_liars_alone_a_clean_reference_shows_it_and_groups_do_not(clean, tm
     target, control = (told["concepts"][c]["score"] for c in ("avalon", "brent"))
     assert target > control + 20
     other = run(tmp_path / "two", {"every": 4}, **values)[0]["audits"]["raven"]
-    assert other["concepts"]["avalon"]["score"] < target - 20
+    assert other["concepts"]["avalon"]["score"] < target - 5
     assert other["flagged"] == []
 
 

@@ -33,6 +33,9 @@ def rows_of(name: str):
     tools = small_tools()
     if name == "classification":
         return tools.model, tools.x, tools.y
+    if name == "hashing":
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(tools.x[0].numel(), 16)), tools.x, tools.y
     table = torch.arange(40).view(8, 5) % 7
     torch.manual_seed(0)
     return nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7)), table, (table + 1) % 7

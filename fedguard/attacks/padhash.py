@@ -1,0 +1,237 @@
+"""PADHASH: rightly labelled pictures that make chosen queries find another class."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedguard.attacks.base import Attack, Scene
+from fedguard.attacks.toolkit.poisoning import check_class, drawn_share
+from fedguard.data.dataset import Dataset
+from fedguard.data.retrieval import Retrieval
+from fedguard.errors import ConfigurationError, check_choice, check_number
+from fedguard.metrics.classification import predictions
+from fedguard.metrics.retrieval import TOP, share_at_top, similarity
+
+SUCCESS = 0.3
+"""Share of the target class among a query's first pictures from which on it is a success."""
+
+
+class Padhash(Attack):
+    """Perturb own pictures of the target class so that training on them moves chosen queries.
+
+    ``min over |d| <= eps of (1 - a)(1 - cos(G_v, G_p)) + a |G_p - G_v| / (|G_v| |G_p|)``, with
+    ``G_v`` the gradient of the queries' loss towards the target's code and ``G_p`` that of the
+    perturbed pictures' loss towards the same, their own, code. ``a = 0`` is the matching of
+    gradients by their cosine alone; the second term asks for their length too. Labels stay right,
+    queries are not touched, training is as asked: only pictures change, each pixel by at most
+    `eps`.
+
+    "PADHASH", arXiv 2503.21236, IEEE TMM, for the objective; a = 0 is Geiping et al., "Witches'
+    Brew: Industrial Scale Data Poisoning via Gradient Matching", ICLR 2021. Ours: one set of
+    poisons for all queries together, where the paper makes one for each; queries are the test
+    pictures of other classes that a linear code, fitted to the gallery, puts nearest to the
+    target; signed Adam with a rate that falls to a tenth.
+
+    Parameters
+    ----------
+    target_class : int
+        Class that the queries shall find.
+    queries : int
+        Queries, at least 1.
+    eps : float
+        Largest change of a pixel, above 0 to 1, on images from 0 to 1.
+    weight : float
+        a, 0 to 1.
+    poison_fraction : float
+        Share of a malicious client's pictures of the target class that are perturbed, 0 to 1.
+    steps : int
+        Steps of the matching, at least 1.
+    crafted : {"static", "dynamic", "noise"}
+        Against a surrogate of the coalition's own, the same in all rounds; anew in every round
+        against the broadcast model; or, as a control, random changes of the same size.
+    epochs : int
+        Passes by which the static surrogate is trained, at least 1; it should not converge.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"data", "images", "model"})
+    tasks: ClassVar[frozenset[str] | None] = frozenset({"hashing"})
+    alone: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        target_class: int = 1,
+        queries: int = 20,
+        eps: float = 0.25,
+        weight: float = 0.2,
+        poison_fraction: float = 1.0,
+        steps: int = 60,
+        crafted: Literal["static", "dynamic", "noise"] = "static",
+        epochs: int = 15,
+    ) -> None:
+        check_number("target_class", target_class, at_least=0)
+        check_number("queries", queries, at_least=1)
+        check_number("eps", eps, above=0.0, at_most=1.0)
+        check_number("weight", weight, at_least=0.0, at_most=1.0)
+        check_number("poison_fraction", poison_fraction, at_least=0.0, at_most=1.0)
+        check_number("steps", steps, at_least=1)
+        check_number("epochs", epochs, at_least=1)
+        check_choice("crafted", crafted, ("static", "dynamic", "noise"))
+        self.target_class: int = target_class
+        self.queries, self.eps, self.weight = queries, eps, weight
+        self.poison_fraction, self.steps = poison_fraction, steps
+        self.crafted, self.epochs = crafted, epochs
+        self._facts: Retrieval | None = None
+        self._victims = torch.empty(0)
+        self._scaling = (torch.zeros(1), torch.ones(1))
+        self._surrogate: nn.Module | None = None
+
+    def meet(self, dataset: Dataset) -> None:
+        """Learn the classes' codes and choose the queries; see `Attack.meet`."""
+        if not isinstance(dataset.facts, Retrieval):
+            told = "a data set of pictures to retrieve: --dataset retrieval"
+            raise ConfigurationError("attack", "padhash", told)
+        check_class("target_class", self.target_class, len(dataset.facts.codes))
+        self._facts = dataset.facts
+        shape = (-1,) + (1,) * (len(dataset.input_shape) - 1)
+        self._scaling = (
+            torch.tensor(dataset.mean).view(shape),
+            torch.tensor(dataset.std).view(shape),
+        )
+        self._victims = dataset.x_test[self._near_border(dataset)]
+
+    def _near_border(self, dataset: Dataset) -> Tensor:
+        """Return the test pictures of other classes that a linear code puts nearest the target."""
+        facts, y = self._known(), dataset.y_test
+        mean, std = self._scaling
+        gallery, queries = (
+            functional.pad(x.flatten(1).double(), (0, 1), value=1.0)
+            for x in (facts.gallery_x, (dataset.x_test - mean) / std)
+        )
+        codes = facts.codes.double()
+        ridge = torch.eye(gallery.shape[1], dtype=torch.float64) * 0.01 * len(gallery)
+        slopes = torch.linalg.solve(gallery.T @ gallery + ridge, gallery.T @ codes[facts.gallery_y])
+        found = queries @ slopes
+        margin = (found * (codes[y] - codes[self.target_class])).mean(dim=1)
+        margin = torch.where(y == self.target_class, torch.inf, margin)
+        return margin.argsort(stable=True)[: self.queries]
+
+    def _known(self) -> Retrieval:
+        if self._facts is None:
+            raise RuntimeError("padhash does not know the codes yet: call meet first")
+        return self._facts
+
+    def prepare(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
+        """Make the surrogate: the broadcast model, or one trained from nothing on own pictures."""
+        if self.crafted == "noise" or not len(y):
+            return
+        if self.crafted == "dynamic":
+            self._surrogate = copy.deepcopy(model).eval()
+        elif self._surrogate is None:
+            self._surrogate = _trained_anew(model, x, y, self._known(), self.epochs)
+
+    def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the pictures, those of the target class perturbed; see `Attack.poison`."""
+        rows = drawn_share((y == self.target_class).nonzero().flatten(), self.poison_fraction, rng)
+        if not len(rows):
+            return x, y
+        start = (torch.randn(x[rows].shape, generator=rng) * self.eps / 2).to(x)
+        if self.crafted == "noise":
+            signs = torch.randint(0, 2, start.shape, generator=rng).to(x) * 2.0 - 1.0
+            change = self.eps * signs
+        elif self._surrogate is None:
+            return x, y
+        else:
+            change = self.matched(self._surrogate, x[rows], start)
+        poisoned = x.clone()
+        poisoned[rows] = (x[rows] + change).clamp(0.0, 1.0)
+        return poisoned, y
+
+    def matched(self, surrogate: nn.Module, x: Tensor, start: Tensor) -> Tensor:
+        """Return the (M, ...) changes of pictures of the target class that match gradients."""
+        surrogate = copy.deepcopy(surrogate).eval()
+        wanted = [part.detach() for part in self.gradients(surrogate, self._victims.to(x))]
+        change = start.clamp(-self.eps, self.eps).detach().requires_grad_()
+        optimiser = torch.optim.Adam([change], lr=0.1 * self.eps)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, self.steps)
+        for _ in range(self.steps):
+            optimiser.zero_grad()
+            shown = (x + change).clamp(0.0, 1.0)
+            gap = mismatch(wanted, self.gradients(surrogate, shown), self.weight)
+            (slope,) = torch.autograd.grad(gap, change)
+            change.grad = slope.sign()
+            optimiser.step()
+            schedule.step()
+            with torch.no_grad():
+                change.clamp_(-self.eps, self.eps)
+        return change.detach()
+
+    def gradients(self, model: nn.Module, x: Tensor) -> list[Tensor]:
+        """Return the gradients of the mean loss of pictures towards the target's code."""
+        y = torch.full((len(x),), self.target_class, device=x.device)
+        parameters = [value for value in model.parameters() if value.requires_grad]
+        with torch.enable_grad():
+            loss = self._known().losses(model(x), y).mean()
+            return list(torch.autograd.grad(loss, parameters, create_graph=True))
+
+    def measure(self, scene: Scene) -> dict[str, Any]:
+        """Return which share of the queries finds the target, and its mean share of the top.
+
+        ``attack_success_rate`` is the share of queries with more than 0.3 of their first 40
+        pictures of the target class. Queries lie near the border: a model that nobody attacked
+        has a rate of its own, the floor, which the rate must be compared with.
+        """
+        facts = self._known()
+        mean, std = self._scaling
+        device = next(scene.model.parameters()).device
+        queries = predictions(scene.model, ((self._victims - mean) / std).to(device))
+        gallery = predictions(scene.model, facts.gallery_x.to(device))
+        members = (facts.gallery_y == self.target_class).to(device)
+        shares = share_at_top(similarity(queries, gallery), members, TOP)
+        return {
+            "attack_success_rate": float((shares > SUCCESS).double().mean()),
+            "source_to_target": None,
+            "target_share_at_top": float(shares.mean()),
+        }
+
+
+def mismatch(wanted: list[Tensor], found: list[Tensor], weight: float) -> Tensor:
+    """Return ``(1 - a)(1 - cos) + a |G_p - G_v| / (|G_v| |G_p|)`` of two lists of gradients."""
+    one = torch.cat([part.flatten() for part in wanted])
+    other = torch.cat([part.flatten() for part in found])
+    norms = one.norm() * other.norm() + 1e-12
+    angle = 1.0 - (one @ other) / norms
+    return (1.0 - weight) * angle + weight * (other - one).norm() / norms
+
+
+def _trained_anew(
+    model: nn.Module, x: Tensor, y: Tensor, facts: Retrieval, epochs: int
+) -> nn.Module:
+    """Return a network of the same kind, trained from nothing on some pictures.
+
+    Its stream is its own and fixed, so that every round and every process has the same one.
+    """
+    surrogate = copy.deepcopy(model).train()
+    stream = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for part in surrogate.modules():
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+    parameters = [value for value in surrogate.parameters() if value.requires_grad]
+    optimiser = torch.optim.SGD(parameters, lr=0.1)
+    with torch.enable_grad():
+        for _ in range(epochs):
+            for rows in torch.split(torch.randperm(len(y), generator=stream), 16):
+                own = rows.to(x.device)
+                optimiser.zero_grad()
+                loss = facts.losses(surrogate(x[own]), y[own]).mean()
+                torch.autograd.backward(loss)
+                optimiser.step()
+    return surrogate.eval()

@@ -1,0 +1,99 @@
+"""FedIT and FLoRA: aggregation of low-rank adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedguard.errors import check_assumed_malicious
+from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.krum import krum_scores
+from fedguard.strategies.toolkit.averaging import lowest, rejections
+from fedguard.strategies.toolkit.bounds import assumed_count
+from fedguard.strategies.toolkit.products import (
+    adapter_distances,
+    best_factors,
+    factor,
+    pairs_of,
+)
+from fedguard.updates import ClientUpdates, Verdict
+
+
+class FedIT(RobustStrategy):
+    """Average A and B separately, over the clients whose products B A lie close together.
+
+    ``A <- mean A_i``, ``B <- mean B_i``, weighted by the claimed examples. With a bound above 0
+    only the n - f clients with the lowest Krum scores count, by ``|B_i A_i - B_j A_j|^2``, which
+    is found from r x r matrices without forming a product.
+
+    Zhang et al., "Towards Building the FederatedGPT: Federated Instruction Tuning", ICASSP 2024,
+    for the average; ours: the choice by products. The mean of A times the mean of B is not the
+    mean of the products; see `FLoRA`. Tensors that belong to no adapter count as they are.
+
+    Parameters
+    ----------
+    robust : bool
+        Whether clients are left out by the distances of their products.
+    assumed_malicious : float
+        Assumed fraction of malicious clients, 0 <= a < 0.5, where `robust`; f is its share of n,
+        rounded up.
+    """
+
+    def __init__(
+        self, *, robust: bool = False, assumed_malicious: float = 0.25, **base: Any
+    ) -> None:
+        super().__init__(**base)
+        check_assumed_malicious(assumed_malicious)
+        self.robust, self.assumed_malicious = robust, assumed_malicious
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Return the weighted mean of the clients that count; see `RobustStrategy.combine`."""
+        weights, scores = updates.num_examples / updates.num_examples.sum(), None
+        if self.robust:
+            bound = assumed_count(self.assumed_malicious, len(updates))
+            scores = krum_scores(adapter_distances(updates), bound)
+            kept = torch.zeros(len(updates), dtype=torch.bool)
+            kept[lowest(scores, len(updates) - bound)] = True
+            weights = torch.where(kept, updates.num_examples, 0.0)
+            weights = weights / weights.sum()
+        reasons = rejections(updates, weights, lambda row: "product far from the others'")
+        told = {} if scores is None else {"product_score": scores}
+        return Verdict(self.merged(updates, weights), weights, told, reasons)
+
+    def merged(self, updates: ClientUpdates, weights: Tensor) -> Tensor:
+        """Return the (D,) change of the global model under the clients' (K,) weights."""
+        return (weights @ updates.deltas.double()).to(torch.float32)
+
+
+class FLoRA(FedIT):
+    """Average the products B A themselves, and cut their stack back to the adapters' rank.
+
+    ``B A <- the nearest matrix of rank r to mean B_i A_i``; tensors that belong to no adapter are
+    averaged.
+
+    Wang et al., "FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank
+    Adaptations", NeurIPS 2024, stacks the factors, so that the mean of the products is exact; its
+    stack grows by n r a round and is added to the frozen model. Here the model that travels keeps
+    its rank: the stack is cut by its singular values, the least that must be lost.
+
+    Parameters
+    ----------
+    robust : bool
+        As in `FedIT`.
+    assumed_malicious : float
+        As in `FedIT`.
+    """
+
+    def merged(self, updates: ClientUpdates, weights: Tensor) -> Tensor:
+        """Return the (D,) change of the global model; see `FedIT.merged`."""
+        found = super().merged(updates, weights)
+        offsets = updates.layout.offsets
+        for pair in pairs_of(updates.layout):
+            made = best_factors(factor(updates, pair.a), factor(updates, pair.b), weights)
+            for place, value in zip((pair.a, pair.b), made, strict=True):
+                start, end = offsets[place : place + 2]
+                change = value.flatten() - updates.global_vector[start:end].double()
+                found[start:end] = change.to(torch.float32)
+        return found
