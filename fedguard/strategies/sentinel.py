@@ -43,8 +43,9 @@ class Sentinel(TwoViews):
         How harmful a client must be to be dropped, as the cosine between its update and the
         gradient of the server's loss, 0 to below 1; 0 drops whoever harms at all.
     confirm : float
-        Share by which the server's loss must fall without a group for the group to go, 0 to 1;
-        otherwise only clients go whose own harm is beyond the others' by `evidence`.
+        Share by which the server's loss must fall without a group for the group to go, 0 to 1,
+        times the number of classes over that of the classes which the server holds; otherwise
+        only clients go whose own harm is beyond the others' by `evidence`.
     evidence : float
         Robust standard deviations by which a client's harm, or what it teaches, must be beyond the
         others' to be rejected for it alone, at least 0; 0 asks for none.

@@ -255,7 +255,7 @@ class ClientSession(CohortClient):
         answered = self._count_answer(state, transcript.digest("sum", data))
         key = self._share_key(state, request)
         self._note_answer(state)
-        done = False
+        done = self.guards.one_answer and answered.answers >= agreement.max_answers
         self._keep(answered.wiped() if done else answered)
         if not self.guards.flooding:
             exact = multikey.exact_share(profile, total, key)
