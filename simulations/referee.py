@@ -266,7 +266,8 @@ rounds, {BASE["server_samples"]} examples of the server, drawn as they come; {si
         "Without attackers:",
         "\n".join(peace(grouped, rule) for rule in ("geminiguard", "sentinel")),
         *tables(grouped),
-        f"Made by `python -m simulations.referee{' --quick' if quick else ''}`; {machine()}.",
+        f"Data: {', '.join(sorted({key[1] for key in grouped}))}. Made by "
+        f"`python -m simulations.referee{' --quick' if quick else ''}`; {machine()}.",
     ]
     return "\n\n".join(parts)
 

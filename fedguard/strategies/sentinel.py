@@ -43,8 +43,12 @@ class Sentinel(TwoViews):
         How harmful a client must be to be dropped, as the cosine between its update and the
         gradient of the server's loss, 0 to below 1; 0 drops whoever harms at all.
     confirm : float
-        Share by which the server's loss must fall without a group for the group to go, 0 to 1;
-        otherwise only clients go whose own harm is beyond the others' by `evidence`.
+        Share by which the server's loss must fall without a group for the group to go, 0 to 1,
+        times the number of classes over that of the classes which the server holds; otherwise
+        only clients go whose own harm is beyond the others' by `evidence`.
+    evidence : float
+        Robust standard deviations by which a client's harm, or what it teaches, must be beyond the
+        others' to be rejected for it alone, at least 0; 0 asks for none.
     trigger_margin : float
         The same as `margin` for the effect of a patch, 0 to below 1; 0 does not search.
     trigger_budget : float
@@ -52,7 +56,7 @@ class Sentinel(TwoViews):
         positions that this is less than two are not searched.
     **views : Any
         ``vector``, ``max_clusters``, ``min_silhouette``, ``tau``, ``max_norm_ratio``,
-        ``clip_ratio``, ``evidence``, ``opposition`` and ``aux_samples`` of `TwoViews`.
+        ``clip_ratio``, ``opposition`` and ``aux_samples`` of `TwoViews`.
 
     Examples
     --------
@@ -73,12 +77,13 @@ class Sentinel(TwoViews):
         self,
         *,
         margin: float = 0.1,
-        confirm: float = 0.1,
+        confirm: float = 0.06,
+        evidence: float = 4.0,
         trigger_margin: float = 0.1,
         trigger_budget: float = 0.02,
         **views: Any,
     ) -> None:
-        super().__init__(**views)
+        super().__init__(evidence=evidence, **views)
         check_number("margin", margin, at_least=0, below=1)
         check_number("confirm", confirm, at_least=0, at_most=1)
         check_number("trigger_margin", trigger_margin, at_least=0, below=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from lattice_worlds import World
@@ -19,6 +21,8 @@ from fedguard.encryption.lattice.sampling import SystemRandom
 from fedguard.encryption.protocol.agreement import Agreement
 from fedguard.encryption.protocol.guards import Guards
 from fedguard.encryption.protocol.identity import Identity
+from fedguard.encryption.protocol.ledger import LEDGER
+from fedguard.encryption.protocol.state import RoundState
 from fedguard.encryption.protocol.transcript import SumTag
 
 
@@ -433,3 +437,30 @@ def test_the_server_itself_notices_a_signature_that_is_not_the_sender_s():
     world.server.take_commits(replies)
     assert "signature" in world.server.faults[first]
     assert world.server.present == world.parties[1:]
+
+
+def kept_state(world: World, party: int) -> RoundState:
+    memory = world.sessions[party].memory
+    return RoundState.from_payload(next(memory[label] for label in memory if label != LEDGER))
+
+
+def test_a_client_that_has_answered_holds_no_secret_any_more():
+    world = after_encryption()
+    party = world.parties[0]
+    assert kept_state(world, party).secret.coefficients.any()
+    asked, _ = world.share()
+    state = kept_state(world, party)
+    assert not state.secret.coefficients.any()
+    assert not state.channel_secret
+    with pytest.raises(RefusedError):
+        world.sessions[party].share(asked[party])
+
+
+def test_a_client_counts_its_answers_and_gives_one_for_one_sum():
+    world = after_encryption()
+    party = world.parties[0]
+    once = replace(kept_state(world, party), answers=1, sum_digest=b"one")
+    with pytest.raises(RefusedError, match="for another sum"):
+        world.sessions[party]._count_answer(once, b"two")
+    with pytest.raises(RefusedError, match="already answered 1 times"):
+        world.sessions[party]._count_answer(once, b"one")

@@ -191,4 +191,16 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "    if malicious > 2:\n",
         _NODES,
     ),
+    (  # a client that has answered keeps its key
+        "fedguard/encryption/protocol/client.py",
+        "done = self.guards.one_answer and answered.answers >= agreement.max_answers",
+        "done = False",
+        "tests/encryption/test_guards.py",
+    ),
+    (  # and answers again, for whatever sum
+        "fedguard/encryption/protocol/client.py",
+        "        if self.guards.one_answer:\n",
+        "        if False:\n",
+        "tests/encryption/test_guards.py",
+    ),
 ]

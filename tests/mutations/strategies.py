@@ -260,7 +260,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (  # honest clients that disagree go as a group as well
         f"{_S}/toolkit/verification.py",
-        "< (1.0 - self.confirm) * before:",
+        "< (1.0 - asked) * before:",
         "< 2.0 * before:",
         f"{_T}/test_sentinel.py",
     ),

@@ -139,4 +139,16 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "delta = torch.where(keep, verdict.delta, 0.0)",
         "tests/unlearning/test_inner_rule.py",
     ),
+    (  # members and others are not matched by label
+        "fedguard/unlearning/verification.py",
+        "count = min(len(left), len(right))",
+        "count = max(len(left), len(right))",
+        "tests/unlearning/test_verification_metrics.py",
+    ),
+    (  # what harms the non-members stands
+        "fedguard/unlearning/erasure.py",
+        ">= before - self.bounds.tolerance:",
+        ">= before - 2.0:",
+        "tests/unlearning/test_erasure.py",
+    ),
 ]

@@ -114,14 +114,17 @@ class Verification:
     def _harmful(self, shares: Tensor, margin: float) -> Pruned:
         """Return who stays by the server's loss.
 
-        A group goes if the loss without it is lower by the share `confirm`; what honest clients
-        that disagree cost is less. Otherwise only those go whose own harm is beyond the others'.
+        A group goes if the loss without it is lower by the share ``confirm C / c``, with c of the C
+        classes among the examples: what honest clients that disagree cost is less, and more where
+        many classes are not seen. Otherwise only those go whose own harm is beyond the others'.
         """
+        seen = int((self.tools.y.bincount() > 0).sum())
+        asked = min(self.confirm * self.tools.num_classes / seen, 1.0)
         loss = loss_among_present(self.tools)
         group = self._prune(shares, loss, margin, evidence=0.0)
         everybody = torch.as_tensor(self.state.keep)
         before = self._value(loss, shares, everybody)
-        if self._value(loss, shares, group.keep) < (1.0 - self.confirm) * before:
+        if self._value(loss, shares, group.keep) < (1.0 - asked) * before:
             return group
         return self._prune(shares, loss, margin, evidence=self.evidence)
 
