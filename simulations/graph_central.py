@@ -131,10 +131,9 @@ def _text(
     rows = []
     for arm in ARMS:
         drops = [c["auc"] - o["auc"] for c, o in zip(found["clean"], found[arm], strict=True)]
-        rows.append(
-            [arm, *(spread(of(arm, key)) for key in ("auc", "ap", "clean graph")), spread(drops)]
-            + [spread(of(arm, "filtered")), spread(of(arm, "found"))]
-        )
+        told = [spread(of(arm, key)) for key in ("auc", "ap", "clean graph")]
+        more = [spread(of(arm, key)) for key in ("filtered", "found")]
+        rows.append([arm, *told, spread(drops), *more])
     head = [
         "edits of 10 % of the edges",
         "AUC",

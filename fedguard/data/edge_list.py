@@ -46,6 +46,8 @@ class EdgeList:
         Clients that Louvain's communities are gathered into, at least 1.
     test_share : float
         Share of the edges for the test, above 0 to below 0.9.
+    absent : int
+        Absent pairs per training edge, at least 1; few are learnt by heart.
     split : int
         Seed of the split.
     clean : str
@@ -68,16 +70,18 @@ class EdgeList:
         group: str | None = None,
         communities: int = 5,
         test_share: float = 0.1,
+        absent: int = 20,
         split: int = 0,
         clean: str = "none",
     ) -> None:
         check_number("communities", communities, at_least=1)
         check_number("test_share", test_share, above=0.0, below=0.9)
+        check_number("absent", absent, at_least=1)
         check_number("split", split, at_least=0)
         check_choice("clean", clean, CLEANINGS)
         self.edges, self.nodes = Path(edges), Path(nodes)
         self.source, self.target, self.node, self.group = source, target, node, group
-        self.communities, self.test_share = communities, test_share
+        self.communities, self.test_share, self.absent = communities, test_share, absent
         self.split, self.clean = split, clean
 
     def load(self, data_dir: Path | None) -> Dataset:
@@ -100,7 +104,12 @@ class EdgeList:
             groups = {"community": communities(edges, len(names), self.communities)}
         whole = WholeGraph(sparse_features(features), edges, names, groups)
         return as_dataset(
-            "edge-list", whole, test_share=self.test_share, split=self.split, clean=self.clean
+            "edge-list",
+            whole,
+            test_share=self.test_share,
+            absent=self.absent,
+            split=self.split,
+            clean=self.clean,
         )
 
     def _features(self, table: pd.DataFrame) -> tuple[list[str], NDArray[np.float64]]:

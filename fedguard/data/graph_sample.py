@@ -39,6 +39,8 @@ class GraphSample:
         Clients that Louvain's communities are gathered into, at least 1.
     test_share : float
         Share of the edges for the test, above 0 to below 0.9.
+    absent : int
+        Absent pairs per training edge, at least 1; few are learnt by heart.
     split : int
         Seed of the split.
     clean : str
@@ -53,16 +55,19 @@ class GraphSample:
         nodes: int = 240,
         communities: int = 5,
         test_share: float = 0.1,
+        absent: int = 5,
         split: int = 0,
         clean: str = "none",
     ) -> None:
         check_number("nodes", nodes, at_least=40)
         check_number("communities", communities, at_least=1)
         check_number("test_share", test_share, above=0.0, below=0.9)
+        check_number("absent", absent, at_least=1)
         check_number("split", split, at_least=0)
         check_choice("clean", clean, CLEANINGS)
         self.nodes, self.communities = nodes, communities
-        self.test_share, self.split, self.clean = test_share, split, clean
+        self.test_share, self.absent = test_share, absent
+        self.split, self.clean = split, clean
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Return the graph's links; `data_dir` is not used."""
@@ -81,5 +86,10 @@ class GraphSample:
             notes=("a made-up graph from a seeded generator",),
         )
         return as_dataset(
-            "graph-sample", whole, test_share=self.test_share, split=self.split, clean=self.clean
+            "graph-sample",
+            whole,
+            test_share=self.test_share,
+            absent=self.absent,
+            split=self.split,
+            clean=self.clean,
         )

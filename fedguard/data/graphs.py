@@ -45,6 +45,8 @@ class Graph:
         (E, 2) int64 training edges of the whole graph, smaller node first; each once.
     ids : tuple of str
         (N,) the nodes' names.
+    ratio : float
+        Absent pairs per link among the training rows; a task weighs links by it.
     clean : str
         ``"jaccard"``: clients leave edges out of their graph whose ends share no feature that is
         not 0; ``"none"``: they do not.
@@ -53,6 +55,7 @@ class Graph:
     features: Tensor
     edges: Tensor
     ids: tuple[str, ...]
+    ratio: float = 1.0
     clean: str = "none"
 
     @property
@@ -165,13 +168,14 @@ class WholeGraph:
 
 
 def as_dataset(
-    name: str, whole: WholeGraph, *, test_share: float, split: int, clean: str
+    name: str, whole: WholeGraph, *, test_share: float, absent: int, split: int, clean: str
 ) -> Dataset:
     """Return a graph's links as a data set: rows are pairs of nodes, 1 for a link, 0 for none.
 
     1. A share of the edges is the test set, with as many absent pairs of the whole graph.
-    2. The other edges within one group, and as many absent pairs of that group, are the training
-       rows; edges between groups are nobody's rows, but the server's graph has them.
+    2. The other edges within one group, and `absent` times as many absent pairs of that group
+       (fewer where it is too small), are the training rows; edges between groups are nobody's
+       rows, but the server's graph has them.
 
     Parameters
     ----------
@@ -181,6 +185,8 @@ def as_dataset(
         The graph; rows are grouped by the first of its groups.
     test_share : float
         Share of the edges for the test.
+    absent : int
+        Absent pairs per training edge.
     split : int
         Seed of the split and of the absent pairs.
     clean : str
@@ -207,11 +213,13 @@ def as_dataset(
         if not len(inner):
             told = f"fewer or other groups: {kind} {names[group]} holds no link to train on"
             raise ConfigurationError("dataset.communities", len(names), told)
-        absent = absent_pairs(len(inner), own, taken, nodes, draw)
-        rows += [inner, absent]
-        labels += [np.ones(len(inner)), np.zeros(len(absent))]
-        groups += [np.full(len(inner) + len(absent), group)]
-    between = len(train) - sum(int(part.sum()) for part in labels)
+        apart = absent_pairs(absent * len(inner), own, taken, nodes, draw)
+        rows += [inner, apart]
+        labels += [np.ones(len(inner)), np.zeros(len(apart))]
+        groups += [np.full(len(inner) + len(apart), group)]
+    links = sum(int(part.sum()) for part in labels)
+    ratio = (sum(len(part) for part in labels) - links) / links
+    between = len(train) - links
     notes = (*whole.notes, f"{between} of {len(train)} training edges lie between clients")
     return Dataset(
         name=name,
@@ -227,5 +235,5 @@ def as_dataset(
         task="link-prediction",
         groups={kind: torch.from_numpy(np.concatenate(groups).astype(np.int64))},
         group_names={kind: tuple(str(one) for one in names)},
-        facts=Graph(whole.features, torch.from_numpy(train), tuple(whole.ids), clean),
+        facts=Graph(whole.features, torch.from_numpy(train), tuple(whole.ids), ratio, clean),
     )

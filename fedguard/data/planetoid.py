@@ -34,14 +34,16 @@ class _Planetoid:
         *,
         communities: int = 5,
         test_share: float = 0.1,
+        absent: int = 20,
         split: int = 0,
         clean: str = "none",
     ) -> None:
         check_number("communities", communities, at_least=1)
         check_number("test_share", test_share, above=0.0, below=0.9)
+        check_number("absent", absent, at_least=1)
         check_number("split", split, at_least=0)
         check_choice("clean", clean, CLEANINGS)
-        self.communities, self.test_share = communities, test_share
+        self.communities, self.test_share, self.absent = communities, test_share, absent
         self.split, self.clean = split, clean
 
     def load(self, data_dir: Path | None) -> Dataset:
@@ -73,7 +75,12 @@ class _Planetoid:
         ids = [str(number) for number in range(shape[0])]
         whole = WholeGraph(features, edges, ids, {"community": part})
         return as_dataset(
-            self.name, whole, test_share=self.test_share, split=self.split, clean=self.clean
+            self.name,
+            whole,
+            test_share=self.test_share,
+            absent=self.absent,
+            split=self.split,
+            clean=self.clean,
         )
 
 
@@ -89,6 +96,8 @@ class Cora(_Planetoid):
         Clients that Louvain's communities are gathered into, at least 1.
     test_share : float
         Share of the edges for the test, above 0 to below 0.9.
+    absent : int
+        Absent pairs per training edge, at least 1; few are learnt by heart.
     split : int
         Seed of the split.
     clean : str

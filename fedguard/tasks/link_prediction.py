@@ -49,10 +49,13 @@ class LinkPrediction(Task):
             take(self.graph.features, edges)
 
     def losses(self, output: Tensor, y: Tensor) -> Tensor:
-        """Return (B,) cross-entropies in nats with what the model adds to them."""
+        """Return (B,) weighted cross-entropies in nats with what the model adds to them."""
         wanted = (y > 0).to(output.dtype)
         each = functional.binary_cross_entropy_with_logits(output[:, 0], wanted, reduction="none")
-        return each + output[:, 1]
+        ratio = 1.0 if self.graph is None else self.graph.ratio
+        # Links count as much as absent pairs together, and the mean weight is 1.
+        weights = torch.where(y > 0, (1.0 + ratio) / 2.0, (1.0 + ratio) / (2.0 * ratio))
+        return weights * each + output[:, 1]
 
     @torch.no_grad()
     def evaluate(self, module: nn.Module, x: Tensor, y: Tensor) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ NAMES = ("meta-edges", "random-edges", "dice-edges")
 
 @pytest.fixture(scope="module")
 def data():
-    return GraphSample(nodes=80, communities=2, test_share=0.2).load(None)
+    return GraphSample(nodes=80, communities=2, test_share=0.2, absent=1).load(None)
 
 
 def attack(data, name, **arguments):

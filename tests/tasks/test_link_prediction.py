@@ -21,7 +21,7 @@ from fedguard.testing import check_task
 
 @pytest.fixture(scope="module")
 def sample():
-    return GraphSample(nodes=80, communities=2).load(None)
+    return GraphSample(nodes=80, communities=2, absent=2).load(None)
 
 
 def network(data, edges=None, **options):
@@ -45,7 +45,7 @@ def test_rows_are_links_within_clients_and_as_many_absent_pairs(sample):
         links = {tuple(pair) for pair in x[y > 0].tolist()}
         absent = {tuple(pair) for pair in x[y == 0].tolist()}
         assert links <= whole
-        assert len(links) == len(absent) == int((y > 0).sum())
+        assert 2 * len(links) == len(absent) == int((y == 0).sum())
         assert not absent & (whole | test)
     nodes = [set(sample.x_train[part == group].flatten().tolist()) for group in (0, 1)]
     assert not nodes[0] & nodes[1]
@@ -144,6 +144,14 @@ def test_the_network_is_its_formula(sample):
 def test_the_task_passes_its_suite(sample):
     x, y = sample.x_train, sample.y_train
     check_task(lambda: task_of(sample), network(sample), x, y)
+
+
+def test_links_count_as_much_as_absent_pairs_together(sample):
+    task, y = task_of(sample), torch.tensor([1, 0, 0])
+    output = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.5]])
+    found = task.losses(output, y)
+    half = torch.log(torch.tensor(2.0))
+    assert found.tolist() == pytest.approx([1.5 * half, 0.75 * half, 0.75 * half + 0.5])
 
 
 def test_a_client_computes_with_its_own_links_and_the_server_with_all(sample):

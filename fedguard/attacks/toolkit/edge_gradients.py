@@ -78,7 +78,10 @@ class Surrogate:
         model = self._model(rng)
         optimiser = torch.optim.Adam(model.parameters(), lr=self.lr)
         rows = torch.cat([self.edges, self.own.absent])
-        labels = torch.cat([torch.ones(len(self.edges)), torch.zeros(len(self.own.absent))])
+        links, apart = len(self.edges), max(len(self.own.absent), 1)
+        labels = torch.cat([torch.ones(links), torch.zeros(len(self.own.absent))])
+        # Links count as much as absent pairs together.
+        balance = torch.where(labels > 0, 0.5 / links, 0.5 / apart) * len(labels)
         dense = torch.zeros(size, size) if pairs is None else None
         at_links, at_own = torch.zeros(len(present)), torch.zeros(size)
         at_pairs = torch.zeros(0 if pairs is None else len(pairs))
@@ -88,7 +91,7 @@ class Surrogate:
             z = mean + torch.randn(log.shape, generator=rng) * log.exp()
             logits = (z[rows[:, 0]] * z[rows[:, 1]]).sum(dim=1)
             each = 0.5 * (mean.square() + (2.0 * log).exp() - 1.0 - 2.0 * log).sum(dim=1)
-            loss = functional.binary_cross_entropy_with_logits(logits, labels)
+            loss = functional.binary_cross_entropy_with_logits(logits, labels, weight=balance)
             torch.autograd.backward(loss + each.mean() / size)
             weight = float(weights[epoch])
             if weight:
