@@ -36,6 +36,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${DOOR_PORT:=8002}"              # where the aggregator takes updates in
 : "${RELAY_HOST:=relay}"            # through which clients reach it
 : "${RELAY_PORT:=8003}"
+: "${APP_PATIENCE:=60}"             # seconds that an app's process has to start; Flower's own is 30
 : "${METRICS_PORT:=9464}"           # where Prometheus reads, with the service metrics
 : "${LOG_FORMAT:=}"                 # json: a JSON object a line
 : "${APP:=$here/..}"                # folder with the Flower app's pyproject.toml
@@ -91,7 +92,7 @@ superlink)
     mkdir -p "$RUNS" "$FEDERATION/state"
     cd "$RUNS/.."
     exec python "$here/supervise.py" "$FLWR_HOME/superlink.pid" \
-        flower-superlink --host "$LISTEN" --port "$PORT" \
+        python "$here/patient.py" "$APP_PATIENCE" flower-superlink --host "$LISTEN" --port "$PORT" \
         --ssl-certfile "$FEDERATION/superlink/server.pem" \
         --ssl-keyfile "$FEDERATION/superlink/server.key" \
         --ssl-ca-certfile "$FEDERATION/public/ca.crt" \
@@ -135,7 +136,7 @@ supernode)
     own="partition-id=$PARTITION num-partitions=$SUPERNODES"
     # What a client encrypts with is its own, whatever the next run's strategy is.
     own+=" fedguard-roster=\"$FEDERATION/public/roster.json\""
-    own+=" fedguard-identity=\"$place/identity\" fedguard-ledger=\"$place/ledger\""
+    own+=" fedguard-identity=\"$place/identity\" fedguard-ledger=\"${LEDGER:-$place/ledger}\""
     # From now on this client sends nothing in the clear, whoever asks.
     [[ -z "$ENCRYPTION" ]] || own+=" fedguard-encryption=\"$ENCRYPTION\""
     if [[ -n "$ENROLMENT" ]]; then
@@ -143,7 +144,7 @@ supernode)
         own+=" fedguard-authority=\"$FEDERATION/public/ca.crt\""
     fi
     exec python "$here/supervise.py" "$FLWR_HOME/supernode.pid" \
-        flower-supernode --superlink "$SUPERLINK_HOST:$PORT" \
+        python "$here/patient.py" "$APP_PATIENCE" flower-supernode --superlink "$SUPERLINK_HOST:$PORT" \
         --root-certificates "$FEDERATION/public/ca.crt" \
         --auth-supernode-private-key "${SUPERNODE_KEY:-$place/node.key}" \
         --host 127.0.0.1 --port "$NODE_PORT" \
