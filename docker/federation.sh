@@ -28,7 +28,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${ROUND_TIMEOUT:=600}"           # seconds that the server waits for a round's replies
 : "${JOIN_TIMEOUT:=180}"            # seconds that it waits for all SuperNodes before round 1
 : "${RUN_CONFIG:=}"                 # more of the run configuration: rounds=20 lr=0.05
+: "${RESUME:=}"                     # folder in runs/ of a run to go on with: flower-123
 : "${NODE_CONFIG:=}"                # more of a SuperNode's own: fedguard-smallest-threshold=4
+: "${RENEW:=}"                      # anything: certificates makes the SuperLink's anew
 : "${ENROLMENT:=}"                  # k-pseudonym: clients that the aggregator cannot name
 : "${ENROLMENT_K:=$SUPERNODES}"     # members that share their labels
 : "${REGISTRAR_HOST:=registrar}"
@@ -80,6 +82,7 @@ esac
 case "${1:-}" in
 certificates)
     python "$here/certificates.py" "$FEDERATION" --supernodes "$SUPERNODES" --host "$SUPERLINK_HOST" \
+        ${RENEW:+--renew} \
         ${ENROLMENT:+--registrar "$REGISTRAR_HOST" --host "$RELAY_HOST"}
     if [[ -n "$ENROLMENT" ]]; then
         python -m fedguard.enrolment members "$FEDERATION" --members "$SUPERNODES" --k "$ENROLMENT_K"
@@ -160,6 +163,7 @@ run)
         settings+=" enrolment.registrar=$REGISTRAR_HOST:$REGISTRAR_PORT"
         settings+=" enrolment.door=$RELAY_HOST:$RELAY_PORT enrolment.listen=$LISTEN:$DOOR_PORT enrolment.folder=$FEDERATION\""
     fi
+    [[ -z "$RESUME" ]] || settings+=" out=\"runs/$RESUME\" resume=true"
     python "$here/submit.py" run "$APP" --run-config "$settings $RUN_CONFIG"
     ;;
 metrics)

@@ -6,8 +6,7 @@
     docker/certificates.py federation --supernodes 5 --host superlink
     docker/kubernetes.py secrets federation --supernodes 5 | kubectl apply -f -
     docker/kubernetes.py standing --image registry/fedguard:1 --supernodes 5 | kubectl apply -f -
-    docker/kubernetes.py run --image registry/fedguard:1 --supernodes 5 --set ROUNDS=10 \\
-        | kubectl create -f -
+    docker/kubernetes.py run --image registry/fedguard:1 --set ROUNDS=10 | kubectl create -f -
 
 Each SuperNode is a Deployment of its own with a Secret of its own. The authority's key is in none
 of them. Network policies let SuperNodes reach the SuperLink and nobody else.
