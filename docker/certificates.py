@@ -10,7 +10,8 @@
     FOLDER/registrar/   with --registrar HOST: the registrar's certificate and private key
     FOLDER/aggregator/  and the certificate that the aggregator shows it
 
-What is there already stays, so a larger ``--supernodes`` only adds key pairs.
+What is there already stays, so a larger ``--supernodes`` only adds key pairs. ``--renew`` makes the
+SuperLink's certificate and key anew, signed by the same authority: only the SuperLink is restarted.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def certificate(
 
 def make_tls(folder: Path, hosts: list[str]) -> None:
     """Write an authority and a SuperLink certificate that is valid for `hosts`."""
-    authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    authority_key = ec.generate_private_key(ec.SECP256R1())
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedguard federation")])
     authority = certificate(
         "fedguard federation",
@@ -87,10 +88,21 @@ def make_tls(folder: Path, hosts: list[str]) -> None:
             (x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), False),
         ],
     )
+    write(folder / "authority" / "ca.key", private_pem(authority_key), secret=True)
+    make_server(folder, hosts, authority_name, authority_key)
+    # Last: its presence says that everything above is there.
+    write(folder / "public" / "ca.crt", authority.public_bytes(serialization.Encoding.PEM))
+
+
+def make_server(
+    folder: Path, hosts: list[str], issuer: x509.Name, authority_key: ec.EllipticCurvePrivateKey
+) -> None:
+    """Write the SuperLink's key and its certificate, valid for `hosts`."""
+    server_key = ec.generate_private_key(ec.SECP256R1())
     server = certificate(
         hosts[0],
         server_key,
-        authority_name,
+        issuer,
         authority_key,
         [
             (x509.SubjectAlternativeName([alternative_name(host) for host in hosts]), False),
@@ -102,20 +114,21 @@ def make_tls(folder: Path, hosts: list[str]) -> None:
             ),
         ],
     )
-    write(folder / "authority" / "ca.key", private_pem(authority_key), secret=True)
     write(folder / "superlink" / "server.key", private_pem(server_key), secret=True)
     write(folder / "superlink" / "server.pem", server.public_bytes(serialization.Encoding.PEM))
-    # Last: its presence says that everything above is there.
-    write(folder / "public" / "ca.crt", authority.public_bytes(serialization.Encoding.PEM))
+
+
+def authority_of(folder: Path) -> tuple[x509.Name, ec.EllipticCurvePrivateKey]:
+    """Return the name and the key of the authority that a folder holds."""
+    pem = (folder / "authority" / "ca.key").read_bytes()
+    key = serialization.load_pem_private_key(pem, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return x509.load_pem_x509_certificate((folder / "public" / "ca.crt").read_bytes()).subject, key
 
 
 def make_registrar_tls(folder: Path, host: str) -> None:
     """Write a certificate for the registrar, and one with which the aggregator shows who it is."""
-    authority_key = serialization.load_pem_private_key(
-        (folder / "authority" / "ca.key").read_bytes(), password=None
-    )
-    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
-    issuer = x509.load_pem_x509_certificate((folder / "public" / "ca.crt").read_bytes()).subject
+    issuer, authority_key = authority_of(folder)
     names = [alternative_name(each) for each in dict.fromkeys([host, "127.0.0.1"])]
     sides = {
         "aggregator/client": ("aggregator", ExtendedKeyUsageOID.CLIENT_AUTH, []),
@@ -188,12 +201,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--supernodes", type=int, default=5, help="number of key pairs")
     parser.add_argument("--host", action="append", default=[], help="name or address; repeatable")
+    parser.add_argument("--renew", action="store_true", help="the SuperLink's certificate and key")
     parser.add_argument("--registrar", help="name or address of a registrar, if there is one")
     arguments = parser.parse_args()
+    # Flower's own processes on the SuperLink's machine reach it over loopback.
+    hosts = list(dict.fromkeys([*arguments.host, "localhost", "127.0.0.1"]))
     if not (arguments.folder / "public" / "ca.crt").exists():
-        # Flower's own processes on the SuperLink's machine reach it over loopback.
-        hosts = dict.fromkeys([*arguments.host, "localhost", "127.0.0.1"])
-        make_tls(arguments.folder, list(hosts))
+        make_tls(arguments.folder, hosts)
+    elif arguments.renew:
+        make_server(arguments.folder, hosts, *authority_of(arguments.folder))
     for partition in range(arguments.supernodes):
         if not (arguments.folder / "public" / f"{partition}.pub").exists():
             make_key_pair(arguments.folder, partition)

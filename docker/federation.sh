@@ -28,7 +28,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${ROUND_TIMEOUT:=600}"           # seconds that the server waits for a round's replies
 : "${JOIN_TIMEOUT:=180}"            # seconds that it waits for all SuperNodes before round 1
 : "${RUN_CONFIG:=}"                 # more of the run configuration: rounds=20 lr=0.05
+: "${RESUME:=}"                     # folder in runs/ of a run to go on with: flower-123
 : "${NODE_CONFIG:=}"                # more of a SuperNode's own: fedguard-smallest-threshold=4
+: "${RENEW:=}"                      # anything: certificates makes the SuperLink's anew
 : "${ENROLMENT:=}"                  # k-pseudonym: clients that the aggregator cannot name
 : "${ENROLMENT_K:=$SUPERNODES}"     # members that share their labels
 : "${REGISTRAR_HOST:=registrar}"
@@ -36,6 +38,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 : "${DOOR_PORT:=8002}"              # where the aggregator takes updates in
 : "${RELAY_HOST:=relay}"            # through which clients reach it
 : "${RELAY_PORT:=8003}"
+: "${APP_PATIENCE:=60}"             # seconds that an app's process has to start; Flower's own is 30
 : "${METRICS_PORT:=9464}"           # where Prometheus reads, with the service metrics
 : "${LOG_FORMAT:=}"                 # json: a JSON object a line
 : "${APP:=$here/..}"                # folder with the Flower app's pyproject.toml
@@ -79,6 +82,7 @@ esac
 case "${1:-}" in
 certificates)
     python "$here/certificates.py" "$FEDERATION" --supernodes "$SUPERNODES" --host "$SUPERLINK_HOST" \
+        ${RENEW:+--renew} \
         ${ENROLMENT:+--registrar "$REGISTRAR_HOST" --host "$RELAY_HOST"}
     if [[ -n "$ENROLMENT" ]]; then
         python -m fedguard.enrolment members "$FEDERATION" --members "$SUPERNODES" --k "$ENROLMENT_K"
@@ -91,7 +95,7 @@ superlink)
     mkdir -p "$RUNS" "$FEDERATION/state"
     cd "$RUNS/.."
     exec python "$here/supervise.py" "$FLWR_HOME/superlink.pid" \
-        flower-superlink --host "$LISTEN" --port "$PORT" \
+        python "$here/patient.py" "$APP_PATIENCE" flower-superlink --host "$LISTEN" --port "$PORT" \
         --ssl-certfile "$FEDERATION/superlink/server.pem" \
         --ssl-keyfile "$FEDERATION/superlink/server.key" \
         --ssl-ca-certfile "$FEDERATION/public/ca.crt" \
@@ -135,7 +139,7 @@ supernode)
     own="partition-id=$PARTITION num-partitions=$SUPERNODES"
     # What a client encrypts with is its own, whatever the next run's strategy is.
     own+=" fedguard-roster=\"$FEDERATION/public/roster.json\""
-    own+=" fedguard-identity=\"$place/identity\" fedguard-ledger=\"$place/ledger\""
+    own+=" fedguard-identity=\"$place/identity\" fedguard-ledger=\"${LEDGER:-$place/ledger}\""
     # From now on this client sends nothing in the clear, whoever asks.
     [[ -z "$ENCRYPTION" ]] || own+=" fedguard-encryption=\"$ENCRYPTION\""
     if [[ -n "$ENROLMENT" ]]; then
@@ -143,7 +147,7 @@ supernode)
         own+=" fedguard-authority=\"$FEDERATION/public/ca.crt\""
     fi
     exec python "$here/supervise.py" "$FLWR_HOME/supernode.pid" \
-        flower-supernode --superlink "$SUPERLINK_HOST:$PORT" \
+        python "$here/patient.py" "$APP_PATIENCE" flower-supernode --superlink "$SUPERLINK_HOST:$PORT" \
         --root-certificates "$FEDERATION/public/ca.crt" \
         --auth-supernode-private-key "${SUPERNODE_KEY:-$place/node.key}" \
         --host 127.0.0.1 --port "$NODE_PORT" \
@@ -159,6 +163,7 @@ run)
         settings+=" enrolment.registrar=$REGISTRAR_HOST:$REGISTRAR_PORT"
         settings+=" enrolment.door=$RELAY_HOST:$RELAY_PORT enrolment.listen=$LISTEN:$DOOR_PORT enrolment.folder=$FEDERATION\""
     fi
+    [[ -z "$RESUME" ]] || settings+=" out=\"runs/$RESUME\" resume=true"
     python "$here/submit.py" run "$APP" --run-config "$settings $RUN_CONFIG"
     ;;
 metrics)

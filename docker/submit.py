@@ -11,6 +11,9 @@ import json
 import subprocess
 import sys
 
+SLOW = ("No heartbeat", "401", "token authentication")
+"""Signs, in what Flower says of a run, that an app's process was too slow or died."""
+
 
 def flwr(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command of Flower's and return what it printed."""
@@ -60,6 +63,12 @@ def run(app: str, arguments: list[str]) -> int:
     assert isinstance(runs, list)
     status, details = runs[0]["status"], runs[0]["status-details"]
     print(f"run {identity}: {status}" + ("" if details == "N/A" else f": {details}"))
+    if any(sign in str(details) for sign in SLOW):
+        print(
+            "The ServerApp's process did not start, or gave no sign of life, in time. Where the "
+            "machine is busy: a larger APP_PATIENCE for the SuperLink, fewer SuperNodes on it, or "
+            "OMP_NUM_THREADS=1. Where the process was killed or out of memory: the SuperLink's log."
+        )
     return 0 if status == "finished:completed" else 1
 
 

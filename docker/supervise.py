@@ -63,7 +63,7 @@ def run(pidfile: Path, command: list[str]) -> int:
             continue
         if process.poll() is None:
             what = "has ended" if seen else f"did not start within {START:g} s"
-            print(f"{command[0]}: its SuperExec {what}; ending, to be started anew", flush=True)
+            print(f"{pidfile.stem}: its SuperExec {what}; ending, to be started anew", flush=True)
             end(process)
             return 1
 

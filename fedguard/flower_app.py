@@ -24,7 +24,7 @@ from fedguard.config import SimulationConfig
 from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.flower import FlowerGrid
 from fedguard.nodes.app import make_client_app
-from fedguard.nodes.run_config import config_from_run
+from fedguard.nodes.run_config import config_from_run, resumes
 
 
 def make_server_app(listen: Callable[[dict[str, Any]], None] = lambda _: None) -> ServerApp:
@@ -60,12 +60,13 @@ def serve(grid: Grid, context: Context, listen: Callable[[dict[str, Any]], None]
 
     given = context.run_config.get("out")
     out = Path(str(given or f"runs/flower-{context.run_id}"))
-    directory = choose_directory(config, out, resume=False)
+    resume = resumes(context.run_config)
+    directory = choose_directory(config, out, resume)
     simulation = Simulation(config)
     world = simulation.world
     check_deployable(config, world.strategy, world.attack, getattr(world, "federation", None))
     world.check_deployed()
-    simulation.run(directory, on_round=listen, grid=nodes)
+    simulation.run(directory, resume=resume, on_round=listen, grid=nodes)
     write_report(directory)
 
 
@@ -80,7 +81,7 @@ def project_file() -> str:
 
 def app_section() -> list[str]:
     """Return the lines of ``[tool.flwr.app]``, with every key of the run configuration."""
-    keys = ["config", "set", "out", *SimulationConfig.model_fields]
+    keys = ["config", "set", "out", "resume", *SimulationConfig.model_fields]
     return [
         "[tool.flwr.app]",
         'publisher = "fedguard"',

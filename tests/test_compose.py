@@ -17,7 +17,7 @@ SERVICES = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
 SUPERNODES = [name for name in SERVICES if name.startswith("supernode-")]
 RUN_ONLY = {
     *("MALICIOUS", "STRATEGY", "ATTACK", "DATASET", "DATA_DIR", "ROUNDS", "SEED"),
-    *("ROUND_TIMEOUT", "JOIN_TIMEOUT", "RUN_CONFIG"),
+    *("ROUND_TIMEOUT", "JOIN_TIMEOUT", "RUN_CONFIG", "RESUME"),
 }
 
 
@@ -57,7 +57,11 @@ def test_every_command_is_a_role_of_the_script():
 
 def test_every_setting_of_the_script_can_be_given_and_has_its_default():
     defaults = dict(re.findall(r"^: \"\$\{(\w+):=([^}]*)\}\"", SCRIPT, re.MULTILINE))
-    environment = {**SERVICES["run"]["environment"], **SERVICES["supernode-0"]["environment"]}
+    environment = {
+        name: value
+        for service in ("run", "supernode-0", "certificates")
+        for name, value in SERVICES[service]["environment"].items()
+    }
     for name in set(defaults) - {"APP", "FLWR_HOME", "LISTEN", "NODE_PORT", "RUNS"}:
         assert name in environment, name
         offered = re.fullmatch(r"\$\{(\w+):-([^}]*)\}", environment[name])
@@ -198,3 +202,30 @@ def test_certificates_are_valid_for_the_host_and_are_not_made_twice(tmp_path):
         key = load_ssh_public_key((tmp_path / "public" / f"{place}.pub").read_bytes())
         assert key.curve.name == "secp384r1"
         assert (tmp_path / "supernodes" / str(place) / "node.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_renewed_certificate_is_a_new_one_of_the_same_authority(tmp_path):
+    from cryptography import x509
+
+    command = [sys.executable, str(DOCKER / "certificates.py"), str(tmp_path), "--supernodes", "1"]
+    subprocess.run([*command, "--host", "superlink"], check=True)
+    paths = ["superlink/server.pem", "superlink/server.key", "public/ca.crt", "authority/ca.key"]
+    paths += ["supernodes/0/node.key", "public/roster.json"]
+    before = {name: (tmp_path / name).read_bytes() for name in paths}
+    subprocess.run([*command, "--host", "superlink", "--renew"], check=True)
+    changed = [name for name in paths if (tmp_path / name).read_bytes() != before[name]]
+    assert changed == ["superlink/server.pem", "superlink/server.key"]
+    old, new = (
+        x509.load_pem_x509_certificate(text)
+        for text in (
+            before["superlink/server.pem"],
+            (tmp_path / "superlink/server.pem").read_bytes(),
+        )
+    )
+    authority = x509.load_pem_x509_certificate(before["public/ca.crt"])
+    new.verify_directly_issued_by(authority)
+    assert new.serial_number != old.serial_number
+    names = x509.SubjectAlternativeName
+    assert new.extensions.get_extension_for_class(names) == old.extensions.get_extension_for_class(
+        names
+    )

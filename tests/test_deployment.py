@@ -59,6 +59,7 @@ class Federation:
             "SUPERNODES": str(supernodes),
             "OMP_NUM_THREADS": "1",
             "JOIN_TIMEOUT": "600",
+            "APP_PATIENCE": "300",
             **{name: str(value) for name, value in settings.items()},
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

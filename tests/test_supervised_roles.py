@@ -176,3 +176,33 @@ def test_a_roles_last_words_are_logged_as_json_too():
     assert done.returncode == 2
     (line,) = done.stdout.splitlines()
     assert "names no client" in json.loads(line)["message"]
+
+
+def test_apps_get_the_patience_that_is_asked_for_and_nodes_keep_flowers_own():
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import patient
+patient.be_patient(77)
+from flwr.supercore.corestate import in_memory_corestate, sql_corestate
+from flwr.supernode import fleet_http_connection
+for module, state in (
+    (in_memory_corestate, in_memory_corestate.InMemoryCoreState),
+    (sql_corestate, sql_corestate.SqlCoreState),
+):
+    assert patient.NAME in state.claim_task.__code__.co_names
+    assert patient.NAME in state.acknowledge_task_heartbeat.__code__.co_names
+    print(module.HEARTBEAT_DEFAULT_INTERVAL)
+print(fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL)
+"""
+    command = [sys.executable, "-c", script, DOCKER]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["77", "77", "30"]
+
+
+@pytest.mark.parametrize("seconds", ["29", "-1", "soon"])
+def test_a_patience_that_cannot_be_is_refused_in_one_line(seconds):
+    command = [sys.executable, DOCKER / "patient.py", seconds, "flower-supernode"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"APP_PATIENCE={seconds} is not valid; allowed: 30 or more seconds\n"

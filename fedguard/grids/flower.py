@@ -119,9 +119,9 @@ class FlowerGrid(WrappedGrid):
             return told + "none is connected: look at the SuperNodes' logs, or raise join_timeout"
         last = next(reversed(self._complaints.values()), "no reply")
         return (
-            f"{told}{connected} are connected, the last one said: {last}. A machine too slow to "
+            f"{told}{connected} are connected, the last one said: {last}. A machine too busy to "
             "start a client within Flower's 30 s looks like this: fewer SuperNodes on it, "
-            "OMP_NUM_THREADS=1, or a larger join_timeout"
+            "OMP_NUM_THREADS=1, a larger APP_PATIENCE of docker/federation.sh, or join_timeout"
         )
 
     def _meet(self, deadline: float = math.inf) -> list[int]:

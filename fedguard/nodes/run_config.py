@@ -10,9 +10,10 @@ from typing import Any
 from flwr.app import Context
 
 from fedguard.config import SimulationConfig, assign, load_yaml, parse, read_setting
+from fedguard.errors import ConfigurationError
 from fedguard.grids.identity import PARTITION_KEY, SIZE_KEY
 
-_NOT_FIELDS = ("config", "out", "set")
+_NOT_FIELDS = ("config", "out", "set", "resume")
 
 
 def partition_of(context: Context) -> int:
@@ -65,6 +66,24 @@ def config_from_run(
     if federation_size is not None:
         values.setdefault("clients", federation_size)
     return parse(values)
+
+
+def resumes(run_config: Mapping[str, Any]) -> bool:
+    """Return whether a run configuration asks to go on with the run in ``out``.
+
+    Raises
+    ------
+    ConfigurationError
+        If ``resume`` is neither true nor false, or no ``out`` says which run.
+    """
+    given = run_config.get("resume", "")
+    if given == "" or given is False:
+        return False
+    if given is not True:
+        raise ConfigurationError("resume", given, "true or false")
+    if not run_config.get("out"):
+        raise ConfigurationError("out", "", "the folder of the run to go on with")
+    return True
 
 
 def _existing(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from fedguard import flower_app
 from fedguard.config import SimulationConfig
 from fedguard.errors import ConfigurationError
 from fedguard.grids.identity import assume_server_identity
-from fedguard.nodes.run_config import client_config, partition_of
+from fedguard.nodes.run_config import client_config, partition_of, resumes
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -29,7 +30,7 @@ def test_the_repository_is_a_flower_app_with_every_key_of_the_configuration():
     valid, errors, warnings = validate_config(PROJECT, project_dir=ROOT)
     assert (valid, errors, warnings) == (True, [], [])
     keys = PROJECT["tool"]["flwr"]["app"]["config"]
-    assert set(keys) == {"config", "set", "out", *SimulationConfig.model_fields}
+    assert set(keys) == {"config", "set", "out", "resume", *SimulationConfig.model_fields}
     assert set(keys.values()) == {""}
 
 
@@ -123,3 +124,55 @@ def test_every_registered_strategy_can_be_imported_by_its_class_name():
         found = registry.find("strategy", name)
         if found.__module__.startswith("fedguard.strategies."):
             assert getattr(package, found.__name__) is found, name
+
+
+class ProcessGoneError(Exception):
+    """The ServerApp's process is gone."""
+
+
+def serve(out: Path, rounds_until_killed: int | None = None, **more: object) -> str:
+    """Serve a run to three nodes as a ServerApp does; return the model's digest."""
+    from supernodes import SuperNodes
+
+    given: dict[str, object] = {
+        **dict.fromkeys(PROJECT["tool"]["flwr"]["app"]["config"], ""),
+        **{"clients": 3, "rounds": 3, "malicious": 0.0, "local_epochs": 1},
+        **{"strategy": "fldetector", "attack": "none", "out": str(out), **more},
+    }
+    nodes = [{"partition-id": place, "num-partitions": 3} for place in range(3)]
+
+    def listen(record: dict[str, object]) -> None:
+        if record["round"] == rounds_until_killed:
+            raise ProcessGoneError
+
+    context = Context(1, 1, {}, RecordDict(), given)
+    flower_app.serve(SuperNodes(nodes, given), context, listen)
+    summary = json.loads((out / "summary.json").read_text())
+    return str(summary["model_sha256"])
+
+
+def test_a_serverapp_that_was_killed_goes_on_and_ends_where_it_would_have(tmp_path):
+    whole = serve(tmp_path / "whole")
+    with pytest.raises(ProcessGoneError):
+        serve(tmp_path / "cut", rounds_until_killed=2)
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    with pytest.raises(ConfigurationError, match="out: "):
+        serve(tmp_path / "cut")
+    with pytest.raises(ConfigurationError, match="seed: 9"):
+        serve(tmp_path / "cut", resume=True, seed=9)
+    assert serve(tmp_path / "cut", resume=True) == whole
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"resume": True}, "out: '' is not valid; allowed: the folder of the run"),
+        ({"resume": "yes", "out": "x"}, "resume: 'yes' is not valid; allowed: true or false"),
+    ],
+)
+def test_a_run_to_go_on_with_must_be_named(given, says):
+    with pytest.raises(ConfigurationError) as caught:
+        resumes(given)
+    assert says in str(caught.value)
+    assert not resumes({"resume": "", "out": "x"})
+    assert not resumes({"resume": False})
