@@ -137,33 +137,39 @@ def visit(site: Path) -> tuple[int, list[str]]:
     wrong: list[str] = []
     grounds: dict[str, set[str]] = {scheme: set() for scheme in SCHEMES}
     with browser() as tab:
-        for width, scheme in itertools.product(WIDTHS, SCHEMES):
-            tab.call(
-                "Emulation.setDeviceMetricsOverride",
-                width=width,
-                height=1000,
-                deviceScaleFactor=1,
-                mobile=width < 600,
-            )
-            feature = {"name": "prefers-color-scheme", "value": scheme}
-            tab.call("Emulation.setEmulatedMedia", features=[feature])
-            for page in pages:
-                tab.open(page.resolve().as_uri())
-                seen = json.loads(tab.ask(_PROBE))
+        for page in pages:
+            tab.open(page.resolve().as_uri())
+            name = page.relative_to(site)
+            for width, scheme in itertools.product(WIDTHS, SCHEMES):
+                seen = _seen(tab, width, scheme)
                 grounds[scheme].add(seen["page"])
-                told = tab.complaints()
                 if seen["scroll"] > seen["width"]:
-                    told.append(f"scrolls sideways: {seen['scroll']} of {seen['width']} px")
+                    told = f"scrolls sideways: {seen['scroll']} of {seen['width']} px"
+                    wrong.append(f"{name}, {width} px, {scheme}: {told}")
                 if seen["images"]:
-                    told.append(f"{seen['images']} pictures are missing")
-                name = page.relative_to(site)
-                wrong += [f"{name}, {width} px, {scheme}: {one}" for one in told]
+                    wrong.append(f"{name}: {seen['images']} pictures are missing")
+            wrong += [f"{name}: {one}" for one in tab.complaints()]
         tab.open((site / "index.html").resolve().as_uri())
         if not tab.ask(_SEARCH):
             wrong.append("the search finds nothing")
     if grounds["light"] & grounds["dark"]:
         wrong.append(f"light and dark share a ground: {grounds}")
     return len(pages), wrong
+
+
+def _seen(tab: Browser, width: int, scheme: str) -> dict[str, Any]:
+    """Return what the page is like at a width and in a scheme."""
+    tab.call(
+        "Emulation.setDeviceMetricsOverride",
+        width=width,
+        height=1000,
+        deviceScaleFactor=1,
+        mobile=width < 600,
+    )
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    tab.call("Emulation.setEmulatedMedia", features=[feature])
+    found: dict[str, Any] = json.loads(tab.ask(_PROBE))
+    return found
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "repairs": ("fedguard.repairs.base",),
     "audits": ("fedguard.audits.base",),
     "enrolment": ("fedguard.enrolment.base",),
+    "grids": ("fedguard.grids.base", "fedguard.grids.guard"),
     "data": ("fedguard.data.dataset", "fedguard.data.partitions.base"),
     "traits": ("fedguard.traits",),
     "testing": ("fedguard.testing",),

@@ -26,10 +26,13 @@ _PURPOSES = {
     "excel": "tables in .xlsx files",
     "encryption": "ckks and xmkckks",
     "vertical": "privacy accounts of vertical learning",
+    "metrics": "a deployment's metrics for Prometheus",
     "mlflow": "--track mlflow",
     "tensorboard": "--track tensorboard",
     "wandb": "--track wandb",
     "docs": "make docs",
+    "notebooks": "make notebooks",
+    "package": "make package",
     "test": "make test",
 }
 """What each extra of the package is for."""
