@@ -14,6 +14,7 @@ _OFFERED = {
     "sweep": "fedguard.door",
     "compare": "fedguard.door",
     "load": "fedguard.door",
+    "audit": "fedguard.door",
     "guard": "fedguard.grids.guard",
     "Guarded": "fedguard.grids.guarded",
     "Result": "fedguard.commands.results",

@@ -4,6 +4,7 @@ from fedguard.commands.results import Comparison as Comparison
 from fedguard.commands.results import Page as Page
 from fedguard.commands.results import Result as Result
 from fedguard.commands.results import Sweep as Sweep
+from fedguard.door import audit as audit
 from fedguard.door import compare as compare
 from fedguard.door import load as load
 from fedguard.door import run as run

@@ -1,4 +1,4 @@
-"""The Python door: `run`, `sweep`, `compare` and `load`, as ``import fedguard`` offers them."""
+"""The Python door: what ``import fedguard`` offers to run, sweep, compare, load and audit."""
 
 from __future__ import annotations
 
@@ -197,6 +197,89 @@ def compare(*runs: Path | str | Result | Sweep) -> Comparison:
         If a path holds no run, or no run is finished.
     """
     return Comparison.of(runs)
+
+
+def audit(
+    path: Path | str,
+    *,
+    out: Path | str | None = None,
+    minutes: float = 10.0,
+    clients: int | None = None,
+    seeds: int = 1,
+    fractions: Sequence[float] = (0.05, 0.1, 0.2, 0.4),
+    settings: Mapping[str, Any] | None = None,
+    metric: str | None = None,
+    evaluate: str | None = None,
+    data: str | None = None,
+    threats: Sequence[str] = (),
+    workers: int = 2,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Attack a Flower app of one's own, as it is; say what breaks it and what to paste.
+
+    Parameters
+    ----------
+    path : path
+        The folder of its ``pyproject.toml``.
+    out : path, optional
+        Folder of the page and the results, ``audit/NAME`` if left out; the same one goes on.
+    minutes : float
+        Time for everything, above 0.
+    clients : int, optional
+        Number of clients; the app's ``num-supernodes``, or 10, if left out.
+    seeds : int
+        Runs of each cell, at least 1.
+    fractions : sequence of float
+        Shares of malicious clients, each between 0 and 1.
+    settings : mapping, optional
+        Keys of the app's run configuration: ``{"num-server-rounds": 3}``.
+    metric : str, optional
+        The figure by which it is judged; accuracy or loss if left out.
+    evaluate, data : str, optional
+        ``package.module:function`` that evaluates arrays by name, and with which the app loads a
+        client's data.
+    threats : sequence of str
+        Names of what is tried; everything if left out.
+    workers : int
+        Cells at a time, at least 1.
+    progress : bool
+        Print a line for each cell on standard error.
+
+    Returns
+    -------
+    dict
+        ``verdict``, ``sentence``, ``cells``, ``remedies``, ``recommended`` and more, as in
+        ``audit.json``.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no app, or `out` holds another audit.
+    RunError
+        If the app does not get through in peace.
+    """
+    from rich.console import Console
+
+    from fedguard.auditing.pipelines import plain
+    from fedguard.commands.audit import perform
+
+    console = Console(stderr=True, quiet=not progress)
+    found, folder = perform(
+        Path(path),
+        None if out is None else Path(out),
+        minutes=minutes,
+        clients=clients,
+        seeds=seeds,
+        fractions=tuple(fractions),
+        settings=[f"{name}={value}" for name, value in (settings or {}).items()],
+        metric=metric,
+        evaluate=evaluate,
+        data=data,
+        threats=list(threats),
+        workers=workers,
+        tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
+    return {**plain(found), "page": str(folder / "audit.html")}
 
 
 def _values(config: Path | str | Mapping[str, Any] | None) -> dict[str, Any]:

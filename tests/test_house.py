@@ -19,7 +19,7 @@ FLOORS = [
     {"attacks", "models", "tasks", "config"},
     {"strategies", "clients", "records"},
     {"grids", "reporting", "testing", "repairs", "audits"},
-    {"encryption", "unlearning", "vertical", "enrolment", "assembly"},
+    {"encryption", "unlearning", "vertical", "enrolment", "assembly", "auditing"},
     {"nodes"},
     {"runs"},
     {"campaigns", "flower_app"},

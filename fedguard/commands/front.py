@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("fedguard.commands.simulate", "Run one attack against one defence; the default."),
     "sweep": ("fedguard.commands.sweep", "Run every combination of a campaign file's lists."),
     "compare": ("fedguard.commands.compare", "Set the results of runs side by side."),
+    "audit": ("fedguard.commands.audit", "Attack your own Flower app; say what to paste."),
     "list": ("fedguard.commands.listing", "Print the names of a kind of part."),
     "schema": ("fedguard.commands.schema", "Print the configuration's JSON Schema."),
     "leaderboard": ("fedguard.commands.leaderboard", "Rank defences on a fixed battery."),

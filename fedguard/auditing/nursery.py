@@ -1,0 +1,123 @@
+"""The process that imports somebody's app once and runs each cell in a child of its own.
+
+``python -m fedguard.auditing.nursery`` reads the project from the first line of its standard input
+and one cell from each line after it; for each it writes one line. A child that hangs, exits, breaks
+or prints anything is only that: a child.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from logging import ERROR, getLogger
+from pathlib import Path
+from typing import Any
+
+from fedguard.auditing.cell import Cell, perform, save
+from fedguard.auditing.hook import DataHook
+from fedguard.auditing.project import Project, function_of
+from fedguard.errors import ConfigurationError
+from fedguard.records.writer import jsonable, write_atomically
+
+_POLL = 0.02
+
+
+def main() -> int:
+    """Serve one audit; return 0 once its standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the app prints is no answer
+    sys.stdout = sys.stderr
+    given = json.loads(sys.stdin.readline())
+    project = Project(**given["project"])
+    folder = Path(given["folder"])
+    os.setpgid(0, 0)
+    try:
+        project.enter(folder / "scratch" / str(os.getpid()))
+        apps = project.load()
+        if project.evaluate is not None:
+            function_of("evaluate", project.evaluate)
+        hook = None
+        if project.data is not None:
+            hook = DataHook(function_of("data", project.data))
+            hook.install()
+    except ConfigurationError as error:
+        _say(answers, {"error": str(error)})
+        return 2
+    getLogger("flwr").setLevel(ERROR)
+    gc.freeze()
+    _say(answers, {"ready": True})
+    for line in sys.stdin:
+        job = json.loads(line)
+        path = Path(job["path"])
+        _say(answers, _raised(project, apps, hook, Cell.of(job["cell"]), path, job["seconds"]))
+    return 0
+
+
+def _say(answers: Any, value: dict[str, Any]) -> None:
+    answers.write(json.dumps(jsonable(value)) + "\n")
+    answers.flush()
+
+
+def _raised(
+    project: Project, apps: Any, hook: DataHook | None, cell: Cell, path: Path, seconds: float
+) -> dict[str, Any]:
+    """Run a cell in a child; return its outcome, or what became of the child."""
+    started = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _live(project, apps, hook, cell, path)
+    while time.monotonic() - started < seconds:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            if path.exists():
+                found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                return found
+            code = os.waitstatus_to_exitcode(status)
+            words = f"signal {-code}" if code < 0 else f"code {code}"
+            return _lost("died", f"the process ended with {words}", started)
+        time.sleep(_POLL)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return _lost("hung", f"still running after {seconds:.0f} s", started)
+
+
+def _lost(ended: str, reason: str, started: float) -> dict[str, Any]:
+    return {
+        "ended": ended,
+        "reason": reason,
+        "metrics": {},
+        "untrained": {},
+        "rounds": 0,
+        "waited": 0.0,
+        "applied": 1,
+        "failures": [],
+        "moved": None,
+        "averageable": True,
+        "seconds": time.monotonic() - started,
+    }
+
+
+def _live(project: Project, apps: Any, hook: DataHook | None, cell: Cell, path: Path) -> None:
+    """Run a cell, write its outcome, and leave without looking back."""
+    code = 0
+    try:
+        with (path.with_suffix(".log")).open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        outcome = save(perform(project, apps, cell, hook), path)
+        write_atomically(path, (json.dumps(jsonable(outcome)) + "\n").encode())
+    except BaseException:  # the log has it
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

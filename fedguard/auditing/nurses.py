@@ -1,0 +1,173 @@
+"""Sends cells to nurseries, several at a time, and keeps each outcome in a file of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from fedguard.auditing.cell import Cell
+from fedguard.auditing.project import Project
+from fedguard.errors import ConfigurationError, RunError
+from fedguard.records.writer import jsonable, write_atomically
+
+START = 300.0
+"""Seconds that an app may take to be imported."""
+
+
+class Nursery:
+    """A process that has imported the app; see `fedguard.auditing.nursery`.
+
+    Parameters
+    ----------
+    project : Project
+        The app.
+    folder : Path
+        The audit's folder.
+
+    Raises
+    ------
+    ConfigurationError
+        If the app cannot be imported.
+    """
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        environment = {
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "OMP_NUM_THREADS": "1",
+            "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
+            **os.environ,
+        }
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        with (folder / "app.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fedguard.auditing.nursery"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                text=True,
+            )
+        told = self._ask({"project": project.plain(), "folder": str(folder.resolve())})
+        if "error" in told:
+            self.close()
+            raise ConfigurationError("PATH", project.folder, str(told["error"]))
+
+    def _ask(self, value: Any) -> dict[str, Any]:
+        stdin, stdout = self.process.stdin, self.process.stdout
+        if stdin is None or stdout is None:
+            raise RunError("the audit's own process has no pipes")
+        try:
+            stdin.write(json.dumps(value) + "\n")
+            stdin.flush()
+            line = stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise RunError("the process that imports the app has died; its output is in app.log")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def run(self, cell: Cell, path: Path, seconds: float) -> dict[str, Any]:
+        """Return a cell's outcome."""
+        return self._ask({"cell": asdict(cell), "path": str(path.resolve()), "seconds": seconds})
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
+        try:
+            self.process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Ward:
+    """Runs cells, a few at a time; what is on disk already is not run again.
+
+    Parameters
+    ----------
+    project : Project
+        The app.
+    folder : Path
+        The audit's folder.
+    workers : int
+        Processes that run cells at the same time.
+    tell : callable
+        Called with each finished cell, its outcome and whether it was known before.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        folder: Path,
+        workers: int,
+        tell: Callable[[Cell, dict[str, Any], bool], None],
+    ) -> None:
+        self.project, self.folder, self.workers, self.tell = project, folder, workers, tell
+        self.limit = START
+        self.outcomes: dict[str, dict[str, Any]] = {}
+        self._free: SimpleQueue[Nursery] = SimpleQueue()
+        self._all: list[Nursery] = []
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+
+    def run(self, cells: Sequence[Cell], deadline: float) -> dict[str, dict[str, Any]]:
+        """Run cells until the deadline of `time.monotonic`; return the outcomes that there are."""
+        fresh = [cell for cell in cells if not self._known(cell)]
+        if fresh:
+            with ThreadPoolExecutor(min(self.workers, len(fresh))) as pool:
+                for _ in pool.map(lambda cell: self._one(cell, deadline), fresh):
+                    pass
+        return {c.name: self.outcomes[c.name] for c in cells if c.name in self.outcomes}
+
+    def _path(self, cell: Cell) -> Path:
+        return self.folder / "cells" / f"{cell.name}.json"
+
+    def _known(self, cell: Cell) -> bool:
+        if cell.name in self.outcomes:
+            return True
+        path = self._path(cell)
+        if not path.exists():
+            return False
+        try:
+            self.outcomes[cell.name] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            return False
+        self.tell(cell, self.outcomes[cell.name], True)
+        return True
+
+    def _one(self, cell: Cell, deadline: float) -> None:
+        if time.monotonic() >= deadline:
+            return
+        nursery = self._free.get() if not self._free.empty() else self._born()
+        path = self._path(cell)
+        try:
+            outcome = nursery.run(cell, path, self.limit)
+        finally:
+            self._free.put(nursery)
+        write_atomically(path, (json.dumps(jsonable(outcome)) + "\n").encode())
+        self.outcomes[cell.name] = outcome
+        self.tell(cell, outcome, False)
+
+    def _born(self) -> Nursery:
+        nursery = Nursery(self.project, self.folder)
+        self._all.append(nursery)
+        return nursery
+
+    def close(self) -> None:
+        """End all processes."""
+        for nursery in self._all:
+            nursery.close()

@@ -1,0 +1,100 @@
+"""An audit in sentences: the verdict first, what breaks the server outright, what to paste."""
+
+from __future__ import annotations
+
+from fedguard.auditing.audit import REFERENCE, Found, Row, count_of
+from fedguard.auditing.threats import BY_NAME
+from fedguard.auditing.verdict import BROKEN, HARMED, HELD_UP
+
+STOPS = ("the server stops", "the app exits", "the round hangs", "the process ended")
+
+
+def verdict_sentence(found: Found) -> str:
+    """Return the verdict in one sentence."""
+    clients = found.project.clients
+    rows = found.unguarded()
+    if not rows:
+        return "Nothing could be tried: give the audit more minutes."
+    broken = sorted((r for r in rows if r.verdict == BROKEN), key=_severity)
+    harmed = sorted((r for r in rows if r.verdict == HARMED), key=_severity)
+    if found.verdict == BROKEN:
+        row = broken[0]
+        return f"Broken: {_who(row.cell.malicious, clients)} that {_does(row)} {_effect(row)}."
+    if found.verdict == HARMED:
+        row = harmed[0]
+        who = _who(row.cell.malicious, clients)
+        return f"Harmed: {who} that {_does(row)} takes {1 - row.kept:.0%} of what is learnt."
+    most = count_of(REFERENCE, clients)
+    held = " A client that never answers holds it up, though." if _held(rows) else ""
+    later = ""
+    if broken:
+        row = broken[0]
+        later = f" With {row.cell.malicious} of {clients}, {row.cell.threat} breaks it."
+    return (
+        f"Standing: nothing that was tried with up to {most} of {clients} breaks it.{later}{held}"
+    )
+
+
+def _severity(row: Row) -> tuple[int, float, int]:
+    """Return an order: fewest clients first, then those who set the model, then the worst."""
+    crafted = BY_NAME[row.cell.threat].kind != "crafted"
+    return row.cell.malicious, row.kept, int(crafted)
+
+
+def _who(count: int, clients: int) -> str:
+    return f"one client of {clients}" if count == 1 else f"{count} clients of {clients}"
+
+
+def _does(row: Row) -> str:
+    return BY_NAME[row.cell.threat].words
+
+
+def _effect(row: Row) -> str:
+    if any(row.reason.startswith(start) for start in STOPS):
+        return "stops your server" if row.reason.startswith("the server") else "ends your run"
+    if "NaN" in row.reason and "metric" not in row.reason:
+        return "turns your model into NaN"
+    if BY_NAME[row.cell.threat].kind == "crafted" and row.kept < 0.1:
+        return "takes away all that your model learns"
+    return f"takes {1 - row.kept:.0%} of what your model learns"
+
+
+def _held(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row.verdict == HELD_UP]
+
+
+def outright(found: Found) -> list[str]:
+    """Return what breaks the server outright, a line each."""
+    lines: dict[str, str] = {}
+    for row in found.unguarded():
+        stops = any(row.reason.startswith(start) for start in STOPS)
+        if row.verdict == BROKEN and (stops or "NaN or infinity" in row.reason):
+            who = _who(row.cell.malicious, found.project.clients)
+            lines.setdefault(row.cell.threat, f"{row.cell.threat} ({who}): {row.reason}")
+        elif row.verdict == HELD_UP:
+            lines.setdefault(row.cell.threat, f"{row.cell.threat}: {row.reason}")
+    return list(lines.values())
+
+
+def remedy_sentence(found: Found) -> str:
+    """Return what is recommended, and what it costs."""
+    best = found.recommended
+    if best is not None:
+        cost = max(0.0, 1.0 - best.peace)
+        price = "nothing measurable" if cost < 0.01 else f"{cost:.0%} of what is learnt"
+        return (
+            f"{best.rule} keeps at least {best.worst:.0%} of what the app learns in peace under "
+            f"each of {best.tried} threats with {count_of(REFERENCE, found.project.clients)} of "
+            f"{found.project.clients} clients; in peace it costs {price}."
+        )
+    if found.verdict in (BROKEN, HARMED):
+        if "remedies" in found.untried:
+            return f"No remedy: {found.untried['remedies']}."
+        if not found.remedies:
+            return "No remedy was tried: no time was left."
+        best = max(found.remedies, key=lambda remedy: min(remedy.worst, remedy.peace))
+        return (
+            f"No rule that was tried is enough: the best, {best.rule}, keeps {best.worst:.0%} "
+            f"under {best.worst_threat}."
+        )
+    return "No remedy is needed for what was tried."
