@@ -17,6 +17,7 @@ PACKAGES = {
     "sklearn_app": "sklearnapp",
     "older_client_app": "olderclient",
     "older_server_app": "olderserver",
+    "bytes_app": "bytesapp",
 }
 LED_BY = {
     "torch_app": "clients/eval_acc",
@@ -24,6 +25,7 @@ LED_BY = {
     "sklearn_app": "clients/accuracy",
     "older_client_app": "server/accuracy",
     "older_server_app": "clients/accuracy",
+    "bytes_app": "clients/accuracy",
 }
 
 
@@ -91,6 +93,15 @@ def test_a_client_that_never_answers_holds_each_round_for_as_long_as_flower_wait
     assert "1 hour" in reason
     older = audited("older_server_app").outcome("hung", 1)
     assert older["waited"] == 3 * 43200.0  # the older server names no timeout at all
+
+
+def test_a_model_of_bytes_is_attacked_where_bytes_can_be(audited):
+    app = audited("bytes_app")
+    assert not app.peaceful["averageable"]
+    verdict, _, reason = app.verdict("garbled bytes", 1)
+    assert verdict == BROKEN
+    assert reason.startswith("the server stops: ")
+    assert app.verdict("duplicate", 1)[0] == STANDS
 
 
 def test_a_client_that_fails_is_no_finding_for_fedavg(audited):
