@@ -21,7 +21,7 @@ def test_what_is_not_valid_ends_in_one_line_before_anything_runs(tmp_path, capsy
     for words, told in (
         ([str(tmp_path)], "a folder with pyproject.toml"),
         ([app, "--fractions", "0.1,2"], "fractions"),
-        ([app, "--threats", "scaled"], "did you mean 'scaled x100'"),
+        ([app, "--threats", "scaled x10"], "did you mean 'scaled x100'"),
         ([app, "--fail-below", "7"], "fail_below"),
         ([app, "--set", "rounds=3"], "num-server-rounds"),
         ([app, "--minutes", "0"], "minutes"),
