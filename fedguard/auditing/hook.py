@@ -78,7 +78,9 @@ def poisoned(loaded: Any, mode: str) -> Any:
     if isinstance(loaded, tuple | list):
         items = list(loaded)
         if _is_labels(items[-1]) and len(items) == 4 and _is_labels(items[1]):
-            return type(loaded)([*_changed(items[0], items[1], mode), *_changed(*items[2:], mode)])
+            return type(loaded)(
+                [*_changed(items[0], items[1], mode), *_changed(items[2], items[3], mode)]
+            )
         if len(items) == 4 and _is_labels(items[2]) and _is_labels(items[3]):
             # The order of scikit-learn: x_train, x_test, y_train, y_test.
             first, second = _changed(items[0], items[2], mode), _changed(items[1], items[3], mode)

@@ -17,6 +17,8 @@ from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedguard.auditing.cell import Cell, perform, save
 from fedguard.auditing.hook import DataHook
 from fedguard.auditing.project import Project, function_of
@@ -48,6 +50,8 @@ def main() -> int:
         _say(answers, {"error": str(error)})
         return 2
     getLogger("flwr").setLevel(ERROR)
+    torch.set_num_threads(1)
+    torch.optim.SGD([torch.zeros(1)])  # what its first use imports takes seconds, in every child
     gc.freeze()
     _say(answers, {"ready": True})
     for line in sys.stdin:

@@ -41,6 +41,8 @@ class Nursery:
     """
 
     def __init__(self, project: Project, folder: Path) -> None:
+        if not hasattr(os, "fork"):
+            raise RunError("an audit needs a system that can fork (Linux, macOS, WSL)")
         environment = {
             "FLWR_TELEMETRY_ENABLED": "0",
             "OMP_NUM_THREADS": "1",

@@ -30,9 +30,8 @@ def verdict_sentence(found: Found) -> str:
     if broken:
         row = broken[0]
         later = f" With {row.cell.malicious} of {clients}, {row.cell.threat} breaks it."
-    return (
-        f"Standing: nothing that was tried with up to {most} of {clients} breaks it.{later}{held}"
-    )
+    tried = f"Standing: nothing that was tried with up to {most} of {clients} clients breaks it."
+    return tried + later + held
 
 
 def _severity(row: Row) -> tuple[int, float, int]:

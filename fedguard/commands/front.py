@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _again(given: Sequence[str]) -> str:
     """Return what to type to go on with what was stopped."""
-    again = bool(given) and given[0] in ("sweep", "leaderboard")
+    again = bool(given) and given[0] in ("sweep", "leaderboard", "audit")
     return "the same command" if again else "--resume with the same --out"
 
 

@@ -275,3 +275,15 @@ def test_threats_have_names_of_their_own():
     assert len({threat.name for threat in THREATS}) == len(THREATS)
     assert {Cell(threat.name, 1).name for threat in THREATS}.__len__() == len(THREATS)
     assert Path(Cell("1e30", 2, 1, "multi-krum").name).name == "1e30-2-s1-multi_krum"
+
+
+def test_the_page_about_audits_shows_the_line_that_an_audit_prints():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "audit.md").read_text()
+    lines = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].strip().splitlines()
+    assert lines == Remedy("multi-krum", {"assumed_malicious": 0.3}, 1.0, 1.0, "", 1).lines()
+
+
+def test_the_page_about_audits_names_every_threat_of_network_and_data():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "audit.md").read_text().lower()
+    for word in ("label flip", "backdoor", "five replies", "error reply", "no reply", "alie"):
+        assert word in text

@@ -17,6 +17,7 @@ PACKAGES = {
     "sklearn_app": "sklearnapp",
     "older_client_app": "olderclient",
     "older_server_app": "olderserver",
+    "bytes_app": "bytesapp",
 }
 LED_BY = {
     "torch_app": "clients/eval_acc",
@@ -24,6 +25,7 @@ LED_BY = {
     "sklearn_app": "clients/accuracy",
     "older_client_app": "server/accuracy",
     "older_server_app": "clients/accuracy",
+    "bytes_app": "clients/accuracy",
 }
 
 
@@ -43,7 +45,13 @@ def audited(monkeypatch, tmp_path):
     return lambda name, **rest: Audited(name, monkeypatch, tmp_path, **rest)
 
 
-@pytest.mark.parametrize("name", sorted(PACKAGES))
+HEAVIER = ("torch_app", "sklearn_app", "bytes_app")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in HEAVIER else []) for n in sorted(PACKAGES)],
+)
 def test_an_app_runs_unchanged_and_is_judged_by_what_it_reports(audited, name):
     app = audited(name)
     assert app.peaceful["ended"] == "finished", app.peaceful["reason"]
@@ -93,11 +101,22 @@ def test_a_client_that_never_answers_holds_each_round_for_as_long_as_flower_wait
     assert older["waited"] == 3 * 43200.0  # the older server names no timeout at all
 
 
+@pytest.mark.slow
+def test_a_model_of_bytes_is_attacked_where_bytes_can_be(audited):
+    app = audited("bytes_app")
+    assert not app.peaceful["averageable"]
+    verdict, _, reason = app.verdict("garbled bytes", 1)
+    assert verdict == BROKEN
+    assert reason.startswith("the server stops: ")
+    assert app.verdict("duplicate", 1)[0] == STANDS
+
+
 def test_a_client_that_fails_is_no_finding_for_fedavg(audited):
     found = audited("numpy_app").verdict("dropped", 1)
     assert found[0] == STANDS
 
 
+@pytest.mark.slow
 def test_the_same_cell_gives_the_same_outcome(audited):
     app = audited("numpy_app")
     one, other = (app.outcome("gaussian", 2, seed=4) for _ in range(2))
@@ -105,6 +124,7 @@ def test_the_same_cell_gives_the_same_outcome(audited):
     assert one["metrics"] == other["metrics"]
 
 
+@pytest.mark.slow
 def test_the_data_hook_reaches_loaders_and_flips_their_labels(audited):
     app = audited("torch_app", data="torchapp.task:load_data", num_server_rounds=2)
     assert app.peaceful["applied"] == 0
@@ -116,6 +136,7 @@ def test_the_data_hook_reaches_loaders_and_flips_their_labels(audited):
     assert "triggered/accuracy" in forgotten["metrics"]
 
 
+@pytest.mark.slow
 def test_what_an_app_writes_lands_where_the_audit_is(audited, tmp_path):
     audited("torch_app", num_server_rounds=1)
     assert (tmp_path / "final_model.pt").exists()

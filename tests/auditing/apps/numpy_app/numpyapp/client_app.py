@@ -1,9 +1,17 @@
 """numpyapp: softmax regression in NumPy."""
 
+from functools import cache
+
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from sklearn.datasets import load_digits
+
+
+@cache
+def digits():
+    return load_digits(return_X_y=True)
+
 
 app = ClientApp()
 
@@ -15,7 +23,7 @@ def probabilities(x, model):
 
 
 def load(context):
-    x, y = load_digits(return_X_y=True)
+    x, y = digits()
     part, parts = context.node_config["partition-id"], context.node_config["num-partitions"]
     return x[part::parts] / 16.0, y[part::parts]
 

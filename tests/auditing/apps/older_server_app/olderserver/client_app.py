@@ -1,10 +1,17 @@
 """A client of Flower's older API: softmax regression in NumPy."""
 
+from functools import cache
+
 import numpy as np
 from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
 from flwr.common import Context
 from sklearn.datasets import load_digits
+
+
+@cache
+def digits():
+    return load_digits(return_X_y=True)
 
 
 def probabilities(x, model):
@@ -34,7 +41,7 @@ class FlowerClient(NumPyClient):
 
 
 def client_fn(context: Context):
-    x, y = load_digits(return_X_y=True)
+    x, y = digits()
     part, parts = context.node_config["partition-id"], context.node_config["num-partitions"]
     epochs = context.run_config["local-epochs"]
     return FlowerClient(x[part::parts] / 16.0, y[part::parts], epochs).to_client()

@@ -1,13 +1,20 @@
 """sklearnapp: the model and the data."""
 
+from functools import cache
+
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 
+@cache
+def digits():
+    return load_digits(return_X_y=True)
+
+
 def load_data(partition_id, num_partitions):
-    x, y = load_digits(return_X_y=True)
+    x, y = digits()
     rows = slice(partition_id, None, num_partitions)
     return train_test_split(x[rows] / 16.0, y[rows], test_size=0.2, shuffle=False)
 

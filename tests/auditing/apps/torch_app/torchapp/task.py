@@ -1,9 +1,16 @@
 """The model, the data and how both meet."""
 
+from functools import cache
+
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+
+@cache
+def digits():
+    return load_digits(return_X_y=True)
 
 
 class Net(nn.Module):
@@ -17,7 +24,7 @@ class Net(nn.Module):
 
 
 def load_data(partition_id, num_partitions, batch_size):
-    x, y = load_digits(return_X_y=True)
+    x, y = digits()
     x = torch.tensor(x / 16.0, dtype=torch.float32).reshape(-1, 1, 8, 8)[
         partition_id::num_partitions
     ]

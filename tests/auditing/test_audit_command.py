@@ -1,0 +1,119 @@
+"""``fedguard audit``: from an app's folder to a verdict, an exit code and a page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from audited import APPS
+
+from fedguard import simulate
+from fedguard.auditing.cell import Cell
+from fedguard.auditing.nurses import Nursery
+from fedguard.auditing.project import Project
+
+THREATS = "scaled x100,missing array,hung,NaN"
+
+
+def test_what_is_not_valid_ends_in_one_line_before_anything_runs(tmp_path, capsys):
+    app = str(APPS / "numpy_app")
+    for words, told in (
+        ([str(tmp_path)], "a folder with pyproject.toml"),
+        ([app, "--fractions", "0.1,2"], "fractions"),
+        ([app, "--threats", "scaled x10"], "did you mean 'scaled x100'"),
+        ([app, "--fail-below", "7"], "fail_below"),
+        ([app, "--set", "rounds=3"], "num-server-rounds"),
+        ([app, "--minutes", "0"], "minutes"),
+    ):
+        assert simulate.main(["audit", *words]) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert "Traceback" not in error
+
+
+def test_a_folder_that_holds_another_audit_is_refused(tmp_path, capsys):
+    from fedguard.commands.audit import _open
+
+    _open(tmp_path / "one", {"name": "a"})
+    _open(tmp_path / "one", {"name": "a"})  # the same goes on
+    assert simulate.main(["audit", str(APPS / "numpy_app"), "--out", str(tmp_path / "one")]) == 2
+    assert "holds an audit of another app" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_audit_ends_in_a_verdict_and_goes_on_from_its_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["audit", str(APPS / "numpy_app"), "--threats", THREATS, "--fractions", "0.2"]
+    words += ["--out", "found", "--fail-below", "0.8", "--minutes", "20"]
+    assert simulate.main([*words, "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdict"] == "broken"
+    verdicts = {c["threat"]: c["verdict"] for c in told["cells"] if not c["rule"]}
+    assert verdicts == {
+        "scaled x100": "broken",
+        "missing array": "broken",
+        "NaN": "broken",
+        "hung": "held up",
+    }
+    rule = told["recommended"]["rule"]
+    mine = [c for c in told["cells"] if c["rule"] == rule and c["threat"] != "peace"]
+    assert all(cell["verdict"] == "stands" for cell in mine)
+    for name in ("audit.html", "audit.json", "junit.xml", "audit.sarif", "project.json"):
+        assert (tmp_path / "found" / name).stat().st_size < 3_000_000
+    assert not (tmp_path / "found" / "scratch").exists()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "found" / "cells").iterdir()}
+    assert simulate.main(words) == 3  # nothing runs again
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "found" / "cells").iterdir()}
+
+
+@pytest.mark.slow
+def test_the_recommended_lines_turn_the_verdict(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = tmp_path / "numpy_app"
+    shutil.copytree(APPS / "numpy_app", app)
+    server = app / "numpyapp" / "server_app.py"
+    lines = 'import fedguard\n\napp = fedguard.guard("multi-krum", assumed_malicious=0.3)(app)\n'
+    server.write_text(server.read_text() + lines)
+    words = ["audit", str(app), "--threats", THREATS.replace("hung,", ""), "--fractions", "0.2"]
+    assert simulate.main([*words, "--out", "found", "--fail-below", "0.8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "standing"
+
+
+BREAKING = {
+    "sys.exit(4)": ("exited", "sys.exit(4)"),
+    "raise KeyError('gone')": ("raised", "KeyError: 'gone'"),
+    "import os; os._exit(9)": ("died", "code 9"),
+    "while True: pass": ("hung", "still running"),
+}
+
+
+@pytest.mark.slow
+def test_an_app_that_exits_breaks_dies_or_hangs_is_a_finding(tmp_path):
+    app = tmp_path / "breaking"
+    shutil.copytree(APPS / "numpy_app", app)
+    (app / "numpyapp" / "server_app.py").write_text(
+        "import sys\nfrom flwr.serverapp import ServerApp\napp = ServerApp()\n"
+        "WAYS = " + repr(list(BREAKING)) + "\n\n"
+        "@app.main()\ndef main(grid, context):\n"
+        "    exec(WAYS[context.run_config['num-server-rounds']])\n"
+    )
+    for place, (ended, reason) in enumerate(BREAKING.values()):
+        project = Project.read(app, settings=[f"num-server-rounds={place}"])
+        (tmp_path / "out").mkdir(exist_ok=True)
+        nursery = Nursery(project, tmp_path / "out")
+        found = nursery.run(Cell(), tmp_path / "out" / f"{place}.json", 20.0)
+        nursery.close()
+        assert (found["ended"], reason in found["reason"]) == (ended, True), found["reason"]
+
+
+@pytest.mark.slow
+def test_an_app_that_cannot_be_imported_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = tmp_path / "lost"
+    shutil.copytree(APPS / "numpy_app", app)
+    (app / "numpyapp" / "server_app.py").write_text("import a_module_that_nobody_has\n")
+    assert simulate.main(["audit", str(app)]) == 2
+    error = capsys.readouterr().err
+    assert "a_module_that_nobody_has" in error
+    assert "Traceback" not in error
