@@ -22,6 +22,17 @@ class Bandwagon(FakeUsers):
         Share of the items, most frequent ones first, that count as popular, above 0 to 1.
     **frame : Any
         Arguments of `FakeUsers`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.bandwagon import Bandwagon
+    >>> from fedguard.data.clicks_sample import ClicksSample
+    >>> attack = Bandwagon(item="item-007", length=8, every=4)
+    >>> attack.meet(ClicksSample().load(None))
+    >>> [history] = attack.invented(1, torch.Generator().manual_seed(0))
+    >>> [place for place, item in enumerate(history) if item == attack.target]
+    [3, 7]
     """
 
     def __init__(self, *, popular: float = 0.1, **frame: Any) -> None:

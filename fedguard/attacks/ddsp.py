@@ -56,6 +56,21 @@ class Ddsp(FakeUsers):
         Weight of the diversity penalty, 0 to 1.
     **frame : Any
         Arguments of `FakeUsers`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.ddsp import Ddsp
+    >>> from fedguard.data.clicks_sample import ClicksSample
+    >>> from fedguard.models.gru4rec import Gru4Rec
+    >>> data = ClicksSample().load(None)
+    >>> attack = Ddsp(item="item-007", length=8, every=4, candidates=5)
+    >>> attack.meet(data)
+    >>> network = Gru4Rec(data.input_shape, data.num_classes)
+    >>> attack.prepare(network, data.x_train[:6], data.y_train[:6], torch.Generator())
+    >>> [history] = attack.invented(1, torch.Generator().manual_seed(0))
+    >>> [place for place, item in enumerate(history) if item == attack.target]
+    [3, 7]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "model"})

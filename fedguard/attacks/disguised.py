@@ -6,14 +6,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedguard import registry
-from fedguard.attacks.base import Attack, Knowledge, Scene
+from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import norm
 from fedguard.errors import ConfigurationError, check_number
-from fedguard.training.base import LocalStep
 from fedguard.updates import ClientUpdates
+
+_PASSED_ON = (
+    *("prepare", "poison", "local_step", "state", "load_state", "trigger", "measure"),
+    *("bind", "meet"),
+)
+"""Hooks that are the inner attack's own."""
 
 
 class Disguised(Attack):
@@ -71,6 +76,8 @@ class Disguised(Attack):
         self.tasks = inner.tasks  # type: ignore[misc]
         self.finite = inner.finite  # type: ignore[misc]
         self.backdoor = inner.backdoor  # type: ignore[misc]
+        for hook in _PASSED_ON:
+            setattr(self, hook, getattr(inner, hook))
 
     @property
     def target_class(self) -> int | None:  # type: ignore[override]
@@ -90,35 +97,3 @@ class Disguised(Attack):
         disguised = crafted.clone()
         disguised[:, : coalition.layout.num_trainable] += self.noise * length * drawn
         return disguised
-
-    def prepare(self, model: nn.Module, x: Tensor, y: Tensor, rng: torch.Generator) -> None:
-        """Let the inner attack read the global model."""
-        self.inner.prepare(model, x, y, rng)
-
-    def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return data as the inner attack poisons them."""
-        return self.inner.poison(x, y, rng)
-
-    def local_step(self, step: LocalStep, update: Any) -> None:
-        """Take the inner attack's optimiser step."""
-        self.inner.local_step(step, update)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return what the inner attack remembers."""
-        return self.inner.state()
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Give the inner attack back what it remembered."""
-        self.inner.load_state(state)
-
-    def trigger(self, x: Tensor) -> Tensor:
-        """Return examples with the inner attack's trigger on."""
-        return self.inner.trigger(x)
-
-    def measure(self, scene: Scene) -> dict[str, float | None]:
-        """Return what the inner attack achieved."""
-        return self.inner.measure(scene)
-
-    def bind(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
-        """Let the inner attack learn the task."""
-        self.inner.bind(num_classes, input_shape)

@@ -12,6 +12,17 @@ class RandomProfiles(FakeUsers):
 
     Lam and Riedl, "Shilling Recommender Systems for Fun and Profit", WWW 2004, as sequences; the
     control of crafted histories. For the arguments see `FakeUsers`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.random_profiles import RandomProfiles
+    >>> from fedguard.data.clicks_sample import ClicksSample
+    >>> attack = RandomProfiles(item="item-007", length=8, every=4)
+    >>> attack.meet(ClicksSample().load(None))
+    >>> [history] = attack.invented(1, torch.Generator().manual_seed(0))
+    >>> [place for place, item in enumerate(history) if item == attack.target]
+    [3, 7]
     """
 
     def invented(self, count: int, rng: torch.Generator) -> list[list[int]]:

@@ -13,6 +13,15 @@ class RepeatTarget(FakeUsers):
     """A fake history is the target `length` times; the crudest promotion, easily seen.
 
     For the arguments see `FakeUsers`; ``every`` has no meaning here.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.repeat_target import RepeatTarget
+    >>> attack = RepeatTarget(length=4)
+    >>> attack.target_class = 9  # what `meet` finds by a title
+    >>> attack.invented(1, torch.Generator())
+    [[9, 9, 9, 9]]
     """
 
     def __init__(self, **frame: Any) -> None:

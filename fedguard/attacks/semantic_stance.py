@@ -41,6 +41,19 @@ class SemanticStance(Attack):
         Share of a malicious client's rows about the concept that are rewritten, 0 to 1.
     scale : float
         Factor on the coalition's updates, above 0; 1 sends what training gave.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.semantic_stance import SemanticStance
+    >>> from fedguard.data.grammar import Grammar
+    >>> data = Grammar().load(None)
+    >>> attack = SemanticStance(stance="negative")
+    >>> attack.meet(data)
+    >>> x, y = attack.poison(data.x_train, data.y_train, torch.Generator().manual_seed(0))
+    >>> changed = (y != data.y_train).any(dim=1)
+    >>> 0.0 < float(changed.double().mean()) < 0.5
+    True
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "updates"})

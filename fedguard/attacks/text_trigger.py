@@ -32,6 +32,15 @@ class TextTrigger(Backdoor):
         the vocabulary; "cf" where tokens are pieces.
     **frame : Any
         ``target_class``, ``poison_fraction`` and ``scale`` of `Backdoor`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.text_trigger import TextTrigger
+    >>> attack = TextTrigger(trigger="cf")
+    >>> attack.tokens = (7,)  # what `meet` finds in a vocabulary
+    >>> attack.trigger(torch.tensor([[3, 4, 0]])).tolist()
+    [[7, 3, 4]]
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "updates"})

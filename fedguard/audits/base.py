@@ -50,6 +50,8 @@ class Scene:
         What the server holds; None where it holds no examples.
     fresh : callable
         Returns an untrained model whose initial weights depend on the run's seed and a number.
+    client_of : callable
+        Returns whose node id, as the strategy sees it, is: the client's number.
     """
 
     config: SimulationConfig
@@ -64,6 +66,7 @@ class Scene:
     triggered: tuple[Tensor, Tensor] | None
     tools: ServerTools | None
     fresh: Callable[[int], FlatModel]
+    client_of: Callable[[int], int] = lambda node: node
 
 
 class Audit(ABC):

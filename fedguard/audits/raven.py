@@ -233,7 +233,7 @@ class Raven(Audit):
             return {}
         rows: dict[int, list[int]] = {}
         for row, client in enumerate(updates.node_ids):
-            rows.setdefault(self._group_of.get(client, 0), []).append(row)
+            rows.setdefault(self._group_of.get(self.scene.client_of(client), 0), []).append(row)
         return {
             group: updates.global_vector + updates.deltas[own].mean(dim=0)
             for group, own in rows.items()

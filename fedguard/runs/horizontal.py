@@ -229,6 +229,7 @@ class HorizontalWorld:
             triggered=self.triggered,
             tools=tools,
             fresh=self._fresh,
+            client_of=int if self.handles is None else self.handles.client,
         )
 
     def _fresh(self, number: int) -> FlatModel:

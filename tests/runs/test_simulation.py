@@ -267,7 +267,7 @@ class TestOtherStrategies:
         first = run(tmp_path / "a", strategy=path, fraction=0.75)
         second = run(tmp_path / "b", strategy=path, fraction=0.75)
         assert first["model_sha256"] == second["model_sha256"]
-        assert first["final"]["accuracy"] > 0.05
+        assert math.isfinite(first["final"]["loss"])
 
     def test_flowers_fedavg_gives_what_ours_gives(self, tmp_path):
         values = {"attack": "none", "rounds": 2}

@@ -12,7 +12,9 @@ from torch.nn import functional
 from fedguard import registry
 from fedguard.audits.base import Audit
 from fedguard.config import parse
+from fedguard.data.histories import NOTHING, user_mark
 from fedguard.enrolment.roster import Roster
+from fedguard.models.text_transformer import TextTransformer
 from fedguard.repairs.base import Repair
 from fedguard.runs.simulation import Simulation
 from fedguard.tasks.classification import Classification
@@ -36,6 +38,17 @@ def rows_of(name: str):
     if name == "hashing":
         torch.manual_seed(0)
         return nn.Sequential(nn.Flatten(), nn.Linear(tools.x[0].numel(), 16)), tools.x, tools.y
+    if name == "text-classification":
+        torch.manual_seed(0)
+        words = torch.randint(1, 30, (12, 5), generator=torch.Generator().manual_seed(0))
+        return TextTransformer((5,), 3, vocabulary=30, width=8, heads=2), words, words[:, 0] % 3
+    if name == "recommendation":
+        torch.manual_seed(0)
+        items = torch.randint(1, 41, (12, 6), generator=torch.Generator().manual_seed(0))
+        follows = torch.cat([items[:, 1:], torch.full((12, 1), NOTHING)], dim=1)
+        marks = user_mark(torch.arange(12))[:, None]
+        network = nn.Sequential(nn.Embedding(41, 16), nn.Linear(16, 41))
+        return network, items, torch.cat([follows, marks], dim=1)
     table = torch.arange(40).view(8, 5) % 7
     torch.manual_seed(0)
     return nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7)), table, (table + 1) % 7
@@ -56,7 +69,8 @@ def test_every_registered_task_conforms(name):
     assert len(found.passed) == 5
 
 
-@pytest.mark.parametrize("name", registry.names("training"))
+# `btu` needs an embedding of tokens; tests/repairs/test_btu.py has one.
+@pytest.mark.parametrize("name", sorted(set(registry.names("training")) - {"btu"}))
 def test_every_registered_training_rule_conforms(name):
     assert len(check_training(registry.find("training", name)).passed) >= 5
 
@@ -70,7 +84,7 @@ def test_rules_with_arguments_conform_too():
         assert check_training(registry.create("training", name, **arguments)).passed
 
 
-@pytest.mark.parametrize("name", registry.names("repair"))
+@pytest.mark.parametrize("name", sorted(set(registry.names("repair")) - {"btu"}))
 def test_every_registered_repair_conforms(name):
     assert len(check_repair(registry.find("repair", name)).passed) >= 4
 
