@@ -67,8 +67,8 @@ def main(
     ]
     text = (
         f"{markdown_table(head, rows)}\n\nPercent, but for the rank; {seeds} seeds; "
-        f"`clicks-sample`, 10 shops, one of them malicious, {rounds} rounds. `geminiguard` serves classification "
-        f"alone. Made by `python -m simulations.recommendation_table`; {machine()}."
+        f"`clicks-sample`, 10 shops, one of them malicious, {rounds} rounds. "
+        f"`geminiguard` serves classification alone. Made by `python -m simulations.recommendation_table`; {machine()}."
     )
     write_section("table", text, PAGE)
 
