@@ -68,7 +68,8 @@ def main(
     text = (
         f"{markdown_table(head, rows)}\n\nPercent, but for the rank; {seeds} seeds; "
         f"`clicks-sample`, 10 shops, one of them malicious, {rounds} rounds. "
-        f"`geminiguard` serves classification alone. Made by `python -m simulations.recommendation_table`; {machine()}."
+        "`geminiguard` serves classification alone. Made by "
+        f"`python -m simulations.recommendation_table`; {machine()}."
     )
     write_section("table", text, PAGE)
 
