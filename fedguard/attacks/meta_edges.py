@@ -39,10 +39,9 @@ class MetaEdges(EdgeEdits):
     A reading of arXiv 2504.06492, whose code was at hand and whose tables were not. There the
     attacked pairs are the test pairs, which the attacker knows (``known-pairs``); with
     ``proxy-pairs`` it holds a fifth of its own links and as many absent pairs back for it.
-    Step 3 is ours, the choice of both kinds by two top-k in place of
-    a loop is ours, and the surrogate learns from the client's own rows, not from all pairs.
-    Graphs of more than `dense` nodes are searched among `candidates` drawn pairs, since a matrix of all pairs
-    would not fit.
+    Step 3 is ours, so is the choice of both kinds by two top-k in place of a loop, and the
+    surrogate learns from the client's own rows, not from all pairs. Graphs of more than `dense`
+    nodes are searched among `candidates` drawn pairs: a matrix of all pairs would not fit.
 
     Parameters
     ----------

@@ -94,3 +94,15 @@ def test_engines_agree(tmp_path, engine, within):
     here, there = (load_file(tmp_path / name / "model.safetensors") for name in ("here", "there"))
     for name, value in here.items():
         assert float((value - there[name]).abs().max()) <= within, name
+
+
+@pytest.mark.slow
+def test_a_graph_of_ones_own_runs_from_the_command(tmp_path):
+    nodes = [f"n{i},{'red' if i < 12 else 'blue'},{i % 3},{int(i < 12)}" for i in range(24)]
+    edges = [f"n{12 * c + i},n{12 * c + j}" for c in range(2) for i in range(12) for j in range(i)]
+    kept = [edge for place, edge in enumerate(edges) if place % 3]
+    (tmp_path / "nodes.csv").write_text("\n".join(["node,club,a,b", *nodes]))
+    (tmp_path / "edges.csv").write_text("\n".join(["source,target", *kept]))
+    command = ["--dataset", "edge-list", "--data-dir", str(tmp_path), "--clients", "2", "--set"]
+    more = ["dataset.group=club", "--rounds", "1", "--out", str(tmp_path / "run")]
+    assert simulate.main([*command, *more]) == 0
