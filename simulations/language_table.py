@@ -121,7 +121,7 @@ def rule_row(rule: str, found: Mapping[tuple[str, ...], list[dict[str, Any]]]) -
         return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
 
     rates = [
-        spread([run[name] for run in attacked]) if attacked[0].get(name) is not None else "-"
+        spread([run["detection"][name] for run in attacked])
         for name in ("true_positive_rate", "false_positive_rate")
     ]
     return [

@@ -52,8 +52,8 @@ def row(key: tuple[str, ...], runs: list[dict[str, Any]]) -> list[str]:
 
     rates = [
         "-"
-        if any(run.get(name) is None for run in runs)
-        else f"{statistics.fmean(run[name] for run in runs):.2f}"
+        if any(run["detection"][name] is None for run in runs)
+        else f"{statistics.fmean(run['detection'][name] for run in runs):.2f}"
         for name in ("true_positive_rate", "false_positive_rate")
     ]
     return [

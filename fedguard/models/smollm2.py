@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import os
 import threading
 from functools import cache
@@ -112,7 +114,8 @@ class _Base:
 @cache
 def _base() -> _Base:
     path = smollm2_file()
-    with _LOCK:
+    # Progress bars of both libraries are no news to a user of this one.
+    with _LOCK, contextlib.redirect_stderr(io.StringIO()):
         network = _offline().AutoModelForCausalLM.from_pretrained(
             str(path.parent), gguf_file=path.name, dtype=torch.float32
         )
