@@ -13,6 +13,7 @@ from fedguard.errors import ConfigurationError
 from fedguard.strategies import Sentinel
 from fedguard.strategies.base import ServerTools
 from fedguard.strategies.toolkit.averaging import beyond_the_others
+from fedguard.strategies.toolkit.server_validation import pushes, server_loss
 from fedguard.traits import traits_of
 from fedguard.updates import ClientUpdates
 
@@ -66,8 +67,9 @@ def test_who_teaches_classes_that_the_server_lacks_is_not_judged_by_them(tools):
     seen = guard(without_classes(tools, 3), trigger_margin=0.0).combine(updates)
     assert float(seen.scores["harm"][:2].abs().max()) == pytest.approx(0.0, abs=1e-9)
     assert not {0, 1} & seen.reasons.keys()
-    whole = guard(tools, trigger_margin=0.0).combine(updates)
-    assert float(whole.scores["harm"][:2].abs().max()) > 1e-3
+    lacking = without_classes(tools, 3)
+    layout.load(lacking.model, start)
+    assert (pushes(lacking, server_loss(lacking), updates)[:2] > 1e-3).all()  # among all classes
 
 
 def test_without_evidence_nobody_goes_for_the_loss(tools):
@@ -75,7 +77,7 @@ def test_without_evidence_nobody_goes_for_the_loss(tools):
     deltas[:4] *= -1.0
     updates = updates_of(deltas, start, layout)
     assert not guard(tools, evidence=1e6, confirm=1.0).combine(updates).reasons
-    for rule in (guard(tools, evidence=0.0, confirm=1.0), guard(tools, evidence=1e6, confirm=0.1)):
+    for rule in (guard(tools, evidence=0.0, confirm=1.0), guard(tools, evidence=1e6, confirm=0.01)):
         reasons = rule.combine(updates).reasons
         assert set(reasons) == {0, 1, 2, 3}
         assert set(reasons.values()) == {"raises the loss on the server's examples"}
@@ -90,7 +92,7 @@ def test_the_spread_of_harms_is_that_of_the_better_half(evidence):
 
 
 @pytest.mark.parametrize(
-    ("evidence", "confirm", "found"), [(3.0, 0.1, 1.0), (2.5, 1.0, 1.0), (3.0, 1.0, 0.5)]
+    ("evidence", "confirm", "found"), [(3.0, 0.01, 1.0), (2.5, 1.0, 1.0), (3.0, 1.0, 0.5)]
 )
 def test_harmful_updates_of_ordinary_size_are_found_on_server_data(tools, evidence, confirm, found):
     """Where clients hold two labels each, honest harm is spread wide: each one's shows less."""
