@@ -69,10 +69,10 @@ class Federation:
         home = str(self.folder / "home" / name)
         return {**self.environment, "FLWR_HOME": home, "HOME": str(self.folder), **settings}
 
-    def do(self, role: str, **more: object) -> subprocess.CompletedProcess[str]:
+    def do(self, *role: str, **more: object) -> subprocess.CompletedProcess[str]:
         """Run a role to its end."""
         return subprocess.run(
-            [ROOT / "docker" / "federation.sh", role],
+            [ROOT / "docker" / "federation.sh", *role],
             env=self.role("run", **more),
             capture_output=True,
             text=True,
