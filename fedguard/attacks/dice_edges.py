@@ -17,6 +17,19 @@ class DiceEdges(EdgeEdits):
     Network", Nature Human Behaviour 2018 ("delete internally, connect externally"), with shared
     features in place of communities. Pairs to add are the least alike of 20 times as many that
     are drawn. For the arguments see `EdgeEdits`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.dice_edges import DiceEdges
+    >>> from fedguard.data.graph_sample import GraphSample
+    >>> data = GraphSample().load(None)
+    >>> attack = DiceEdges(budget=0.1, edits="add")
+    >>> attack.meet(data)
+    >>> links = int((data.y_train > 0).sum())
+    >>> _, y = attack.poison(data.x_train, data.y_train, torch.Generator().manual_seed(0))
+    >>> int((y > 0).sum()) - links == round(0.1 * links)
+    True
     """
 
     def ranked(self, own: OwnGraph, add: int, remove: int, rng: torch.Generator) -> Chosen:

@@ -60,6 +60,19 @@ class MetaEdges(EdgeEdits):
         Absent pairs that are searched in larger graphs, at least 1.
     **frame : Any
         ``budget`` and ``edits`` of `EdgeEdits`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.meta_edges import MetaEdges
+    >>> from fedguard.data.graph_sample import GraphSample
+    >>> data = GraphSample().load(None)
+    >>> attack = MetaEdges(budget=0.1, edits="add", epochs=2)
+    >>> attack.meet(data)
+    >>> links = int((data.y_train > 0).sum())
+    >>> _, y = attack.poison(data.x_train, data.y_train, torch.Generator().manual_seed(0))
+    >>> int((y > 0).sum()) - links == round(0.1 * links)
+    True
     """
 
     def __init__(

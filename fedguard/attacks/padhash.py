@@ -56,6 +56,22 @@ class Padhash(Attack):
         against the broadcast model; or, as a control, random changes of the same size.
     epochs : int
         Passes by which the static surrogate is trained, at least 1; it should not converge.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.padhash import Padhash
+    >>> from fedguard.tasks.hashing import ImageRetrieval
+    >>> data = ImageRetrieval(bits=16).load(None)
+    >>> attack = Padhash(target_class=8, eps=0.1, crafted="noise")
+    >>> attack.meet(data)
+    >>> x, y = data.x_train[:60], data.y_train[:60]
+    >>> attack.prepare(torch.nn.Flatten(), x, y, torch.Generator())
+    >>> poisoned, labels = attack.poison(x, y, torch.Generator().manual_seed(0))
+    >>> bool((labels == y).all()), float((poisoned - x).abs().max()) <= 0.1 + 1e-6
+    (True, True)
+    >>> bool((poisoned[y != 8] == x[y != 8]).all())
+    True
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "images", "model"})
@@ -200,13 +216,14 @@ class Padhash(Attack):
         }
 
 
-def mismatch(wanted: list[Tensor], found: list[Tensor], weight: float) -> Tensor:
+def mismatch(wanted: list[Tensor], own: list[Tensor], weight: float) -> Tensor:
     """Return ``(1 - a)(1 - cos) + a |G_p - G_v| / (|G_v| |G_p|)`` of two lists of gradients."""
     one = torch.cat([part.flatten() for part in wanted])
-    other = torch.cat([part.flatten() for part in found])
+    other = torch.cat([part.flatten() for part in own])
     norms = one.norm() * other.norm() + 1e-12
     angle = 1.0 - (one @ other) / norms
-    return (1.0 - weight) * angle + weight * (other - one).norm() / norms
+    found: Tensor = (1.0 - weight) * angle + weight * (other - one).norm() / norms
+    return found
 
 
 def _trained_anew(

@@ -85,7 +85,7 @@ def shared_features(features: Tensor, edges: Tensor) -> Tensor:
     import scipy.sparse as sp
 
     places, values = features.indices().cpu().numpy(), features.values().cpu().numpy()
-    shape = tuple(features.shape)
+    shape = (features.shape[0], features.shape[1])
     own = sp.csr_array(((values != 0).astype(np.float32), (places[0], places[1])), shape=shape)
     ends = edges.cpu().numpy()
     shared = own[ends[:, 0]].multiply(own[ends[:, 1]]).sum(axis=1)

@@ -89,7 +89,8 @@ class _Adapted(nn.Module):
         if given is None:
             return whole
         a, b, scale = given
-        return whole + scale * functional.linear(functional.linear(x, a), b)
+        more: Tensor = scale * functional.linear(functional.linear(x, a), b)
+        return whole + more
 
 
 class _Base:
@@ -189,7 +190,7 @@ class SmolLm2(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.base.network._apply(fn)
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, L, V) logits of (B, L) tokens; each place sees those before it alone."""

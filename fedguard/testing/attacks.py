@@ -178,6 +178,9 @@ def _check_poisoned(attack: Attack, x: Tensor, y: Tensor) -> None:
 
 def check_trigger(make: AttackFactory) -> None:
     """Check that the trigger keeps shapes, is the same each time and writes to no original."""
+    served = make().tasks
+    if served is not None and "classification" not in served:
+        raise SkipTest("the attack's rows are those of another task than classification")
     x, _ = _examples(9)
     before = x.clone()
     attack = _prepare(make)

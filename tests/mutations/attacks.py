@@ -191,21 +191,25 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "+= self.noise * length * drawn",
         "+= 0.0 * length * drawn",
         "tests/attacks/test_disguised.py",
+    ),
     (  # success is measured over users who have met the item too
         "fedguard/attacks/toolkit/fake_users.py",
         "fresh[places[items == self.target]] = False",
         "fresh[places[:0]] = False",
         "tests/attacks/test_fake_users.py",
+    ),
     (  # a fake may repeat an item
         "fedguard/attacks/ddsp.py",
         "            scores[items] = -torch.inf",
         "            pass",
         "tests/attacks/test_fake_users.py",
+    ),
     (  # the degrees do not follow an edited edge
         "fedguard/attacks/toolkit/edge_gradients.py",
         "lost = 0.5 * share / degree",
         "lost = 0.0 * share / degree",
         "tests/attacks/test_edge_edits.py",
+    ),
     (  # the pairs that are measured are edited themselves
         "fedguard/attacks/toolkit/edge_edits.py",
         "taken = torch.cat([codes(own.edges, own.size), codes(attacked, own.size)])",

@@ -42,6 +42,11 @@ def rows_of(name: str):
         torch.manual_seed(0)
         words = torch.randint(1, 30, (12, 5), generator=torch.Generator().manual_seed(0))
         return TextTransformer((5,), 3, vocabulary=30, width=8, heads=2), words, words[:, 0] % 3
+    if name == "link-prediction":
+        torch.manual_seed(0)
+        pairs = torch.combinations(torch.arange(6))
+        network = nn.Sequential(nn.Embedding(6, 8), nn.Flatten(), nn.Linear(16, 2))
+        return network, pairs, (pairs.sum(dim=1) % 2).to(torch.int64)
     if name == "recommendation":
         torch.manual_seed(0)
         items = torch.randint(1, 41, (12, 6), generator=torch.Generator().manual_seed(0))

@@ -96,7 +96,7 @@ class EdgeEdits(Attack):
         """Return a client's graph from its rows."""
         if self._graph is None:
             raise RuntimeError("the attack does not know the graph yet: call meet first")
-        nodes = x.unique()
+        nodes = x.unique()  # type: ignore[no-untyped-call]
         number = torch.full((self._graph.nodes,), -1)
         number[nodes] = torch.arange(len(nodes))
         links = number[x[y > 0]].sort(dim=1).values
@@ -104,7 +104,7 @@ class EdgeEdits(Attack):
         inside = (number[pairs] >= 0).all(dim=1)
         return OwnGraph(
             nodes=nodes,
-            edges=links.unique(dim=0) if len(links) else links,
+            edges=links.unique(dim=0) if len(links) else links,  # type: ignore[no-untyped-call]
             absent=number[x[y <= 0]].sort(dim=1).values,
             features=self._graph.features.index_select(0, nodes).coalesce(),
             known=number[pairs[inside]].sort(dim=1).values,
