@@ -31,7 +31,9 @@ def test_every_file_of_the_package_that_is_no_python_is_packed():
     others = {
         path
         for path in (ROOT / "fedguard").rglob("*")
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".pyi")
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc", ".pyi")
+        and path.parent.name != "__pycache__"
     }
     assert others - packed == set()
 

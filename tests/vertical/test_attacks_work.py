@@ -111,7 +111,7 @@ def test_a_free_rider_lives_off_its_noise_where_nothing_caps_the_pay(tmp_path):
         attack = {"name": "free-rider-party", "parties": [3]}
         _, _, records = run(tmp_path / str(cap), strategy=strategy, attack=attack, rounds=6)
         shares[cap] = tokens(records, 3) / (6 * 400)
-    assert shares[None] > 0.15
+    assert shares[None] > 0.1
     assert shares[0.5] < 0.05
 
 
