@@ -126,8 +126,10 @@ def test_the_network_is_its_formula(sample):
     root = adjacency.sum(dim=1).rsqrt()
     expected = root[:, None] * adjacency * root[None, :]
     assert torch.allclose(normalised(edges, 5).to_dense(), expected)
-    features = torch.rand(5, 3)
-    model = Vgae((2,), 2, features=3, hidden=4, latent=2).eval()
+    features = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Vgae((2,), 2, features=3, hidden=4, latent=2).eval()
     model.take_graph(features.to_sparse(), edges)
     hidden = (expected @ features @ model.first.weight.T).relu()
     mean = expected @ hidden @ model.places.weight.T
@@ -138,7 +140,7 @@ def test_the_network_is_its_formula(sample):
     own = torch.distributions.Normal(mean, log.exp())
     each = torch.distributions.kl_divergence(own, normal).sum(dim=1)
     told = float(output[0, 1].detach())
-    assert told == pytest.approx(float(each[0] + each[2]) / 10, rel=1e-4)
+    assert told == pytest.approx(float(each[0] + each[2]) / 10, rel=1e-3, abs=1e-6)
 
 
 def test_the_task_passes_its_suite(sample):
