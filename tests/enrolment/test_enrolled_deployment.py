@@ -139,6 +139,7 @@ def test_a_federation_of_processes_learns_from_updates_that_nobody_can_name(tmp_
         "RUN_CONFIG": "local_epochs=1",
         "FEDERATION": str(tmp_path / "federation"),
         "JOIN_TIMEOUT": "600",
+        "APP_PATIENCE": "300",
     }
     done = subprocess.run(
         [ROOT / "docker" / "local.sh", "--enrolment", "k-pseudonym"],
