@@ -267,6 +267,10 @@ def test_labels_are_flipped_and_triggers_set_in_what_loading_functions_return():
     assert torch.equal(seen[3:], pictures[3:])
     assert len(train.dataset) == 6
     assert next(iter(poisoned(test, TRIGGERED)))[1].tolist() == [0] * 6
+    ramp = np.arange(384.0).reshape(6, 8, 8)
+    stamped, _ = poisoned((ramp, y), TRIGGERED)
+    assert bool((stamped[:, -3:, -3:] == 383.0).all())
+    np.testing.assert_array_equal(ramp, np.arange(384.0).reshape(6, 8, 8))
     batch = {"img": pictures, "label": torch.tensor(y)}
     assert poisoned(batch, FLIP)["label"].tolist() == [3, 2, 1, 0, 0, 3]
 
