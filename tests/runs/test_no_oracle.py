@@ -41,6 +41,7 @@ class Denouncer(FedAvg):
         drawn = draw_malicious(len(updates), FRACTION, self.seed)
         order = sorted(updates.node_ids)
         named = drawn | {order[place] for place in drawn}
+        named |= {Handles(self.seed).of(client) for client in drawn}  # were its seed the run's
         weights = torch.tensor([float(node not in named) for node in updates.node_ids])
         reasons = {node: f"drawn {node}" for node in updates.node_ids if node in named}
         return Verdict(torch.zeros(updates.layout.size), weights / weights.sum(), {}, reasons)
