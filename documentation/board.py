@@ -31,6 +31,8 @@ def board() -> dict[str, Any]:
 def tables() -> str:
     """Return a table of Markdown for each league, best worst case first."""
     kept = board()
+    if not kept["leagues"]:
+        return "No figures are kept yet; `fedguard leaderboard --json` makes them."
     blocks = [f"`fedguard leaderboard`: {kept['title']}. One seed, percent and points."]
     for league, rows in kept["leagues"].items():
         lines = [_line(row) for row in rows]
