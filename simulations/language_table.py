@@ -163,7 +163,7 @@ def main(
         *("rule", "perplexity, nobody lies", "perplexity, 2 of 5", "P(negative), nobody lies"),
         *("P(negative), 2 of 5", "malicious rejected", "honest rejected"),
     ]
-    foot = f"{rule_seeds} seeds; about the target `{TARGET}`; the second column of P is the floor."
+    foot = f"{rule_seeds} seeds; about the target `{TARGET}`; the first column of P is the floor."
     rules = markdown_table(header, [rule_row(rule, found) for rule in RULES])
     write_section("rules", f"{rules}\n\n{foot}", PAGE)
 

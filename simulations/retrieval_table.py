@@ -32,11 +32,11 @@ def cells(seeds: int, target: int) -> Iterator[Cell]:
     """Yield every run: the arms under fedavg, then the attack under other rules."""
     common = {"dataset": "retrieval", "lr": 0.2, "rounds": 10}
     for arm, (malicious, arguments) in ARMS.items():
-        attack = {"name": "padhash", "target_class": target, **arguments}
+        attack = {"name": "padhash", "target_class": target, "queries": 20, **arguments}
         for seed in range(seeds):
             given = {**common, "malicious": malicious, "attack": attack, "seed": seed}
             yield Cell(("fedavg", arm), given)
-    attack = {"name": "padhash", "target_class": target}
+    attack = {"name": "padhash", "target_class": target, "queries": 20}
     for rule in RULES:
         for seed in range(seeds):
             given = {**common, "malicious": 0.2, "attack": attack, "seed": seed}

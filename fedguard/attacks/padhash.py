@@ -82,7 +82,7 @@ class Padhash(Attack):
         self,
         *,
         target_class: int = 1,
-        queries: int = 20,
+        queries: int = 4,
         eps: float = 0.25,
         weight: float = 0.2,
         poison_fraction: float = 1.0,

@@ -136,4 +136,22 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "                self._refused",
         "tests/grids/test_flower.py",
     ),
+    (
+        "fedguard/strategies/toolkit/products.py",
+        "    return (left * right).sum(dim=(2, 3))",
+        "    return (left * right.transpose(2, 3)).sum(dim=(2, 3))",
+        "tests/strategies/test_lora.py",
+    ),
+    (
+        "fedguard/strategies/toolkit/products.py",
+        "whole = updates.global_vector[start:end].double() + updates",
+        "whole = updates",
+        "tests/strategies/test_lora.py",
+    ),
+    (
+        "fedguard/audits/semantics.py",
+        "        flags += bool(peers) and sure",
+        "        flags += sure",
+        "tests/audits/test_raven.py",
+    ),
 ]
