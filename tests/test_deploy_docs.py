@@ -53,7 +53,7 @@ def own_defence(tmp_path_factory) -> Path:
     """A folder with the defence and the other parts that the guide shows."""
     folder = tmp_path_factory.mktemp("own")
     for name, code in re.findall(
-        r"Write\s+`(\w+)\.py`:[^`]*?```python\n(.*?)```", PLUG_IN, re.DOTALL
+        r"(?:Write|Save as)\s+`(\w+)\.py`:[^`]*?```python\n(.*?)```", PLUG_IN, re.DOTALL
     ):
         (folder / f"{name}.py").write_text(code)
     return folder

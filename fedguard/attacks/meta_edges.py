@@ -36,7 +36,8 @@ class MetaEdges(EdgeEdits):
     4. The absent pairs of largest slope are added, the links of least slope removed; the attacked
        pairs are left alone.
 
-    A reading of arXiv 2504.06492, whose code was at hand and whose tables were not. There the
+    A reading of "Exploiting Meta-Learning-based Poisoning Attacks for Graph Link Prediction",
+    arXiv 2504.06492, 2025, whose code was at hand and whose tables were not. There the
     attacked pairs are the test pairs, which the attacker knows (``known-pairs``); with
     ``proxy-pairs`` it holds a fifth of its own links and as many absent pairs back for it.
     Step 3 is ours, so is the choice of both kinds by two top-k in place of a loop, and the

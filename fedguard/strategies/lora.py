@@ -39,6 +39,16 @@ class FedIT(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5, where `robust`; f is its share of n,
         rounded up.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies.lora import FedIT
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = torch.tensor([[1.0, 2.0], [3.0, 6.0]])
+    >>> verdict = FedIT().decide(ClientUpdates.from_matrix(rows, num_examples=[1, 3]))
+    >>> verdict.delta.tolist(), verdict.weights.tolist()
+    ([2.5, 5.0], [0.25, 0.75])
     """
 
     def __init__(
@@ -84,6 +94,15 @@ class FLoRA(FedIT):
         As in `FedIT`.
     assumed_malicious : float
         As in `FedIT`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.strategies.lora import FLoRA
+    >>> from fedguard.updates import ClientUpdates
+    >>> rows = torch.tensor([[1.0, 2.0], [3.0, 6.0]])  # no adapter among them: plain averaging
+    >>> FLoRA().decide(ClientUpdates.from_matrix(rows)).delta.tolist()
+    [2.0, 4.0]
     """
 
     def merged(self, updates: ClientUpdates, weights: Tensor) -> Tensor:

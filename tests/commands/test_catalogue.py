@@ -47,5 +47,5 @@ def test_papers_are_found():
         if not paper(registry.find(kind, name))
     }
     own = {"none", "numerical", "zero", "feature-noise", "free-rider", "adaptive-gemini"}
-    own |= {"xmkckks-cost-model", "sentinel", "repeat-target"}
+    own |= {"xmkckks-cost-model", "sentinel", "repeat-target", "random-edges"}
     assert without <= own | {"adaptive-weidetect", "adaptive-ipm", "adaptive-alie"}, without
