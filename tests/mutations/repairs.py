@@ -131,4 +131,34 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         '            record["poisoned"] = record["client"] in malicious',
         _POISONED,
     ),
+    (  # what everybody moves far is suspected as well
+        "fedguard/repairs/btu.py",
+        "(far & rare).nonzero()",
+        "far.nonzero()",
+        "tests/repairs/test_btu.py",
+    ),
+    (  # tokens are marked at once
+        "fedguard/repairs/btu.py",
+        "(self._votes >= self.rounds)",
+        "(self._votes >= 1)",
+        "tests/repairs/test_btu.py",
+    ),
+    (  # a cut is not kept up
+        "fedguard/repairs/btu.py",
+        "        self._cut(tools)\n        return True",
+        "        return True",
+        "tests/repairs/test_btu.py",
+    ),
+    (  # every dimension of a marked token is cut at a client
+        "fedguard/training/btu.py",
+        "far = (own - before[tokens]).abs().double() > limit",
+        "far = torch.ones_like(own, dtype=torch.bool)",
+        "tests/repairs/test_btu.py",
+    ),
+    (  # special tokens may be marked
+        "fedguard/training/btu.py",
+        "norms[:special] = -1.0",
+        "norms[:0] = -1.0",
+        "tests/repairs/test_btu.py",
+    ),
 ]
