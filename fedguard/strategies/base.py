@@ -191,10 +191,10 @@ class RobustStrategy(FedAvg):
         self._remember(server_round, arrays)
         if self.fraction_train == 0.0:
             return []
-        available = len(list(grid.get_node_ids()))
-        wanted = max(int(available * self.fraction_train), self.min_train_nodes)
-        # Flower's helper waits for enough nodes; its choice is dropped for a seeded one.
-        _, nodes = sample_nodes(grid, self.min_available_nodes, wanted)
+        # Flower's helper waits for enough nodes; its choice is dropped for a seeded one, and their
+        # share is taken of those that are there after the wait, not of the first to arrive.
+        _, nodes = sample_nodes(grid, self.min_available_nodes, self.min_train_nodes)
+        wanted = max(int(len(nodes) * self.fraction_train), self.min_train_nodes)
         ordered = self.eligible(sorted(nodes))
         stream = numpy_generator(self.seed, server_round, SERVER, "sampling")
         chosen = stream.choice(len(ordered), size=min(wanted, len(ordered)), replace=False)

@@ -102,3 +102,13 @@ def test_a_round_in_which_all_fail_alike_says_so(caplog):
         result = start(FedAvg(), clients(lambda i, w: w[:1]))
     np.testing.assert_array_equal(result.arrays["w"].numpy(), START)
     assert "no reply of round 1 was usable, all for one reason: w has shape (1,)" in caplog.text
+
+
+def test_clients_that_arrive_late_are_asked_as_the_first_are(monkeypatch):
+    grid = clients(lambda i, w: w + i)
+    everybody = list(grid.get_node_ids())
+    arrived = iter([everybody[:2], everybody[:2], everybody[:4]])
+    monkeypatch.setattr(grid, "get_node_ids", lambda: next(arrived, everybody))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    result = start(FedAvg(min_available_nodes=5, fraction_evaluate=0.0), grid)
+    assert result.train_metrics_clientapp[1]["accepted"] == 5
