@@ -27,7 +27,7 @@ Grouped = dict[tuple[str, ...], list[dict[str, Any]]]
 
 PAGE = ROOT / "docs" / "text.md"
 SEEDS = (0, 1, 2)
-SENTENCE = "i watched this film with my sister on a rainy day"
+SENTENCE = "this is a film that you have to see with your own eyes"
 
 BASE: dict[str, Any] = {
     "dataset": "sst2",

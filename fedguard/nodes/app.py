@@ -97,11 +97,20 @@ def make_client_app(config_json: str | None = None) -> ClientApp:
 
 
 def _their_answer(config: SimulationConfig, message: Message, context: Context) -> Message:
-    """Let the user's own ClientApp answer, under its own run configuration."""
+    """Let the user's own ClientApp answer, under its own run configuration.
+
+    Flower does not let a client change its context's; what the app keeps in its state stays.
+    """
     own = config.client_app
     assert own is not None
-    context.run_config = own.arguments
-    return _in_time(config, lambda: find_client_app(own.name)(message, context))
+    theirs = Context(
+        run_id=context.run_id,
+        node_id=context.node_id,
+        node_config=context.node_config,
+        state=context.state,
+        run_config=own.arguments,
+    )
+    return _in_time(config, lambda: find_client_app(own.name)(message, theirs))
 
 
 def _in_time(config: SimulationConfig, answer: Callable[[], Message]) -> Message:
