@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import plotly.graph_objects as go
 import typer
 
-from simulations import main_table
 from simulations.common import (
     Cell,
     machine,
@@ -57,7 +56,10 @@ SEEDS = (10, 11, 13)
 
 # With ten rows for every client not every seed has a split by quantity.
 PARTITIONS: dict[str, dict[str, Any]] = {
-    **main_table.PARTITIONS,
+    "dirichlet": {"name": "dirichlet", "alpha": 0.5},
+    "prob": {"name": "prob", "q": 0.5},
+    "label-quantity": {"name": "label-quantity", "labels_per_client": 2},
+    "noise": {"name": "noise", "sigma": 0.1},
     "quantity": {"name": "quantity", "alpha": 0.5, "min_samples": 5},
 }
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedguard import registry
 from fedguard.config import parse
 from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.traits import traits_of
 from fedguard.updates import ClientUpdates, ParameterLayout
-from simulations import geminiguard_table, heat_map, main_table, referee
+from simulations import geminiguard_table, heat_map, referee
 from simulations.controls import CopiesAlone, LengthAlone, ServerAlone
 from simulations.held_out import Gtsrb, named
 
@@ -25,7 +27,7 @@ def summary(value: float, *, success: float | None = None, rejected: float = 0.0
 @pytest.mark.parametrize("quick", [True, False])
 def test_every_cell_is_a_configuration_with_a_seed_that_no_other_table_uses(quick):
     wanted = list(referee.cells("data", quick=quick))
-    used = {*geminiguard_table.SEEDS, 0, 1, 2, 20, 21, 31, 77, *range(100, 103)}
+    used = {*geminiguard_table.SEEDS, *heat_map.SEEDS, 0, 1, 2, 20, 21, 31, 77, *range(100, 103)}
     assert not used & set(referee.SEEDS)
     assert len({str(cell) for cell in wanted}) == len(wanted)
     for cell in wanted[:: 1 + len(wanted) // 40]:
@@ -33,8 +35,7 @@ def test_every_cell_is_a_configuration_with_a_seed_that_no_other_table_uses(quic
 
 
 def test_no_attack_has_the_setting_of_a_table_that_defaults_were_tuned_on():
-    tuned = [spec for table in (main_table, geminiguard_table) for spec in table.ATTACKS.values()]
-    assert hasattr(heat_map, "STRATEGIES")
+    tuned = [spec for table in (heat_map, geminiguard_table) for spec in table.ATTACKS.values()]
     for spec in (*referee.ATTACKS.values(), *referee.BACKDOORS.values()):
         assert spec not in tuned
         assert len(spec) > 1  # no bare name: its defaults were looked at
@@ -55,6 +56,10 @@ def test_leagues_are_those_that_the_rules_declare():
     ]
     assert referee.league("server alone") == "labelled"
     assert referee.league("copies alone") == "none"
+    assert all(
+        traits_of(registry.create("strategy", rule)).server_data == league
+        for rule, league in heat_map.RULES.items()
+    )
 
 
 def test_the_page_ranks_league_by_league_and_names_the_worst_of_peace():
