@@ -1,7 +1,7 @@
 """Defences against attacks as a heat map: what is left of the model in the worst case.
 
-MNIST, Dirichlet 0.5, one fifth and two fifths of the clients malicious; defences of three leagues and
-plain averaging against nine attacks, with the server's rows alone and each trigger's floor beside.
+MNIST, Dirichlet 0.5, one fifth and two fifths of the clients malicious; defences of three leagues
+and plain averaging against nine attacks, with the server's rows alone and each trigger's floor.
 
     python -m simulations.heat_map --data-dir DIR        # torchvision's layout, resumable
     python -m simulations.heat_map --quick               # digits, a few rounds, no files needed
@@ -132,8 +132,8 @@ def controls(grouped: Grouped) -> str:
         f"{name} {spread([r['final']['attack_success_rate'] for r in grouped['floor', name, '0']])}"
         for name in BACKDOORS
     )
-    return f"""Controls: a server that trains on its labelled rows alone and asks nobody reaches {alone}.
-Success of the trigger on a model that nobody attacked (the floor), in percent: {floors}."""
+    return f"""Controls: a server that trains on its labelled rows alone and asks nobody reaches
+{alone}. Success of the trigger on a model that nobody attacked (the floor), in percent: {floors}."""
 
 
 def rejections(grouped: Grouped) -> str:
@@ -228,7 +228,7 @@ only within a league are figures to be compared. A figure is the share of test e
 attacker did not get, in percent, mean ± standard deviation over {seeds} seeds that no default was
 chosen on: accuracy, and under a backdoor ({", ".join(BACKDOORS)}; not boosted) the smaller of
 accuracy and the share of triggered examples that do not end in the target class. In
-`min-max, unlike` the coalition's updates are no copies of each other: each carries noise of its own.
+`min-max, unlike` the coalition's updates are no copies: each carries noise of its own.
 
 ![heat map](heat_map.svg)
 
