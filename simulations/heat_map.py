@@ -133,7 +133,7 @@ def controls(grouped: Grouped) -> str:
         for name in BACKDOORS
     )
     return f"""Controls: a server that trains on its labelled rows alone and asks nobody reaches
-{alone}. Success of the trigger on a model that nobody attacked (the floor), in percent: {floors}."""
+{alone}. Success of the trigger on a model that nobody attacked (the floor): {floors}."""
 
 
 def rejections(grouped: Grouped) -> str:
