@@ -19,6 +19,7 @@ from fedguard.records.writer import write_atomically
 from fedguard.reporting import figures, scores, tables
 from fedguard.reporting.chosen_model import chosen_words, rounds_words
 from fedguard.reporting.client_map import client_map_figure
+from fedguard.reporting.enrolment import enrolment_section
 from fedguard.reporting.events import audits_section, repairs_section
 from fedguard.reporting.fairness import fairness_section
 from fedguard.reporting.headline import Headline, sentence
@@ -71,6 +72,7 @@ def _body(run: Run) -> str:
         ("repairs", "Repairs", repairs_section),
         ("audits", "Audits", audits_section),
         ("clients", "Client by client", _clients),
+        ("enrolment", "Enrolment", enrolment_section),
         ("fairness", "Fair to whom", fairness_section),
         ("personal", "Personal models", personal_section),
         ("parties", "Incentives and privacy of the parties", _parties),

@@ -13,7 +13,9 @@ from fedguard.enrolment import reasons
 from fedguard.enrolment.base import Exchanges, make_enrolment
 from fedguard.errors import ConfigurationError
 from fedguard.grids.messages import ROUND_KEY
+from fedguard.records.reader import read_run
 from fedguard.records.writer import read_jsonl
+from fedguard.reporting.enrolment import enrolment_section
 from fedguard.runs.simulation import Simulation
 from fedguard.traits import Traits, traits_of
 from fedguard.updates import ClientUpdates
@@ -79,6 +81,12 @@ def test_what_the_network_spoils_or_doubles_is_refused_and_recorded(tmp_path):
     assert all(r["accepted"] for r in doubled)
     assert summary["replies"]["accepted"] + summary["replies"]["failed"] == 48
     assert reasons.CHANGED in summary["replies"]["commonest_reason"]
+    section = enrolment_section(read_run(tmp_path))
+    honest = sum(not record["malicious"] for record in changed)
+    row = f'>{len(changed)}</td><td class="num">{honest}</td>'
+    assert row in section.split(reasons.CHANGED)[1][:80]
+    assert f"{summary['replies']['accepted']} updates admitted, {len(changed)} not." in section
+    assert 'id="enrolment"' in (tmp_path / "report.html").read_text()
 
 
 def test_the_threat_model_says_who_can_link_what(tmp_path):
