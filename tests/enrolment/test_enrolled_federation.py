@@ -16,6 +16,7 @@ from fedguard.grids.messages import ROUND_KEY
 from fedguard.records.reader import read_run
 from fedguard.records.writer import read_jsonl
 from fedguard.reporting.enrolment import enrolment_section
+from fedguard.reporting.report import write_report
 from fedguard.runs.simulation import Simulation
 from fedguard.traits import Traits, traits_of
 from fedguard.updates import ClientUpdates
@@ -86,7 +87,7 @@ def test_what_the_network_spoils_or_doubles_is_refused_and_recorded(tmp_path):
     row = f'>{len(changed)}</td><td class="num">{honest}</td>'
     assert row in section.split(reasons.CHANGED)[1][:80]
     assert f"{summary['replies']['accepted']} updates admitted, {len(changed)} not." in section
-    assert 'id="enrolment"' in (tmp_path / "report.html").read_text()
+    assert 'id="enrolment"' in write_report(tmp_path).read_text()
 
 
 def test_the_threat_model_says_who_can_link_what(tmp_path):
