@@ -199,7 +199,8 @@ summary = json.loads((folder / "summary.json").read_text())
 clients = [json.loads(line) for line in (folder / "clients.jsonl").read_text().splitlines()]
 liars = [one for one in clients if one["malicious"]]
 assert len(liars) == rounds, f"{len(liars)} records of malicious clients in {rounds} rounds"
-assert not any(one["accepted"] for one in liars), "a malicious client was accepted"
+for one in liars:
+    assert one["outcome"] == "rejected", f"the malicious client was not rejected: {one}"
 honest = [one for one in clients if not one["malicious"] and one["num_examples"]]
 assert len(honest) == 5 * rounds, f"{len(honest)} honest updates of {5 * rounds}"
 assert (folder / "model.safetensors").stat().st_size and (folder / "report.html").stat().st_size

@@ -8,7 +8,6 @@ import http.server
 import pickle
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,9 +78,7 @@ def test_a_sample_is_stratified_and_its_rows_belong_together(tmp_path: Path) -> 
 @needs_files
 @pytest.mark.parametrize("source", [Mnist, FashionMnist])
 def test_the_published_files_have_the_published_statistics(source: type[Mnist]) -> None:
-    started = time.perf_counter()
     data = source(download=False).load(SHARED)
-    assert time.perf_counter() - started < 10  # about one second on an idle core
     assert data.x_train.shape == (60_000, 1, 28, 28)
     assert data.x_test.shape == (10_000, 1, 28, 28)
     assert data.x_train.mean().item() == pytest.approx(data.mean[0], abs=1e-4)
@@ -156,10 +153,8 @@ def test_without_files_and_network_one_line_says_what_to_do(
     tmp_path: Path, name: str, download: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = tmp_path / "nowhere"
-    started = time.perf_counter()
     with pytest.raises(ConfigurationError, match=f"files for {name}") as caught:
         registry.create("dataset", name, download=download).load(missing)
-    assert time.perf_counter() - started < 20
     assert caught.value.field == "data_dir"
     assert ("network" in caught.value.allowed) is download
     assert not missing.exists()

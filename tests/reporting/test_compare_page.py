@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,8 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_48_runs_give_a_small_page_quickly(campaign: Path, tmp_path: Path) -> None:
-    start = time.perf_counter()
+def test_48_runs_give_a_small_page(campaign: Path, tmp_path: Path) -> None:
     page = page_of(campaign, tmp_path / "page.html")
-    assert time.perf_counter() - start < 10  # about 1 s on an idle core
     assert page.stat().st_size < 6_000_000
     text = page.read_text()
     assert "This part could not be drawn" not in text

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -259,9 +258,7 @@ def test_a_run_that_counts_replies_shows_them_beside_the_map(tmp_path: Path) -> 
 
 def test_hundreds_of_clients_and_rounds(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", clients=300, malicious=60, rounds=200)
-    start = time.perf_counter()
     page = page_of(path)
-    assert time.perf_counter() - start < 20  # about 1 s on an idle core
     assert len(page.encode()) < 4_000_000
 
 
