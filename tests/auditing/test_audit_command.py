@@ -25,6 +25,9 @@ def test_what_is_not_valid_ends_in_one_line_before_anything_runs(tmp_path, capsy
         ([app, "--fail-below", "7"], "fail_below"),
         ([app, "--set", "rounds=3"], "num-server-rounds"),
         ([app, "--minutes", "0"], "minutes"),
+        ([app, "--clients", "0"], "clients"),
+        ([app, "--engine", "ray"], "inprocess, flower"),
+        ([app, "--set", "num-server-rounds=three"], "a whole number"),
     ):
         assert simulate.main(["audit", *words]) == 2
         error = capsys.readouterr().err
@@ -35,8 +38,16 @@ def test_what_is_not_valid_ends_in_one_line_before_anything_runs(tmp_path, capsy
 def test_a_folder_that_holds_another_audit_is_refused(tmp_path, capsys):
     from fedguard.commands.audit import _open
 
-    _open(tmp_path / "one", {"name": "a"})
-    _open(tmp_path / "one", {"name": "a"})  # the same goes on
+    _open(tmp_path / "one", {"name": "a"}, "1")
+    cell = tmp_path / "one" / "cells" / "peace.json"
+    cell.parent.mkdir()
+    cell.write_text("{}")
+    _open(tmp_path / "one", {"name": "a"}, "1")  # the same goes on
+    assert cell.exists()
+    told = []
+    _open(tmp_path / "one", {"name": "a"}, "2", told.append)  # a remedy was pasted, say
+    assert not cell.exists()
+    assert "run anew" in told[0]
     assert simulate.main(["audit", str(APPS / "numpy_app"), "--out", str(tmp_path / "one")]) == 2
     assert "holds an audit of another app" in capsys.readouterr().err
 
