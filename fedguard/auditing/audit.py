@@ -126,10 +126,10 @@ class Remedy:
         """Whether the app keeps enough with it to be worth pasting."""
         return min(self.worst, self.peace) >= ENOUGH
 
-    def lines(self) -> list[str]:
-        """Return what to paste at the end of the server's file."""
+    def lines(self, app: str = "app") -> list[str]:
+        """Return what to paste at the end of the server's file, where the app has that name."""
         given = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
-        return ["import fedguard", "", f'app = fedguard.guard("{self.rule}"{given})(app)']
+        return ["import fedguard", "", f'{app} = fedguard.guard("{self.rule}"{given})({app})']
 
 
 @dataclass
@@ -165,6 +165,11 @@ class Found:
         if not words - {UNREACHED}:
             return UNTRIED
         return BROKEN if BROKEN in words else HARMED if HARMED in words else "standing"
+
+    def paste(self) -> list[str]:
+        """Return the lines of the recommended remedy; none where there is none."""
+        best = self.recommended
+        return best.lines(self.project.server.partition(":")[2]) if best is not None else []
 
     @property
     def recommended(self) -> Remedy | None:

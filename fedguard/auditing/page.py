@@ -90,11 +90,11 @@ def _header(found: Found, sentence: str) -> str:
 
 def _remedy(found: Found) -> str:
     text = f"<p>{escape(remedy_sentence(found))}</p>"
-    best = found.recommended
-    if best is None:
+    paste = found.paste()
+    if not paste:
         return text
     where = found.project.server.partition(":")[0].replace(".", "/") + ".py"
-    lines = escape("\n".join(best.lines()))
+    lines = escape("\n".join(paste))
     return f"{text}<p>At the end of <code>{escape(where)}</code>:</p><pre>{lines}</pre>"
 
 

@@ -45,7 +45,7 @@ def plain(found: Found) -> dict[str, Any]:
             }
             for remedy in found.remedies
         ],
-        "recommended": None if best is None else {"rule": best.rule, "paste": best.lines()},
+        "recommended": None if best is None else {"rule": best.rule, "paste": found.paste()},
         "remedy": remedy_sentence(found),
         "untried": found.untried,
         "seconds": round(found.seconds, 1),

@@ -117,8 +117,8 @@ def audit(
     if late:
         lines.append(f"{NO_TIME}: {', '.join(late)}")
     lines.append(remedy_sentence(found))
-    if (best := found.recommended) is not None:
-        lines += ["", *(f"    {line}" for line in best.lines()), ""]
+    if paste := found.paste():
+        lines += ["", *(f"    {line}" for line in paste), ""]
     lines.append(f"page: {folder / 'audit.html'}")
     shown = Console(stderr=as_json)
     for line in lines:

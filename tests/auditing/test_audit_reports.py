@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -101,6 +102,10 @@ def test_the_best_rule_that_stands_is_recommended_with_what_to_paste():
     audit = found(*BROKEN_APP, remedies=[WEAK, KRUM])
     assert audit.recommended == KRUM
     assert KRUM.lines()[-1] == 'app = fedguard.guard("multi-krum", assumed_malicious=0.3)(app)'
+    assert audit.paste() == KRUM.lines()
+    audit.project = replace(audit.project, server="pkg.server_app:server")
+    assert audit.paste()[-1].startswith("server = fedguard.guard(")
+    assert audit.paste()[-1].endswith("(server)")
     assert "keeps at least 97%" in remedy_sentence(audit)
     assert "nothing measurable" in remedy_sentence(audit)
     weak = found(*BROKEN_APP, remedies=[WEAK])

@@ -132,11 +132,14 @@ def test_a_rule_that_accepts_all_changes_nothing(name):
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_it_stands_under_attack_where_it_falls_unguarded(name):
     lies = {client: scaled(60.0) for client in (1, 4)}
-    if name in ("privacy", "adaptive"):  # clipping bounds one liar; a reply that fails stops all
-        lies = {1: failing}
+    rule = {}
+    if name in ("privacy", "adaptive"):  # clipping bounds a liar; it takes more of them
+        lies = {client: scaled(60.0) for client in (1, 4, 6, 8)}
+        rule = {"assumed_malicious": 0.4}
+    guarded = fedguard.Guarded(PullingGrid(lies), "multi-krum", **rule)
     peace = distance(trained(STRATEGIES[name](), PullingGrid()))
     fallen = distance(trained(STRATEGIES[name](), PullingGrid(lies)))
-    standing = distance(trained(STRATEGIES[name](), fedguard.Guarded(PullingGrid(lies))))
+    standing = distance(trained(STRATEGIES[name](), guarded))
     assert standing < peace + 0.1
     assert fallen > peace + 0.3
     assert fallen > 2.0 * standing
@@ -212,6 +215,14 @@ def test_every_accepted_reply_holds_the_model_plus_the_aggregate_and_its_own_met
         if client != 1:
             assert told == {"num-examples": 10 + client, "train_loss": 0.3 + 0.01 * client}
     np.testing.assert_allclose(arrays["weight"].numpy(), middle, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["privacy", "adaptive"])
+def test_a_reply_that_fails_stops_flowers_privacy_and_not_a_guarded_one(name):
+    peace = distance(trained(STRATEGIES[name](), PullingGrid()))
+    assert distance(trained(STRATEGIES[name](), PullingGrid({1: failing}))) > peace + 0.3
+    guarded = fedguard.Guarded(PullingGrid({1: failing}))
+    assert distance(trained(STRATEGIES[name](), guarded)) < peace + 0.1
 
 
 def test_who_is_rejected_is_not_handed_on():
