@@ -141,7 +141,7 @@ def test_it_stands_under_attack_where_it_falls_unguarded(name):
     fallen = distance(trained(STRATEGIES[name](), PullingGrid(lies)))
     standing = distance(trained(STRATEGIES[name](), guarded))
     assert standing < peace + 0.1
-    assert fallen > peace + 0.3
+    assert fallen > peace + 0.2
     assert fallen > 2.0 * standing
 
 
@@ -432,9 +432,8 @@ def test_one_clients_evaluation_neither_stops_the_server_nor_decides_for_all(lie
         return result.evaluate_metrics_clientapp[1]["distance"]
 
     honest = evaluated(fedguard.Guarded(PullingGrid(), Median()))
-    assert evaluated(fedguard.Guarded(Evaluating({4: LIES[lie]}), Median())) == pytest.approx(
-        honest
-    )
+    lied = evaluated(fedguard.Guarded(Evaluating({4: LIES[lie]}), Median()))
+    assert lied == pytest.approx(honest, abs=0.05)  # what fits of a lie is one client's word
 
 
 def test_a_second_evaluation_does_not_count():
@@ -497,3 +496,17 @@ def test_a_list_with_nan_is_set_aside_and_half_of_the_clients_cannot_force_a_met
     assert figures[0] == {"num-examples": 5, "f1": [0.5, 0.6]}
     halves = {0: {"loss": 1.0}, 1: {"loss": 1.0, "mood": 2.0}}
     assert fitting(halves) == ({0: {"loss": 1.0}, 1: {"loss": 1.0}}, {})
+
+
+def test_clients_that_all_send_one_update_are_said_to_be_beyond_defence(caplog):
+    """As under Flower's secure aggregation, whose sum stands in every reply."""
+    grid = fedguard.Guarded(
+        PullingGrid(dict.fromkeys(range(CLIENTS), lambda m, _: reply(m, dict(TARGET)))), "median"
+    )
+    with caplog.at_level(WARNING, logger="flwr"):
+        trained(FedAvg(), grid, rounds=1)
+    assert "nothing is defended" in caplog.text
+    caplog.clear()
+    with caplog.at_level(WARNING, logger="flwr"):
+        trained(FedAvg(), fedguard.Guarded(PullingGrid(), "median"), rounds=1)
+    assert "nothing is defended" not in caplog.text
