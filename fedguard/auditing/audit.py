@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedguard.auditing.cell import PEACE, Cell
-from fedguard.auditing.nurses import START, Ward
+from fedguard.auditing.nurses import Ward
 from fedguard.auditing.project import Project
 from fedguard.auditing.threats import BY_NAME, THREATS, Threat
 from fedguard.auditing.verdict import (
@@ -259,7 +259,7 @@ class Audit:
                 raise RunError(f"the app trains nothing in peace: {why[0]}")
         peaceful = [outcomes[cell.name] for cell in cells]
         slowest = max(outcome["seconds"] for outcome in peaceful)
-        self.ward.limit = min(START, 30.0 + _PATIENCE * slowest)
+        self.ward.limit = 30.0 + _PATIENCE * slowest
         found = Found(self.project, self.plan, headline(peaceful, self.plan.metric))
         if not learns(found.headline):
             told = f"{found.headline.words} is {found.headline.peace:.3g} after training"

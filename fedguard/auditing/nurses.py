@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -132,6 +133,11 @@ class Ward:
         Processes that run cells at the same time.
     tell : callable
         Called with each finished cell, its outcome and whether it was known before.
+
+    Attributes
+    ----------
+    limit : float
+        Seconds after which a cell counts as hung.
     """
 
     def __init__(
@@ -142,7 +148,7 @@ class Ward:
         tell: Callable[[Cell, dict[str, Any], bool], None],
     ) -> None:
         self.project, self.folder, self.workers, self.tell = project, folder, workers, tell
-        self.limit = START
+        self.limit = math.inf
         self.outcomes: dict[str, dict[str, Any]] = {}
         self._free: SimpleQueue[Nursery] = SimpleQueue()
         self._all: list[Nursery] = []

@@ -128,3 +128,29 @@ def test_an_app_that_cannot_be_imported_is_said_in_one_line(tmp_path, capsys, mo
     error = capsys.readouterr().err
     assert "a_module_that_nobody_has" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_an_app_without_evaluation_is_judged_by_its_models_way(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = tmp_path / "mute"
+    shutil.copytree(APPS / "numpy_app", app)
+    client = app / "numpyapp" / "client_app.py"
+    client.write_text(client.read_text().partition("@app.evaluate()")[0])
+    words = ["audit", str(app), "--threats", "scaled x100,dropped", "--fractions", "0.2"]
+    assert simulate.main([*words, "--out", "found", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["headline"]["name"] == ""
+    verdicts = {c["threat"]: c["verdict"] for c in told["cells"] if not c["rule"]}
+    assert verdicts["scaled x100"] == "broken"
+    assert verdicts["dropped"] in ("stands", "harmed")
+    assert told["recommended"]["rule"]
+
+
+@pytest.mark.slow
+def test_an_app_that_only_asks_questions_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert simulate.main(["audit", str(APPS / "pandas_app")]) == 1
+    error = capsys.readouterr().err
+    assert "the app trains nothing in peace: its server asked no client to train" in error
+    assert "Traceback" not in error
