@@ -212,7 +212,8 @@ def audit(
     evaluate: str | None = None,
     data: str | None = None,
     threats: Sequence[str] = (),
-    workers: int = 2,
+    workers: int | None = None,
+    engine: str = "inprocess",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Attack a Flower app of one's own, as it is; say what breaks it and what to paste.
@@ -240,8 +241,11 @@ def audit(
         client's data.
     threats : sequence of str
         Names of what is tried; everything if left out.
-    workers : int
-        Cells at a time, at least 1.
+    workers : int, optional
+        Cells at a time, at least 1; two, and one with the engine ``"flower"``, if left out.
+    engine : str
+        Where the app's clients run: ``"inprocess"``, one after another, or ``"flower"``, in
+        Flower's own simulation.
     progress : bool
         Print a line for each cell on standard error.
 
@@ -277,6 +281,7 @@ def audit(
         data=data,
         threats=list(threats),
         workers=workers,
+        engine=engine,
         tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     return {**plain(found), "page": str(folder / "audit.html")}

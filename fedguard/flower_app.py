@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from logging import ERROR
+from logging import ERROR, INFO
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def serve(grid: Grid, context: Context, listen: Callable[[dict[str, Any]], None]
     config = config.model_copy(update={"engine": "flower"})
     nodes.clients = config.clients
     from fedguard.records.directory import choose_directory
+    from fedguard.reporting.opening import opening_lines
     from fedguard.reporting.report import write_report
     from fedguard.runs.deployment import check_deployable
     from fedguard.runs.simulation import Simulation
@@ -66,6 +67,8 @@ def serve(grid: Grid, context: Context, listen: Callable[[dict[str, Any]], None]
     world = simulation.world
     check_deployable(config, world.strategy, world.attack, getattr(world, "federation", None))
     world.check_deployed()
+    for line in (*opening_lines(config), f"results in {directory.resolve()}"):
+        log(INFO, "fedguard: %s", line)  # Flower's own lines name neither strategy nor attack
     simulation.run(directory, resume=resume, on_round=listen, grid=nodes)
     write_report(directory)
 

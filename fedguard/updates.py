@@ -117,6 +117,12 @@ class ClientUpdates:
         """
         return {}
 
+    @property
+    def all_same(self) -> bool:
+        """Whether three clients or more sent one and the same update, as no three train it."""
+        same = len(self) >= 3 and bool((self.deltas == self.deltas[:1]).all())
+        return same and bool(self.deltas[0].any())
+
     def select(self, rows: Sequence[int] | Tensor) -> ClientUpdates:
         """Return the updates of the given rows, in that order."""
         index = torch.as_tensor(rows, dtype=torch.long)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedguard.auditing.cell import PEACE, Cell
-from fedguard.auditing.nurses import START, Ward
+from fedguard.auditing.nurses import Ward
 from fedguard.auditing.project import Project
 from fedguard.auditing.threats import BY_NAME, THREATS, Threat
 from fedguard.auditing.verdict import (
@@ -32,6 +32,12 @@ FRACTIONS = (0.05, 0.1, 0.2, 0.4)
 REFERENCE = 0.2
 """Share at which remedies are compared and an app is called standing."""
 
+UNTRIED = "untried"
+"""The verdict where nothing was tried, or nothing reached the app."""
+
+NO_TIME = "no time was left for all of it"
+"""Why a threat was not tried, or not with every share."""
+
 RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("multi-krum", {"assumed_malicious": 0.3}),
     ("trimmed-mean", {"assumed_malicious": 0.3}),
@@ -41,6 +47,9 @@ RULES: tuple[tuple[str, dict[str, Any]], ...] = (
 
 BATTLE = 0.6
 """Share of the time after which remedies are tried, whatever is left of the battery."""
+
+ENOUGH = 0.8
+"""Share that a remedy must keep, in peace and under attack, to be recommended."""
 
 _WORST = 5
 """Most threats against which every remedy is tried."""
@@ -114,13 +123,13 @@ class Remedy:
 
     @property
     def stands(self) -> bool:
-        """Whether the app stands with it."""
-        return min(self.worst, self.peace) >= 0.9 - 0.1
+        """Whether the app keeps enough with it to be worth pasting."""
+        return min(self.worst, self.peace) >= ENOUGH
 
-    def lines(self) -> list[str]:
-        """Return what to paste at the end of the server's file."""
+    def lines(self, app: str = "app") -> list[str]:
+        """Return what to paste at the end of the server's file, where the app has that name."""
         given = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
-        return ["import fedguard", "", f'app = fedguard.guard("{self.rule}"{given})(app)']
+        return ["import fedguard", "", f'{app} = fedguard.guard("{self.rule}"{given})({app})']
 
 
 @dataclass
@@ -139,11 +148,14 @@ class Found:
         """Return the rows of the app as it is."""
         return [row for row in self.rows if not row.cell.rule]
 
-    def worst(self, fraction: float = REFERENCE) -> float:
-        """Return the least that is kept by the app as it is, up to a share of the clients."""
+    def worst(self, fraction: float = REFERENCE) -> float | None:
+        """Return the least that is kept by the app as it is, up to a share of the clients.
+
+        None where nothing was tried with so many.
+        """
         most = count_of(fraction, self.project.clients)
         rows = [r for r in self.unguarded() if r.cell.malicious <= most]
-        return min((row.kept for row in rows if row.verdict != UNREACHED), default=1.0)
+        return min((row.kept for row in rows if row.verdict != UNREACHED), default=None)
 
     @property
     def verdict(self) -> str:
@@ -151,8 +163,13 @@ class Found:
         most = count_of(REFERENCE, self.project.clients)
         words = {row.verdict for row in self.unguarded() if row.cell.malicious <= most}
         if not words - {UNREACHED}:
-            return "untried"
+            return UNTRIED
         return BROKEN if BROKEN in words else HARMED if HARMED in words else "standing"
+
+    def paste(self) -> list[str]:
+        """Return the lines of the recommended remedy; none where there is none."""
+        best = self.recommended
+        return best.lines(self.project.server.partition(":")[2]) if best is not None else []
 
     @property
     def recommended(self) -> Remedy | None:
@@ -174,7 +191,7 @@ class Audit:
     1. Peace, under one seed more than asked for, since the app's own spread counts.
     2. Every threat, from the fewest clients on; one that breaks the app is not tried with more.
     3. A few rules against what harmed most, at a fifth of the clients.
-    4. The best one against everything else that harmed.
+    4. The best one against everything else, since what a rule lets pass may harm it alone.
 
     Parameters
     ----------
@@ -197,7 +214,6 @@ class Audit:
     ) -> None:
         self.project, self.plan, self.folder, self.tell = project, plan, folder, tell
         self.ward = Ward(project, folder, plan.workers, self._told)
-        self._peaceful: dict[tuple[str, int], dict[str, Any]] = {}
 
     def _told(self, cell: Cell, outcome: Mapping[str, Any], known: bool) -> None:
         who = f"{cell.malicious} of {self.project.clients}" if cell.malicious else ""
@@ -219,7 +235,7 @@ class Audit:
         started = time.monotonic()
         end = started + 60.0 * self.plan.minutes
         try:
-            found = self._peace()
+            found = self._peace(end)
             self._battle(found, started + BATTLE * (end - started))
             if found.verdict in (BROKEN, HARMED):
                 self._remedies(found, end)
@@ -228,11 +244,14 @@ class Audit:
         found.seconds = time.monotonic() - started
         return found
 
-    def _peace(self) -> Found:
+    def _peace(self, end: float) -> Found:
         cells = [Cell(seed=seed) for seed in range(self.plan.seeds + 1)]
-        outcomes = self.ward.run(cells, math.inf)
+        outcomes = self.ward.run(cells, end)
         for cell in cells:
-            outcome = outcomes[cell.name]
+            outcome = outcomes.get(cell.name)
+            if outcome is None:
+                told = f"within {self.plan.minutes:g} minutes; give it more, or fewer rounds"
+                raise RunError(f"the app does not get through in peace {told}")
             if outcome["ended"] != "finished":
                 raise RunError(f"the app does not get through in peace: {outcome['reason']}")
             if not outcome["rounds"]:
@@ -240,7 +259,7 @@ class Audit:
                 raise RunError(f"the app trains nothing in peace: {why[0]}")
         peaceful = [outcomes[cell.name] for cell in cells]
         slowest = max(outcome["seconds"] for outcome in peaceful)
-        self.ward.limit = min(START, 30.0 + _PATIENCE * slowest)
+        self.ward.limit = 30.0 + _PATIENCE * slowest
         found = Found(self.project, self.plan, headline(peaceful, self.plan.metric))
         if not learns(found.headline):
             told = f"{found.headline.words} is {found.headline.peace:.3g} after training"
@@ -269,7 +288,7 @@ class Audit:
             broken = {row.cell.threat for row in rows if row.verdict == BROKEN}
             left = [threat for threat in left if threat.name not in broken]
             missed = {cell.threat for cell in cells if cell.name not in outcomes}
-            found.untried.update(dict.fromkeys(sorted(missed), "no time was left for all of it"))
+            found.untried.update(dict.fromkeys(sorted(missed), NO_TIME))
 
     def _threats(self, found: Found) -> list[Threat]:
         wanted = [t for t in THREATS if not self.plan.threats or t.name in self.plan.threats]
@@ -311,13 +330,15 @@ class Audit:
             found.untried["remedies"] = "the app's model is bytes; no rule averages those"
             return
         harmed = self._harmed(found)
+        reached = (row.cell.threat for row in found.unguarded() if row.verdict != UNREACHED)
+        others = [name for name in dict.fromkeys(reached) if name not in harmed]
         trials = [Remedy(rule, dict(arguments), 0.0, 0.0, "", 0) for rule, arguments in RULES]
         tried = [self._try(found, remedy, harmed[:_WORST], deadline) for remedy in trials]
         found.remedies = [remedy for remedy in tried if remedy.tried]
         best = found.recommended
-        if best is not None and len(harmed) > _WORST:
+        if best is not None:
             place = found.remedies.index(best)
-            found.remedies[place] = self._try(found, best, harmed, deadline)
+            found.remedies[place] = self._try(found, best, [*harmed, *others], deadline)
 
     def _harmed(self, found: Found) -> list[str]:
         """Return the threats that harm up to the reference share, of each kind the worst first."""

@@ -6,29 +6,32 @@ import copy
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.compat.common.recorddict_compat import parameters_to_arrayrecord
 from flwr.server.server import Server
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from fedguard import registry
+from fedguard.auditing.clients import AnyClients
 from fedguard.auditing.field import Field, Stopped
 from fedguard.auditing.gathered import gathered_rounds
 from fedguard.auditing.hook import TRIGGERED, DataHook
-from fedguard.auditing.project import Project, function_of
+from fedguard.auditing.in_flower import with_simulated_clients
+from fedguard.auditing.project import FLOWER, Project, function_of
 from fedguard.auditing.threats import BY_NAME
+from fedguard.errors import ConfigurationError
 from fedguard.grids.foreign_app import ClientAppGrid
 from fedguard.grids.guard import guard
 from fedguard.grids.identity import LOCAL_RUN_ID
-from fedguard.grids.legacy_app import legacy_app
 from fedguard.grids.opened import model_of
 from fedguard.randomness import SERVER, numpy_generator
 
@@ -71,28 +74,6 @@ class Cell:
         return cls(**values)
 
 
-class AnyClients(ClientApp):
-    """A ClientApp that answers both kinds of messages, whichever of the two APIs it was made for.
-
-    Parameters
-    ----------
-    inner : ClientApp
-        The user's app.
-    """
-
-    def __init__(self, inner: ClientApp) -> None:
-        super().__init__()
-        self.inner = inner
-        self.adapted = legacy_app(inner)
-
-    def __call__(self, message: Message, context: Context) -> Message:
-        """Answer a message as the app does."""
-        older = any(name.split(".")[0].endswith("ins") for name in message.content)
-        app = self.inner if older or self.adapted is None else self.adapted
-        answer: Message = app(message, context)
-        return answer
-
-
 @dataclass
 class Watched:
     """What the servers of a run returned, as they did so."""
@@ -104,7 +85,7 @@ class Watched:
 def perform(
     project: Project, apps: tuple[ServerApp, ClientApp], cell: Cell, hook: DataHook | None
 ) -> dict[str, Any]:
-    """Run a cell in this process and return its outcome.
+    """Run a cell and return its outcome; its server in this process, its clients on the engine.
 
     Returns
     -------
@@ -114,6 +95,20 @@ def perform(
         ``seconds``, ``applied`` (replies or data that the threat changed), ``failures``, and
         ``vector``: a (D,) array of the final model, or None.
     """
+    if project.engine == FLOWER:
+        found: dict[str, Any] = with_simulated_clients(
+            project, lambda grid: _outcome(project, apps[0], cell, hook, grid)
+        )
+        return found
+    inner = ClientAppGrid(AnyClients(apps[1]), project.clients, project.config)
+    with closing(inner):
+        return _outcome(project, apps[0], cell, hook, inner)
+
+
+def _outcome(
+    project: Project, app: ServerApp, cell: Cell, hook: DataHook | None, inner: Grid
+) -> dict[str, Any]:
+    """Run an app's server on a grid whose clients do what the cell says."""
     _seed_everything(cell.seed)
     threat = BY_NAME.get(cell.threat)
     attack = (
@@ -122,11 +117,10 @@ def perform(
         else None
     )
     chosen = numpy_generator(cell.seed, 0, SERVER, "malicious").permutation(project.clients)
-    inner = ClientAppGrid(AnyClients(apps[1]), project.clients, project.config)
     grid = Field(
         inner, threat, attack, (int(node) for node in chosen[: cell.malicious]), cell.seed, hook
     )
-    server = guard(cell.rule, **cell.arguments)(apps[0]) if cell.rule else apps[0]
+    server = guard(cell.rule, **cell.arguments)(app) if cell.rule else app
     context = Context(LOCAL_RUN_ID, 0, {}, RecordDict(), dict(project.config))
     started = time.monotonic()
     with watched() as seen, gathered_rounds():
@@ -135,16 +129,15 @@ def perform(
     final = seen.arrays or _newest(grid)
     if ended == "finished" and not _finite(final):
         outcome["ended"] = "not finite"
-    outcome["seconds"] = time.monotonic() - started
     metrics, untrained = _measure(project, grid, seen, final, outcome["ended"])
     if threat is not None and threat.name == "backdoor":
         triggered = grid.evaluate(final, TRIGGERED)
         metrics.update({f"triggered/{name}": value for name, value in triggered.items()})
     vector = _vector(final)
     first = _vector(grid.first)
-    inner.close()
     return {
         **outcome,
+        "seconds": time.monotonic() - started,
         "metrics": metrics,
         "untrained": untrained,
         "rounds": grid.trained,
@@ -202,7 +195,6 @@ def watched() -> Iterator[Watched]:
         for name, values in history.metrics_centralized.items():
             for number, value in values:
                 seen.figures.setdefault(number, {}).update(_numbers({name: value}))
-        from flwr.compat.common.recorddict_compat import parameters_to_arrayrecord
 
         record = parameters_to_arrayrecord(self.parameters, keep_input=True)
         seen.arrays = RecordDict({"fitins.parameters": record})
@@ -240,12 +232,9 @@ def _measure(
         found.update(_under("server", seen.figures[max(seen.figures)]))
         untrained.update(_under("server", seen.figures.get(0, {})))
     if project.evaluate is not None:
-        function = function_of("evaluate", project.evaluate)
         for content, place in ((final, found), (grid.first, untrained)):
             if content is not None:
-                arrays = model_of(content, list(content.array_records))
-                told = function({name: array.numpy() for name, array in arrays.items()})
-                place.update(_under("yours", _numbers(dict(told))))
+                place.update(_under("yours", _said_by(project.evaluate, content)))
     if ended in ("finished", "not finite"):
         found.update(_under("clients", grid.evaluate(final)))
         if not grid.malicious:
@@ -254,6 +243,18 @@ def _measure(
         found.update(_under("train", grid.train_metrics[-1]))
         untrained.update(_under("train", grid.train_metrics[0]))
     return found, untrained
+
+
+def _said_by(path: str, content: RecordDict) -> dict[str, float]:
+    """Return the figures of the user's own function."""
+    function = function_of("evaluate", path)
+    arrays = model_of(content, list(content.array_records))
+    try:
+        return _numbers(dict(function({name: array.numpy() for name, array in arrays.items()})))
+    except Exception as error:  # a stranger's code can fail in any way
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        allowed = f"a function of arrays by name that returns figures by name ({reason})"
+        raise ConfigurationError("evaluate", path, allowed) from error
 
 
 def _under(source: str, figures: Mapping[str, float]) -> dict[str, float]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.auditing.hook import DataHook
 from fedguard.auditing.threats import Threat, claim_key
 from fedguard.grids.base import WrappedGrid
-from fedguard.grids.foreign_app import ClientAppGrid, copy_of
+from fedguard.grids.foreign_app import copy_of
 from fedguard.grids.messages import ARRAYS_KEY, CONFIG_KEY
 from fedguard.grids.opened import claims_of, model_of, put_model, round_of, trains
 from fedguard.layout import ParameterLayout
@@ -40,7 +42,7 @@ class Field(WrappedGrid):
 
     Parameters
     ----------
-    inner : ClientAppGrid
+    inner : Grid
         The app's clients.
     threat : Threat or None
         What the malicious clients do; None for peace.
@@ -65,7 +67,7 @@ class Field(WrappedGrid):
 
     def __init__(
         self,
-        inner: ClientAppGrid,
+        inner: Grid,
         threat: Threat | None,
         attack: Attack | None,
         malicious: Iterable[int],
@@ -73,7 +75,6 @@ class Field(WrappedGrid):
         hook: DataHook | None = None,
     ) -> None:
         super().__init__(inner)
-        self.clients = inner
         self.threat, self.attack = threat, attack
         self.malicious = frozenset(malicious)
         self.seed = seed
@@ -97,8 +98,8 @@ class Field(WrappedGrid):
         if not training:
             return self._others(instructions)
         self.trained += 1
-        self.first = self.first or copy.copy(training[0].content)
-        self.last = copy.copy(training[0].content)
+        self.first = self.first or RecordDict(dict(training[0].content))
+        self.last = RecordDict(dict(training[0].content))
         self._check_finite(training[0].content)
         reached = [m for m in instructions if self._reached(m)]
         if len(reached) < len(instructions) and self.threat and self.threat.name == "hung":
@@ -122,31 +123,38 @@ class Field(WrappedGrid):
 
     def _answers(self, messages: Sequence[Message]) -> list[Message]:
         """Let the app's clients answer; each is known to the data hook while it does."""
+        if self.hook is None:
+            return list(self.inner.send_and_receive(messages))
         found: list[Message] = []
         for message in messages:
-            if self.hook is not None:
-                liar = message.metadata.dst_node_id in self.malicious
-                poison = self.threat.name if self.threat and self.threat.kind == "data" else ""
-                self.hook.mode = poison if liar and trains(message) else ""
-            found += self.clients.send_and_receive([message])
-        if self.hook is not None:
-            self.applied += self.hook.take_applied()
-            self.hook.mode = ""
+            liar = message.metadata.dst_node_id in self.malicious
+            poison = self.threat.name if self.threat and self.threat.kind == "data" else ""
+            self.hook.mode = poison if liar and trains(message) else ""
+            found += self.inner.send_and_receive([message])
+        self.applied += self.hook.take_applied()
+        self.hook.mode = ""
         return found
 
     def _others(self, instructions: Sequence[Message]) -> list[Message]:
         for message in instructions:
             if str(message.metadata.message_type).startswith(MessageType.EVALUATE):
                 self.to_evaluate = message
-        return self._answers(instructions)
+        replies = self._answers(instructions)
+        if self.threat is not None and self.threat.spoil is not None and self.threat.reports:
+            for reply in self._mine(replies):
+                self.threat.spoil(reply.content)
+        return replies
+
+    def _mine(self, replies: Iterable[Message]) -> list[Message]:
+        """Return the malicious clients' replies that have a content."""
+        mine = [reply for reply in replies if reply.metadata.src_node_id in self.malicious]
+        return [reply for reply in mine if reply.has_content()]
 
     def _check_finite(self, content: RecordDict) -> None:
         for record in content.array_records.values():
             for array in record.values():
-                values = array.numpy() if array.data else None
-                if values is None or values.dtype.kind != "f":
-                    continue
-                if not bool(torch.isfinite(torch.as_tensor(values.copy())).all()):
+                values = array.numpy() if array.data else np.empty(0)
+                if values.dtype.kind == "f" and not np.isfinite(values).all():
                     raise Stopped
 
     def _note_metrics(self, replies: Sequence[Message]) -> None:
@@ -160,31 +168,29 @@ class Field(WrappedGrid):
     def _attacked(self, replies: list[Message], training: Sequence[Message]) -> list[Message]:
         """Return the replies as the malicious clients send them."""
         threat = self.threat
-        mine = [r for r in replies if r.metadata.src_node_id in self.malicious and r.has_content()]
+        mine = self._mine(replies)
         if threat is None or not mine:
             return replies
         if self.attack is not None:
             self._craft(replies, mine, training)
         if threat.spoil is not None:
-            for reply in mine:
-                threat.spoil(reply.content)
-                self.applied += 1
+            self.applied += sum(threat.spoil(reply.content) for reply in mine)
         if threat.name == "stale":
             for reply in mine:
                 node = reply.metadata.src_node_id
-                old = self._stale.setdefault(node, copy.copy(reply.content))
+                old = self._stale.setdefault(node, copy_of(reply).content)
                 for name, record in old.items():
                     reply.content[name] = record
                 self.applied += 1
         if threat.name == "duplicate":
             self.applied += len(mine)
-            return replies + [reply for reply in mine for _ in range(_COPIES - 1)]
+            return replies + [copy_of(reply) for reply in mine for _ in range(_COPIES - 1)]
         return replies
 
     def _craft(
         self, replies: Sequence[Message], mine: Sequence[Message], training: Sequence[Message]
     ) -> None:
-        """Let the attack rewrite the coalition's updates; it sees everybody's."""
+        """Let the attack rewrite the coalition's updates; it sees all that can be read as such."""
         records = list(training[0].content.array_records)
         arrays = model_of(training[0].content, records)
         layout = ParameterLayout.from_arrays(arrays)
@@ -193,12 +199,13 @@ class Field(WrappedGrid):
         start = layout.vector_from_arrays(arrays)
         rows: dict[int, Tensor] = {}
         for reply in replies:
-            if reply.has_content():
-                model = model_of(reply.content, records)
-                rows.setdefault(
-                    reply.metadata.src_node_id, layout.vector_from_arrays(model) - start
-                )
+            if reply.has_content() and reply.metadata.src_node_id not in rows:
+                with suppress(ValueError, KeyError):  # it is no update of the model that was sent
+                    model = layout.vector_from_arrays(model_of(reply.content, records))
+                    rows[reply.metadata.src_node_id] = model - start
         nodes = sorted(rows)
+        if not self.malicious.intersection(nodes):
+            return
         deltas = torch.stack([rows[node] for node in nodes])
         updates = ClientUpdates.from_matrix(deltas, None, nodes, start, layout)
         own = [row for row, node in enumerate(updates.node_ids) if node in self.malicious]
@@ -248,18 +255,18 @@ class Field(WrappedGrid):
             config = next(iter(content.config_records.values()), ConfigRecord())
             body = RecordDict({ARRAYS_KEY: record, CONFIG_KEY: config})
         honest = [node for node in self.get_node_ids() if node not in self.malicious]
+        messages = [
+            Message(body, dst_node_id=node, message_type=MessageType.EVALUATE)
+            for node in honest[:EVALUATED]
+        ]
         if self.hook is not None:
             self.hook.mode = mode
-        found = []
-        for node in honest[:EVALUATED]:
-            message = Message(body, dst_node_id=node, message_type=MessageType.EVALUATE)
-            (reply,) = self.clients.send_and_receive([copy_of(message)])
-            if reply.has_error():
-                break
-            found.append(_evaluated(reply.content))
+        replies = list(self.inner.send_and_receive(messages[:1]))
+        if not any(reply.has_error() for reply in replies):  # else no client can
+            replies += self.inner.send_and_receive(messages[1:])
         if self.hook is not None:
             self.hook.mode = ""
-        return averaged(found)
+        return averaged([_evaluated(reply.content) for reply in replies if reply.has_content()])
 
 
 def _evaluated(content: RecordDict) -> dict[str, Any]:

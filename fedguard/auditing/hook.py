@@ -51,10 +51,7 @@ class DataHook:
         @wraps(self.function)
         def load(*rest: Any, **more: Any) -> Any:
             loaded = self.function(*rest, **more)
-            if not self.mode:
-                return loaded
-            self.applied += 1
-            return poisoned(loaded, self.mode)
+            return poisoned(loaded, self.mode, self._once()) if self.mode else loaded
 
         places = 0
         for module in list(sys.modules.values()):
@@ -65,32 +62,65 @@ class DataHook:
         if not places:
             raise ConfigurationError("data", str(self.function), "a function that the app calls")
 
+    def _once(self) -> Callable[[], None]:
+        """Return what counts one loading of data, at its first change."""
+        counted: list[bool] = []
+
+        def count() -> None:
+            if not counted:
+                counted.append(True)
+                self.applied += 1
+
+        return count
+
     def take_applied(self) -> int:
         """Return how often data were poisoned since the last call."""
         count, self.applied = self.applied, 0
         return count
 
 
-def poisoned(loaded: Any, mode: str) -> Any:
-    """Return what a loading function returned, with labels or pictures changed."""
+def poisoned(loaded: Any, mode: str, count: Callable[[], None] = lambda: None) -> Any:
+    """Return what a loading function returned, with labels or pictures changed.
+
+    Parameters
+    ----------
+    loaded : Any
+        Batches, loaders or arrays; what is none of those stays as it is.
+    mode : str
+        What is changed.
+    count : callable
+        Called wherever something is.
+    """
     if isinstance(loaded, Mapping):
-        return _pair_in_mapping(loaded, mode)
+        return _pair_in_mapping(loaded, mode, count)
     if isinstance(loaded, tuple | list):
-        items = list(loaded)
-        if _is_labels(items[-1]) and len(items) == 4 and _is_labels(items[1]):
-            return type(loaded)(
-                [*_changed(items[0], items[1], mode), *_changed(items[2], items[3], mode)]
-            )
-        if len(items) == 4 and _is_labels(items[2]) and _is_labels(items[3]):
-            # The order of scikit-learn: x_train, x_test, y_train, y_test.
-            first, second = _changed(items[0], items[2], mode), _changed(items[1], items[3], mode)
-            return type(loaded)([first[0], second[0], first[1], second[1]])
-        if len(items) == 2 and _is_labels(items[1]) and hasattr(items[0], "shape"):
-            return type(loaded)(_changed(items[0], items[1], mode))
-        return type(loaded)([poisoned(item, mode) for item in items])
+        return _alike(loaded, _poisoned_items(list(loaded), mode, count))
     if hasattr(loaded, "__iter__") and hasattr(loaded, "dataset"):
-        return PoisonedLoader(loaded, mode)
+        return PoisonedLoader(loaded, mode, count)
     return loaded
+
+
+def _alike(of: tuple[Any, ...] | list[Any], items: list[Any]) -> Any:
+    """Return items as a sequence of the same kind; a named tuple keeps its names."""
+    return of._make(items) if hasattr(of, "_make") else type(of)(items)
+
+
+def _poisoned_items(items: list[Any], mode: str, count: Callable[[], None]) -> list[Any]:
+    labels = [place for place, item in enumerate(items) if _is_labels(item)]
+    pairs: tuple[tuple[int, int], ...] = ()
+    if len(items) == 4 and labels == [1, 3]:
+        pairs = ((0, 1), (2, 3))
+    elif len(items) == 4 and labels == [2, 3]:
+        pairs = ((0, 2), (1, 3))  # the order of scikit-learn: x_train, x_test, y_train, y_test
+    elif len(items) == 2 and labels == [1] and hasattr(items[0], "shape"):
+        pairs = ((0, 1),)
+    if not pairs:
+        return [poisoned(item, mode, count) for item in items]
+    found = list(items)
+    for x, y in pairs:
+        found[x], found[y] = _changed(items[x], items[y], mode)
+        count()
+    return found
 
 
 class PoisonedLoader:
@@ -102,15 +132,18 @@ class PoisonedLoader:
         The app's loader.
     mode : str
         What is done to its batches.
+    count : callable
+        Called wherever something is.
     """
 
-    def __init__(self, inner: Any, mode: str) -> None:
+    def __init__(self, inner: Any, mode: str, count: Callable[[], None]) -> None:
         self.inner = inner
         self.mode = mode
+        self.count = count
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self.inner:
-            yield poisoned(batch, self.mode)
+            yield poisoned(batch, self.mode, self.count)
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -125,12 +158,15 @@ def _is_labels(value: Any) -> bool:
     return "int" in kind and getattr(value, "ndim", 0) == 1
 
 
-def _pair_in_mapping(batch: Mapping[str, Any], mode: str) -> dict[str, Any]:
+def _pair_in_mapping(
+    batch: Mapping[str, Any], mode: str, count: Callable[[], None]
+) -> dict[str, Any]:
     labels = next((name for name, value in batch.items() if _is_labels(value)), None)
     pixels = next((n for n, v in batch.items() if n != labels and getattr(v, "ndim", 0) >= 2), None)
     if labels is None or pixels is None:
         return dict(batch)
     x, y = _changed(batch[pixels], batch[labels], mode)
+    count()
     return {**batch, pixels: x, labels: y}
 
 
@@ -139,8 +175,10 @@ def _changed(x: Any, y: Any, mode: str) -> list[Any]:
     tensor = hasattr(y, "clone")
     labels = y.clone() if tensor else np.array(y)
     if mode == FLIP:
-        most = int(labels.max()) if len(labels) else 0
-        return [x, (max(most, 1) - labels) % (max(most, 1) + 1)]
+        if not len(labels):
+            return [x, labels]
+        # Labels are 0 to C - 1 or -1 and 1; the first becomes the last.
+        return [x, min(int(labels.min()), 0) + max(int(labels.max()), 1) - labels]
     data = x.clone() if tensor else np.array(x)
     count = len(labels) if mode == TRIGGERED else int(len(labels) * _SHARE)
     rows = data[:count]

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from fedguard.auditing.cell import Cell
 from fedguard.auditing.project import Project
 from fedguard.errors import ConfigurationError, RunError
 from fedguard.records.writer import jsonable, write_atomically
+
+FAILED = "failed"
+"""How a cell has ended that says nothing of the app: what should have run it did not."""
+
+_ATTEMPTS = 2
 
 START = 300.0
 """Seconds that an app may take to be imported."""
@@ -47,6 +54,7 @@ class Nursery:
             "FLWR_TELEMETRY_ENABLED": "0",
             "OMP_NUM_THREADS": "1",
             "RAY_DISABLE_DOCKER_CPU_WARNING": "1",
+            "RAY_worker_niceness": "0",  # or who is busy beside it lets no client answer
             **os.environ,
         }
         root = str(Path(__file__).resolve().parents[2])
@@ -61,7 +69,20 @@ class Nursery:
                 env=environment,
                 text=True,
             )
-        told = self._ask({"project": project.plain(), "folder": str(folder.resolve())})
+        # Importing somebody's app can hang as well.
+        late = threading.Timer(START, self.process.kill)
+        late.start()
+        try:
+            told = self._ask({"project": project.plain(), "folder": str(folder.resolve())})
+        except RunError:
+            if not late.is_alive():
+                reason = f"it is still being imported after {START:.0f} s"
+                raise ConfigurationError(
+                    "PATH", project.folder, f"an app that imports ({reason})"
+                ) from None
+            raise
+        finally:
+            late.cancel()
         if "error" in told:
             self.close()
             raise ConfigurationError("PATH", project.folder, str(told["error"]))
@@ -86,15 +107,17 @@ class Nursery:
         return self._ask({"cell": asdict(cell), "path": str(path.resolve()), "seconds": seconds})
 
     def close(self) -> None:
-        """End the process."""
-        if self.process.stdin is not None:
-            with suppress(OSError):
-                self.process.stdin.close()
+        """End the process; a cell that it is still at ends with it."""
+        self.process.terminate()
         try:
             self.process.wait(5.0)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
 
 
 class Ward:
@@ -110,6 +133,11 @@ class Ward:
         Processes that run cells at the same time.
     tell : callable
         Called with each finished cell, its outcome and whether it was known before.
+
+    Attributes
+    ----------
+    limit : float
+        Seconds after which a cell counts as hung.
     """
 
     def __init__(
@@ -120,19 +148,26 @@ class Ward:
         tell: Callable[[Cell, dict[str, Any], bool], None],
     ) -> None:
         self.project, self.folder, self.workers, self.tell = project, folder, workers, tell
-        self.limit = START
+        self.limit = math.inf
         self.outcomes: dict[str, dict[str, Any]] = {}
         self._free: SimpleQueue[Nursery] = SimpleQueue()
         self._all: list[Nursery] = []
         (folder / "cells").mkdir(parents=True, exist_ok=True)
 
     def run(self, cells: Sequence[Cell], deadline: float) -> dict[str, dict[str, Any]]:
-        """Run cells until the deadline of `time.monotonic`; return the outcomes that there are."""
+        """Run cells until the deadline of `time.monotonic`; return the outcomes that there are.
+
+        A cell that the deadline ends, not its own limit, has no outcome.
+        """
         fresh = [cell for cell in cells if not self._known(cell)]
         if fresh:
             with ThreadPoolExecutor(min(self.workers, len(fresh))) as pool:
-                for _ in pool.map(lambda cell: self._one(cell, deadline), fresh):
-                    pass
+                try:
+                    for _ in pool.map(lambda cell: self._one(cell, deadline), fresh):
+                        pass
+                except BaseException:  # Ctrl-C, too: nobody waits for the cells that run
+                    self.close()
+                    raise
         return {c.name: self.outcomes[c.name] for c in cells if c.name in self.outcomes}
 
     def _path(self, cell: Cell) -> Path:
@@ -154,12 +189,24 @@ class Ward:
     def _one(self, cell: Cell, deadline: float) -> None:
         if time.monotonic() >= deadline:
             return
-        nursery = self._free.get() if not self._free.empty() else self._born()
+        try:
+            nursery = self._free.get_nowait()
+        except Empty:
+            nursery = self._born()
         path = self._path(cell)
         try:
-            outcome = nursery.run(cell, path, self.limit)
+            for attempt in range(_ATTEMPTS):
+                seconds = min(self.limit, max(deadline - time.monotonic(), 0.0))
+                outcome = nursery.run(cell, path, seconds)
+                if outcome["ended"] != FAILED:
+                    break
+                path.unlink(missing_ok=True)
+                if attempt == _ATTEMPTS - 1:
+                    raise RunError(str(outcome["reason"]))
         finally:
             self._free.put(nursery)
+        if outcome["ended"] == "hung" and seconds < self.limit:
+            return
         write_atomically(path, (json.dumps(jsonable(outcome)) + "\n").encode())
         self.outcomes[cell.name] = outcome
         self.tell(cell, outcome, False)

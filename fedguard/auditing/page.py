@@ -73,11 +73,12 @@ def _section(name: str, title: str, content: str) -> str:
 def _header(found: Found, sentence: str) -> str:
     lead = found.headline
     most = count_of(REFERENCE, found.project.clients)
+    worst = found.worst()
     before = "" if lead.untrained is None else f"{lead.untrained:.3g} before training"
     tiles = [
         tile("verdict", found.verdict, f"with up to {most} of {found.project.clients} clients"),
         tile("in peace", f"{lead.peace:.3g}", " ".join([lead.words, before])),
-        tile("worst case keeps", f"{found.worst():.0%}", "of what is learnt in peace"),
+        tile("worst case keeps", "–" if worst is None else f"{worst:.0%}", "of what is learnt"),
         tile("cells", str(len(found.rows)), f"in {found.seconds / 60.0:.1f} minutes"),
     ]
     kicker = f"Audit of {found.project.name}"
@@ -89,11 +90,11 @@ def _header(found: Found, sentence: str) -> str:
 
 def _remedy(found: Found) -> str:
     text = f"<p>{escape(remedy_sentence(found))}</p>"
-    best = found.recommended
-    if best is None:
+    paste = found.paste()
+    if not paste:
         return text
     where = found.project.server.partition(":")[0].replace(".", "/") + ".py"
-    lines = escape("\n".join(best.lines()))
+    lines = escape("\n".join(paste))
     return f"{text}<p>At the end of <code>{escape(where)}</code>:</p><pre>{lines}</pre>"
 
 
@@ -162,7 +163,7 @@ def _rules(found: Found) -> str:
 
 def _repeat(found: Found, command: str) -> str:
     rows = json.dumps([row.plain() for row in found.rows], indent=1)
-    config = json.dumps(found.project.config, indent=1, default=str)
+    config = json.dumps(found.project.config, indent=1)
     return (
         f"<pre>{escape(command)}</pre><details><summary>Every cell</summary>"
         f"<pre>{escape(rows)}</pre></details><details><summary>Run configuration</summary>"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from fedguard.auditing.audit import Found, Row
+from fedguard.auditing.audit import REFERENCE, Found, Row, count_of
 from fedguard.auditing.threats import BY_NAME
 from fedguard.auditing.verdict import BROKEN, HARMED, HELD_UP, UNREACHED
 from fedguard.auditing.words import remedy_sentence, verdict_sentence
@@ -23,8 +23,8 @@ def plain(found: Found) -> dict[str, Any]:
         "app": found.project.name,
         "verdict": found.verdict,
         "sentence": verdict_sentence(found),
-        "worst_kept": round(found.worst(), 4),
-        "worst_kept_anywhere": round(found.worst(1.0), 4),
+        "worst_kept": _rounded(found.worst()),
+        "worst_kept_anywhere": _rounded(found.worst(1.0)),
         "headline": {
             "name": found.headline.name,
             "peace": found.headline.peace,
@@ -45,11 +45,15 @@ def plain(found: Found) -> dict[str, Any]:
             }
             for remedy in found.remedies
         ],
-        "recommended": None if best is None else {"rule": best.rule, "paste": best.lines()},
+        "recommended": None if best is None else {"rule": best.rule, "paste": found.paste()},
         "remedy": remedy_sentence(found),
         "untried": found.untried,
         "seconds": round(found.seconds, 1),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def write_json(path: Path, found: Found) -> None:
@@ -59,13 +63,18 @@ def write_json(path: Path, found: Found) -> None:
 
 
 def write_junit(path: Path, found: Found, fail_below: float) -> None:
-    """Write a test case for each cell of the app as it is; it fails below a share that is kept."""
+    """Write a test case for each cell of the app as it is; it fails below a share that is kept.
+
+    As with ``--fail-below``, cells with more than a fifth of the clients cannot fail. What was not
+    tried is skipped.
+    """
     rows = found.unguarded()
-    failed = [row for row in rows if failing(row, fail_below)]
+    most = count_of(REFERENCE, found.project.clients)
+    failed = [row for row in rows if failing(row, fail_below, most)]
     suite = ElementTree.Element(
         "testsuite",
         name=f"fedguard audit of {found.project.name}",
-        tests=str(len(rows)),
+        tests=str(len(rows) + len(found.untried)),
         failures=str(len(failed)),
         time=f"{found.seconds:.1f}",
     )
@@ -76,15 +85,19 @@ def write_junit(path: Path, found: Found, fail_below: float) -> None:
         )
         if row.verdict == UNREACHED:
             ElementTree.SubElement(case, "skipped", message=row.reason)
-        elif failing(row, fail_below):
+        elif failing(row, fail_below, most):
             message = f"{row.verdict}: {min(row.kept, 1.0):.0%} kept; {row.reason}"
             ElementTree.SubElement(case, "failure", message=_clean(message))
+    for name, reason in found.untried.items():
+        case = ElementTree.SubElement(suite, "testcase", classname=found.project.name, name=name)
+        ElementTree.SubElement(case, "skipped", message=_clean(reason))
     write_atomically(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
-def failing(row: Row, fail_below: float) -> bool:
-    """Return whether a cell keeps too little."""
-    return row.verdict != UNREACHED and row.kept < fail_below
+def failing(row: Row, fail_below: float, most: int) -> bool:
+    """Return whether a cell with at most so many malicious clients keeps too little."""
+    reached = row.verdict != UNREACHED and row.cell.malicious <= most
+    return reached and row.kept < fail_below
 
 
 def write_sarif(path: Path, found: Found) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import os
 import shutil
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,17 @@ import yaml
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from fedguard.errors import ConfigurationError, nearest
+from fedguard.errors import ConfigurationError, check_choice, check_number, nearest
 
 DEFAULT_CLIENTS = 10
 """Clients of an app that says nothing about their number."""
 
+INPROCESS, FLOWER = "inprocess", "flower"
+"""Engines: clients one after another in one process, or in Flower's own simulation."""
+
 _NUMBER = "num-supernodes"
+_CODE = (".py", ".toml", ".yaml", ".yml", ".json")
+_AUDITED = "project.json"
 _LARGE = 16 * 2**20
 """Bytes above which a file beside the app is linked rather than copied."""
 
@@ -43,6 +51,8 @@ class Project:
         The project's name.
     data, evaluate : str or None
         ``package.module:function`` that loads a client's data, and that evaluates arrays.
+    engine : str
+        ``"inprocess"`` or ``"flower"``.
     """
 
     folder: str
@@ -53,6 +63,7 @@ class Project:
     name: str = "app"
     data: str | None = None
     evaluate: str | None = None
+    engine: str = INPROCESS
 
     @classmethod
     def read(
@@ -63,6 +74,7 @@ class Project:
         settings: Sequence[str] = (),
         data: str | None = None,
         evaluate: str | None = None,
+        engine: str = INPROCESS,
     ) -> Project:
         """Read an app's ``pyproject.toml``.
 
@@ -71,6 +83,12 @@ class Project:
         ConfigurationError
             If there is no Flower app in the folder, or a setting is not one of its own.
         """
+        check_choice("engine", engine, (INPROCESS, FLOWER))
+        if clients is not None:
+            check_number("clients", clients, at_least=2)
+        if engine == FLOWER and data is not None:
+            allowed = "the engine inprocess: in Flower's simulation data are out of reach"
+            raise ConfigurationError("data", data, allowed)
         folder = path.parent if path.name == "pyproject.toml" else path
         found = _toml(folder / "pyproject.toml")
         app = _at(found, "tool", "flwr", "app")
@@ -86,7 +104,7 @@ class Project:
             if not equals or name not in config:
                 allowed = f"{nearest(name, config)}KEY=VALUE, KEY one of {', '.join(config) or '-'}"
                 raise ConfigurationError("set", setting, allowed)
-            config[name] = type(config[name])(yaml.safe_load(value))
+            config[name] = _like(name, config[name], value)
         wanted = clients or _supernodes(_at(found, "tool", "flwr")) or DEFAULT_CLIENTS
         if wanted < 2:
             raise ConfigurationError("clients", wanted, "a number >= 2")
@@ -99,6 +117,7 @@ class Project:
             name=str(_at(found, "project").get("name", folder.resolve().name)),
             data=data,
             evaluate=evaluate,
+            engine=engine,
         )
 
     def plain(self) -> dict[str, Any]:
@@ -110,8 +129,6 @@ class Project:
 
         What lies beside the app is copied there; folders and large files are linked.
         """
-        import os
-
         scratch.mkdir(parents=True, exist_ok=True)
         for item in Path(self.folder).iterdir():
             place = scratch / item.name
@@ -132,14 +149,58 @@ class Project:
         ConfigurationError
             If one of them cannot be imported or is something else.
         """
-        server, client = _find("serverapp", self.server), _find("clientapp", self.client)
-        for name, path, app, kind in (
-            ("serverapp", self.server, server, ServerApp),
-            ("clientapp", self.client, client, ClientApp),
-        ):
-            if not isinstance(app, kind):
-                raise ConfigurationError(name, path, f"a {kind.__name__}, not {type(app).__name__}")
-        return server, client
+        server = _find("serverapp", self.server)
+        if not isinstance(server, ServerApp):
+            told = f"a ServerApp, not {type(server).__name__}"
+            raise ConfigurationError("serverapp", self.server, told)
+        return server, self.load_client()
+
+    def load_client(self) -> ClientApp:
+        """Import and return the ClientApp alone; see `load`."""
+        client = _find("clientapp", self.client)
+        if not isinstance(client, ClientApp):
+            told = f"a ClientApp, not {type(client).__name__}"
+            raise ConfigurationError("clientapp", self.client, told)
+        return client
+
+    def fingerprint(self) -> str:
+        """Return a digest of the app's own code and configuration, wherever they lie in it."""
+        digest = hashlib.sha256()
+        root = Path(self.folder)
+        for place, folders, files in os.walk(root):
+            inside = Path(place)
+            folders[:] = sorted(
+                name
+                for name in folders
+                if not name.startswith((".", "__pycache__"))
+                and not (inside / name / "pyvenv.cfg").exists()
+                and not (inside / name / _AUDITED).exists()
+            )
+            for name in sorted(files):
+                if name.endswith(_CODE):
+                    digest.update(str((inside / name).relative_to(root)).encode())
+                    digest.update((inside / name).read_bytes())
+        return digest.hexdigest()
+
+
+def _like(name: str, known: Any, text: str) -> Any:
+    """Return a setting's value, of the kind that the app's own value has."""
+    kind = type(known)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if kind is float and isinstance(value, str):
+        with suppress(ValueError):  # YAML reads 1e-3 as text
+            value = float(value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is str:
+        value = text
+    if type(value) is not kind:
+        words = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise ConfigurationError(f"set {name}", text, words.get(kind, kind.__name__))
+    return value
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -165,8 +226,11 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in config.items():
         if isinstance(value, Mapping):
             found.update(_flat(value, f"{prefix}{name}."))
-        else:
+        elif isinstance(value, bool | int | float | str):
             found[f"{prefix}{name}"] = value
+        else:
+            allowed = "text, a number, true or false, as Flower takes them"
+            raise ConfigurationError(f"config {prefix}{name}", value, allowed)
     return found
 
 

@@ -35,7 +35,9 @@ class Threat:
     arguments : tuple of (str, Any)
         Its arguments.
     spoil : callable, optional
-        Changes a reply's content in place.
+        Changes a reply's content in place; returns whether there was something to change.
+    reports : bool
+        Whether it spoils what a client says of its evaluation, too.
     """
 
     name: str
@@ -43,33 +45,42 @@ class Threat:
     kind: Kind
     attack: str = ""
     arguments: tuple[tuple[str, Any], ...] = ()
-    spoil: Callable[[RecordDict], None] | None = None
+    spoil: Callable[[RecordDict], bool] | None = None
+    reports: bool = False
 
 
 def _first(content: RecordDict) -> tuple[str, dict[str, Array]]:
-    name, record = next(iter(content.array_records.items()))
-    return name, dict(record)
+    """Return the first array record that has arrays, by name; none without a model."""
+    for name, record in content.array_records.items():
+        if record:
+            return name, dict(record)
+    return "", {}
 
 
-def _reshaped(content: RecordDict) -> None:
+def _reshaped(content: RecordDict) -> bool:
     name, arrays = _first(content)
-    key = next(iter(arrays))
-    size = arrays[key].numpy().size + 1
-    arrays[key] = Array(np.zeros(size, arrays[key].numpy().dtype))
-    content[name] = ArrayRecord(arrays)
+    if arrays:
+        key = next(iter(arrays))
+        old = arrays[key].numpy()
+        arrays[key] = Array(np.zeros(old.size + 1, old.dtype))
+        content[name] = ArrayRecord(arrays)
+    return bool(arrays)
 
 
-def _without_one(content: RecordDict) -> None:
+def _without_one(content: RecordDict) -> bool:
     name, arrays = _first(content)
-    arrays.pop(list(arrays)[-1])
-    content[name] = ArrayRecord(arrays)
+    if arrays:
+        content[name] = ArrayRecord(dict(list(arrays.items())[:-1]))
+    return bool(arrays)
 
 
-def _garbled(content: RecordDict) -> None:
+def _garbled(content: RecordDict) -> bool:
     name, arrays = _first(content)
-    key = next(iter(arrays))
-    arrays[key] = Array(np.frombuffer(b"\x00not a model\xff", dtype=np.uint8))
-    content[name] = ArrayRecord(arrays)
+    if arrays:
+        key = next(iter(arrays))
+        arrays[key] = Array(np.frombuffer(b"\x00not a model\xff", dtype=np.uint8))
+        content[name] = ArrayRecord(arrays)
+    return bool(arrays)
 
 
 def claim_key(metrics: Mapping[str, Any] | MetricRecord) -> str | None:
@@ -81,20 +92,30 @@ def claim_key(metrics: Mapping[str, Any] | MetricRecord) -> str | None:
     return next((key for key in metrics if "example" in key or "sample" in key), None)
 
 
-def _claiming(value: float) -> Callable[[RecordDict], None]:
-    def spoil(content: RecordDict) -> None:
+def _claiming(value: float) -> Callable[[RecordDict], bool]:
+    def spoil(content: RecordDict) -> bool:
+        claimed = False
         for name, record in content.metric_records.items():
             key = claim_key(record)
             if key is not None:
                 own = int(value) if math.isfinite(value) else value
                 content[name] = MetricRecord({**dict(record), key: own})
+                claimed = True
+        return claimed
 
     return spoil
 
 
-def _other_metrics(content: RecordDict) -> None:
-    for name, record in content.metric_records.items():
+def _other_metrics(content: RecordDict) -> bool:
+    records = content.metric_records
+    for name, record in records.items():
         content[name] = MetricRecord({**dict(record), "unheard-of": 1.0})
+    older = content.config_records.get("fitres.metrics")
+    if older is None:
+        older = content.config_records.get("evaluateres.metrics")
+    if older is not None:
+        older["unheard-of"] = 1.0
+    return bool(records)
 
 
 THREATS: tuple[Threat, ...] = (
@@ -128,11 +149,19 @@ THREATS: tuple[Threat, ...] = (
     Threat("NaN", "sends one NaN", "crafted", "numerical", (("mode", "one-nan"),)),
     Threat("infinity", "sends infinities", "crafted", "numerical", (("mode", "inf"),)),
     Threat("1e30", "sends one number of 1e30", "crafted", "numerical", (("mode", "one-huge"),)),
-    Threat("examples NaN", "claims NaN examples", "spoilt", spoil=_claiming(math.nan)),
+    Threat(
+        "examples NaN", "claims NaN examples", "spoilt", spoil=_claiming(math.nan), reports=True
+    ),
     Threat("wrong shape", "sends an array of another shape", "spoilt", spoil=_reshaped),
     Threat("missing array", "leaves an array out", "spoilt", spoil=_without_one),
     Threat("garbled bytes", "sends bytes that are no model", "spoilt", spoil=_garbled),
-    Threat("other metrics", "reports a metric that others do not", "spoilt", spoil=_other_metrics),
+    Threat(
+        "other metrics",
+        "reports a metric that others do not",
+        "spoilt",
+        spoil=_other_metrics,
+        reports=True,
+    ),
     Threat("stale", "sends its first update again and again", "network"),
     Threat("duplicate", "answers five times", "network"),
     Threat("dropped", "answers with an error", "network"),

@@ -20,16 +20,18 @@ BROKEN_BELOW = 0.5
 HARMED_BELOW = 0.9
 """... and as harmed."""
 
+_MOST_SPREAD = 0.3
+"""What the app's own spread excuses at most."""
+
 HELD = 600.0
 """Seconds per round that a server may wait for a client that never answers."""
 
-BROKEN, HARMED, STANDS, HELD_UP, UNREACHED, UNTRIED = (
+BROKEN, HARMED, STANDS, HELD_UP, UNREACHED = (
     "broken",
     "harmed",
     "stands",
     "held up",
     "not reached",
-    "not tried",
 )
 
 
@@ -111,9 +113,14 @@ def headline(peaceful: Sequence[Mapping[str, Any]], metric: str | None = None) -
             raise ConfigurationError("metric", metric, nearest(metric, names) + told)
         names = wanted
     ranked = sorted((n for n in names if _rank(n) is not None), key=lambda n: _rank(n) or (9, 9))
-    chosen = (ranked or (names if metric else [""]))[0]
-    if not chosen:
-        return Headline("", True, 1.0, 0.0, 0.0)
+    leads = [_lead(name, peaceful) for name in ranked or (names if metric else [])]
+    # What clients say of their own training need not get better with the common model.
+    sound = [lead for lead in leads if metric or learns(lead) or not lead.name.startswith("train/")]
+    return (sound or [Headline("", True, 1.0, 0.0, 0.0)])[0]
+
+
+def _lead(chosen: str, peaceful: Sequence[Mapping[str, Any]]) -> Headline:
+    """Return a figure as a headline."""
     values = [float(outcome["metrics"][chosen]) for outcome in peaceful]
     before = [o["untrained"].get(chosen) for o in peaceful]
     known = [float(value) for value in before if value is not None]
@@ -136,11 +143,11 @@ def _rank(name: str) -> tuple[int, int] | None:
 
 
 def learns(found: Headline) -> bool:
-    """Return whether an app learns anything in peace."""
+    """Return whether an app learns in peace, and more than its own runs lie apart."""
     if found.untrained is None:
         return True
     gained = found.peace - found.untrained
-    return gained > 0 if found.higher else gained < 0
+    return (gained > 0 if found.higher else gained < 0) and found.spread < 0.5
 
 
 def judge(
@@ -176,7 +183,7 @@ def judge(
         text = "the model's distance from the peaceful one, by the way that this one went"
     if kept < BROKEN_BELOW:
         return BROKEN, kept, text
-    if kept < HARMED_BELOW - min(found.spread, 0.1):
+    if kept < HARMED_BELOW - min(found.spread, _MOST_SPREAD):
         return HARMED, kept, text
     each = outcome["waited"] / max(outcome["rounds"], 1)
     if each > HELD:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from fedguard.auditing.audit import REFERENCE, Found, Row, count_of
+from fedguard.auditing.audit import REFERENCE, UNTRIED, Found, Row, count_of
 from fedguard.auditing.threats import BY_NAME
-from fedguard.auditing.verdict import BROKEN, HARMED, HELD_UP
+from fedguard.auditing.verdict import BROKEN, HARMED, HELD_UP, UNREACHED
 
-STOPS = ("the server stops", "the app exits", "the round hangs", "the process ended")
+_ENDS = {
+    "the server stops": "stops your server",
+    "the app exits": "ends your run",
+    "the process ended": "ends your run",
+    "the round hangs": "hangs your run",
+}
 
 
 def verdict_sentence(found: Found) -> str:
     """Return the verdict in one sentence."""
     clients = found.project.clients
     rows = found.unguarded()
-    if not rows:
-        return "Nothing could be tried: give the audit more minutes."
+    most = count_of(REFERENCE, clients)
+    if found.verdict == UNTRIED:
+        return _nothing(found, most)
     broken = sorted((r for r in rows if r.verdict == BROKEN), key=_severity)
     harmed = sorted((r for r in rows if r.verdict == HARMED), key=_severity)
     if found.verdict == BROKEN:
@@ -24,7 +30,6 @@ def verdict_sentence(found: Found) -> str:
         row = harmed[0]
         who = _who(row.cell.malicious, clients)
         return f"Harmed: {who} that {_does(row)} takes {1 - row.kept:.0%} of what is learnt."
-    most = count_of(REFERENCE, clients)
     held = " A client that never answers holds it up, though." if _held(rows) else ""
     later = ""
     if broken:
@@ -34,8 +39,21 @@ def verdict_sentence(found: Found) -> str:
     return tried + later + held
 
 
+def _nothing(found: Found, most: int) -> str:
+    """Return why there is no verdict."""
+    told = f"Nothing was tried with up to {most} of {found.project.clients} clients"
+    rows = found.unguarded()
+    if not rows:
+        return f"{told}: give the audit more minutes."
+    if all(row.verdict == UNREACHED for row in rows):
+        return f"{told}: no threat reached the app ({rows[0].reason})."
+    worst = min(rows, key=lambda row: row.kept)
+    who = f"{worst.cell.malicious} of {found.project.clients}"
+    return f"{told}; with {who}, {worst.cell.threat} leaves {min(worst.kept, 1.0):.0%}."
+
+
 def _severity(row: Row) -> tuple[int, float, int]:
-    """Return an order: fewest clients first, then those who set the model, then the worst."""
+    """Return an order: fewest clients first, then the worst, then those who set the model."""
     crafted = BY_NAME[row.cell.threat].kind != "crafted"
     return row.cell.malicious, row.kept, int(crafted)
 
@@ -49,8 +67,9 @@ def _does(row: Row) -> str:
 
 
 def _effect(row: Row) -> str:
-    if any(row.reason.startswith(start) for start in STOPS):
-        return "stops your server" if row.reason.startswith("the server") else "ends your run"
+    for start, words in _ENDS.items():
+        if row.reason.startswith(start):
+            return words
     if "NaN" in row.reason and "metric" not in row.reason:
         return "turns your model into NaN"
     if BY_NAME[row.cell.threat].kind == "crafted" and row.kept < 0.1:
@@ -66,7 +85,7 @@ def outright(found: Found) -> list[str]:
     """Return what breaks the server outright, a line each."""
     lines: dict[str, str] = {}
     for row in found.unguarded():
-        stops = any(row.reason.startswith(start) for start in STOPS)
+        stops = row.reason.startswith(tuple(_ENDS))
         if row.verdict == BROKEN and (stops or "NaN or infinity" in row.reason):
             who = _who(row.cell.malicious, found.project.clients)
             lines.setdefault(row.cell.threat, f"{row.cell.threat} ({who}): {row.reason}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fedguard.errors import ConfigurationError, check_number
+from fedguard.errors import ConfigurationError, RunError, check_number
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
@@ -55,7 +57,13 @@ def audit(
     threats: Annotated[
         str, typer.Option(help="Only these, comma-separated; all of them if left out.")
     ] = "",
-    workers: Annotated[int, typer.Option(help="Cells at a time.")] = min(2, os.cpu_count() or 1),
+    workers: Annotated[
+        int | None, typer.Option(help="Cells at a time. [two; one with --engine flower]")
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="Where clients run: inprocess, or flower (Flower's own simulation)."),
+    ] = "inprocess",
     fail_below: Annotated[
         float | None,
         typer.Option(help="Exit with 3 where less than this share (0 to 1) is kept."),
@@ -94,25 +102,35 @@ def audit(
         data=data,
         threats=[word.strip() for word in threats.split(",") if word.strip()],
         workers=workers,
+        engine=engine,
         fail_below=fail_below,
         tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
         command=["fedguard", *sys.argv[1:]],
     )
+    from fedguard.auditing.audit import NO_TIME
     from fedguard.auditing.pipelines import plain
     from fedguard.auditing.words import outright, remedy_sentence, verdict_sentence
     from fedguard.records.writer import jsonable
 
     lines = ["", verdict_sentence(found), *(f"- {line}" for line in outright(found))]
-    lines += [remedy_sentence(found)]
-    if (best := found.recommended) is not None:
-        lines += ["", *(f"    {line}" for line in best.lines()), ""]
+    late = [name for name, why in found.untried.items() if why == NO_TIME]
+    if late:
+        lines.append(f"{NO_TIME}: {', '.join(late)}")
+    lines.append(remedy_sentence(found))
+    if paste := found.paste():
+        lines += ["", *(f"    {line}" for line in paste), ""]
     lines.append(f"page: {folder / 'audit.html'}")
     shown = Console(stderr=as_json)
     for line in lines:
         shown.print(line, markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(jsonable(plain(found)), allow_nan=False, default=str))
-    if fail_below is not None and found.worst() < fail_below:
+    if fail_below is None:
+        return
+    worst = found.worst()
+    if worst is None:
+        raise RunError("--fail-below has nothing to judge: nothing was tried with up to a fifth")
+    if worst < fail_below:
         raise typer.Exit(TOO_LITTLE)
 
 
@@ -121,8 +139,6 @@ def _shares(text: str) -> tuple[float, ...]:
         shares = tuple(float(word) for word in text.split(","))
     except ValueError:
         raise ConfigurationError("fractions", text, "shares such as 0.05,0.2") from None
-    for share in shares:
-        check_number("fractions", share, above=0.0, below=1.0)
     return shares
 
 
@@ -139,7 +155,8 @@ def perform(
     evaluate: str | None = None,
     data: str | None = None,
     threats: list[str] | None = None,
-    workers: int = 2,
+    workers: int | None = None,
+    engine: str = "inprocess",
     fail_below: float | None = None,
     tell: Any = lambda _: None,
     command: list[str] | None = None,
@@ -156,12 +173,18 @@ def perform(
     from fedguard.auditing.audit import Audit, Plan
     from fedguard.auditing.page import command_of, write_page
     from fedguard.auditing.pipelines import write_json, write_junit, write_sarif
-    from fedguard.auditing.project import Project
+    from fedguard.auditing.project import FLOWER, Project
     from fedguard.auditing.threats import BY_NAME
     from fedguard.errors import unknown_name
 
     check_number("minutes", minutes, above=0.0)
     check_number("seeds", seeds, at_least=1)
+    if not fractions:
+        raise ConfigurationError("fractions", fractions, "shares such as 0.05,0.2")
+    for share in fractions:
+        check_number("fractions", share, above=0.0, below=1.0)
+    if workers is None:
+        workers = 1 if engine == FLOWER else min(2, os.cpu_count() or 1)
     check_number("workers", workers, at_least=1)
     if fail_below is not None:
         check_number("fail_below", fail_below, at_least=0.0, at_most=1.0)
@@ -169,10 +192,15 @@ def perform(
         if name not in BY_NAME:
             raise unknown_name("threats", name, BY_NAME)
     project = Project.read(
-        path, clients=clients, settings=settings or [], data=data, evaluate=evaluate
+        path,
+        clients=clients,
+        settings=settings or [],
+        data=data,
+        evaluate=evaluate,
+        engine=engine,
     )
-    folder = out or Path("audit") / project.name
-    _open(folder, project.plain())
+    folder = out or Path("audit") / re.sub(r"[^\w.-]+|^\.+", "_", project.name)
+    _open(folder, project.plain(), project.fingerprint(), tell)
     plan = Plan(fractions, seeds, minutes, workers, tuple(threats or ()), metric)
     found = Audit(project, plan, folder, tell).run()
     shutil.rmtree(folder / "scratch", ignore_errors=True)
@@ -185,15 +213,25 @@ def perform(
     return found, folder
 
 
-def _open(folder: Path, project: dict[str, Any]) -> None:
-    """Make the audit's folder; refuse one that holds another app's cells."""
+def _open(
+    folder: Path, project: dict[str, Any], code: str, tell: Callable[[str], None] = lambda _: None
+) -> None:
+    """Make the audit's folder; refuse one that holds another app's cells.
+
+    Cells of the same app with other code, as before a remedy was pasted, say nothing of it: they
+    are thrown away.
+    """
     from fedguard.records.writer import write_atomically
 
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / "project.json"
-    text = json.dumps(project, indent=2, default=str)
-    if place.exists() and place.read_text(encoding="utf-8") != text:
+    known = json.loads(place.read_text(encoding="utf-8")) if place.exists() else None
+    if known is not None and known.get("project") != json.loads(json.dumps(project)):
         raise ConfigurationError(
             "out", str(folder), "a new folder: this one holds an audit of another app or setting"
         )
-    write_atomically(place, text.encode())
+    if known is not None and known.get("code") != code:
+        tell("the app's files have changed since its last audit: every cell is run anew")
+        shutil.rmtree(folder / "cells", ignore_errors=True)
+    told = {"project": project, "code": code}
+    write_atomically(place, json.dumps(told, indent=2).encode())

@@ -18,6 +18,9 @@ from fedguard.grids.identity import PARTITION_KEY, SIZE_KEY
 _ABSENT = 1
 """Error code of the answer for a client that is not connected."""
 
+_WRAPPED = "ClientAppException occurred. Message: "
+"""What precedes a client's own words where Flower's simulation hands them on."""
+
 _POLL = 1.0
 """Seconds between two looks at who is connected."""
 
@@ -236,5 +239,12 @@ def _why(client: int | None, clients: int, complaint: str | None) -> str:
 def _readdress(reply: Message, asked: dict[int, Message]) -> Message:
     question = asked[reply.metadata.src_node_id]
     if reply.has_error():
-        return Message(reply.error, reply_to=question)
+        error = Error(reply.error.code, _said_by_client(str(reply.error.reason)))
+        return Message(error, reply_to=question)
     return Message(reply.content, reply_to=question)
+
+
+def _said_by_client(reason: str) -> str:
+    """Return what a client said; Flower's simulation wraps it in tracebacks."""
+    _, wrapped, said = reason.rpartition(_WRAPPED)
+    return " ".join(said.removesuffix("'>").split()) if wrapped else reason

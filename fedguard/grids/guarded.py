@@ -16,6 +16,7 @@ from fedguard.grids.judge import Judge, Judged, RuleLike, rule_of
 from fedguard.grids.messages import ARRAYS_KEY, METRICS_KEY
 from fedguard.grids.opened import (
     claims_of,
+    evaluates,
     is_older,
     metrics_of,
     model_of,
@@ -26,7 +27,14 @@ from fedguard.grids.opened import (
 )
 from fedguard.grids.reported import fitting
 from fedguard.layout import ParameterLayout
-from fedguard.updates import ClientUpdates
+from fedguard.updates import MAX_EXAMPLES, ClientUpdates
+
+ONE_MODEL = (
+    "one that sends each client a model of its own",
+    "a strategy that sends all clients of a round the same model; Guarded would give every client "
+    "the same update, and personal models would be lost",
+)
+"""What is refused, and what is allowed."""
 
 _OLDER_CLAIM = "num_examples"
 
@@ -46,7 +54,9 @@ class Guarded(WrappedGrid):
        rule is no more than the average of the accepted clients by their claims, their own arrays
        are handed on as they are.
 
-    Messages to evaluate and to query pass untouched. What a strategy keeps for each client
+    Of the replies to messages to evaluate, those that no average can read are set aside too: what
+    lacks a figure that others have, says NaN or claims absurd examples, and second replies. All
+    other messages pass untouched. What a strategy keeps for each client
     (SCAFFOLD's control variates, personal layers) no longer learns what that client sent.
 
     Parameters
@@ -110,7 +120,8 @@ class Guarded(WrappedGrid):
         instructions = list(messages)
         training = [message for message in instructions if trains(message)]
         if not training:
-            return self.inner.send_and_receive(instructions, timeout=timeout)
+            replies = self.inner.send_and_receive(instructions, timeout=timeout)
+            return self._evaluated(instructions, replies)
         self._check_together(training)
         start, layout, records = self._model(training)
         replies = list(self.inner.send_and_receive(instructions, timeout=timeout))
@@ -135,6 +146,37 @@ class Guarded(WrappedGrid):
         rest = [reply for reply in replies if reply.metadata.src_node_id in others]
         return [*kept.values(), *rest]
 
+    def _evaluated(
+        self, instructions: Sequence[Message], replies: Iterable[Message]
+    ) -> Iterable[Message]:
+        """Return the replies without those to messages to evaluate that do not fit the others."""
+        asked = {m.metadata.dst_node_id for m in instructions if evaluates(m)}
+        if not asked:
+            return replies
+        arrived = list(replies)
+        first: dict[int, Message] = {}
+        for reply in arrived:
+            if reply.metadata.src_node_id in asked:
+                first.setdefault(reply.metadata.src_node_id, reply)
+        answers = {node: reply for node, reply in first.items() if reply.has_content()}
+        told = {node: metrics_of(reply.content) for node, reply in answers.items()}
+        key = self.rule.weighted_by_key
+        figures, odd = fitting(told, frozenset({key, _OLDER_CLAIM}))
+        for node, found in figures.items():
+            claim = found.get(key, found.get(_OLDER_CLAIM, 1))
+            if isinstance(claim, list) or not 1 <= claim <= MAX_EXAMPLES:
+                odd[node] = f"an evaluation on {claim} examples"
+            else:
+                put_metrics(answers[node].content, found)
+        for reason in sorted(set(odd.values())):
+            self.judge.warn(f"a client's evaluation is set aside: {reason}")
+        return [
+            reply
+            for reply in arrived
+            if (node := reply.metadata.src_node_id) not in asked
+            or (reply is first[node] and node not in odd)
+        ]
+
     def _check_together(self, training: Sequence[Message]) -> None:
         """Refuse a server that asks its clients one by one: nothing could be compared."""
         if len(training) == 1 and is_older(training[0]) and len(list(self.get_node_ids())) > 1:
@@ -158,12 +200,7 @@ class Guarded(WrappedGrid):
             )
         shared = {id(message.content) for message in training}
         if len(shared) > 1 and not self._all_sent(training, records, layout, start):
-            raise ConfigurationError(
-                "strategy",
-                "one that sends each client a model of its own",
-                "a strategy that sends all clients of a round the same model; Guarded would give "
-                "every client the same update, and personal models would be lost",
-            )
+            raise ConfigurationError("strategy", *ONE_MODEL)
         if not bool(torch.isfinite(start).all()):
             self.judge.warn("the strategy sends a model that is not finite", once=False)
         return start, layout, records
@@ -194,9 +231,10 @@ class Guarded(WrappedGrid):
         number = round_of(training[0], len(self.rounds) + 1)
         key = _OLDER_CLAIM if is_older(training[0]) else self.rule.weighted_by_key
         asked = [message.metadata.dst_node_id for message in training]
-        keyed = any(key in claims_of(r.content) for r in replies if r.has_content())
-        if not keyed:
-            self.judge.warn(f"no reply says {key!r}; every client counts alike")
+        claims = [claims_of(reply.content) for reply in replies if reply.has_content()]
+        keyed = 2 * sum(key in claim for claim in claims) > len(claims)
+        if claims and not keyed:
+            self.judge.warn(f"no reply says {key!r}, or few do; every client counts alike")
         by_node = {message.metadata.dst_node_id: message for message in training}
         plain = [_plain(reply, by_node, records, key, keyed) for reply in replies]
         updates = ClientUpdates.from_replies(
@@ -243,11 +281,6 @@ def _plain(
         model = model_of(reply.content, records)
     except Exception:  # bytes from outside can fail in any way; who reads them says how
         return reply
-    told = reply.content.metric_records
-    content = RecordDict({ARRAYS_KEY: model})
-    if keyed:
-        for name, record in told.items():
-            content[name] = record
-    else:
-        content[METRICS_KEY] = MetricRecord({key: 1})
-    return Message(content, reply_to=instruction)
+    told = claims_of(reply.content) if keyed else {key: 1}
+    claim = MetricRecord({key: told[key]} if key in told else {})
+    return Message(RecordDict({ARRAYS_KEY: model, METRICS_KEY: claim}), reply_to=instruction)

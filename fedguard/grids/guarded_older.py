@@ -13,11 +13,13 @@ from flwr.server.client_proxy import ClientProxy
 from flwr.server.strategy import FedAvg, Strategy
 from flwr.serverapp import Grid, ServerApp
 
-from fedguard.grids.guarded import fit_together
+from fedguard.errors import ConfigurationError
+from fedguard.grids.guarded import ONE_MODEL, fit_together
 from fedguard.grids.judge import Judge, Judged
+from fedguard.grids.reported import fitting
 from fedguard.layout import ParameterLayout
 from fedguard.strategies.base import RobustStrategy
-from fedguard.updates import ClientUpdates
+from fedguard.updates import MAX_EXAMPLES, ClientUpdates
 
 _CLAIM = "num_examples"
 
@@ -89,10 +91,19 @@ class GuardedStrategy(Strategy):
         return self.inner.initialize_parameters(client_manager)
 
     def configure_fit(self, server_round: int, parameters: Parameters, client_manager: Any) -> Any:
-        """Let the inner strategy choose; remember what it sends to whom."""
-        chosen = self.inner.configure_fit(server_round, parameters, client_manager)
+        """Let the inner strategy choose; remember what it sends to whom.
+
+        Raises
+        ------
+        ConfigurationError
+            If it sends each client a model of its own.
+        """
+        chosen = self.inner.configure_fit(server_round, parameters, client_manager) or []
         self._asked = tuple(proxy.cid for proxy, _ in chosen)
         self._sent = chosen[0][1].parameters if chosen else parameters
+        sent = {id(each.parameters): each.parameters for _, each in chosen}
+        if any(each.tensors != self._sent.tensors for each in sent.values()):
+            raise ConfigurationError("strategy", *ONE_MODEL)
         return chosen
 
     def configure_evaluate(
@@ -102,8 +113,23 @@ class GuardedStrategy(Strategy):
         return self.inner.configure_evaluate(server_round, parameters, client_manager)
 
     def aggregate_evaluate(self, server_round: int, results: Any, failures: Any) -> Any:
-        """Let the inner strategy aggregate, untouched."""
-        return self.inner.aggregate_evaluate(server_round, results, failures)
+        """Let the inner strategy aggregate what fits together of the clients' evaluations."""
+        told = {
+            self._id(proxy.cid): {"loss": result.loss, **result.metrics}
+            for proxy, result in reversed(results)
+        }
+        figures, odd = fitting(told)
+        kept = []
+        for proxy, result in results:
+            node = self._id(proxy.cid)
+            if node in odd or not 1 <= result.num_examples <= MAX_EXAMPLES:
+                reason = odd.get(node, f"an evaluation on {result.num_examples} examples")
+                self.judge.warn(f"a client's evaluation is set aside: {reason}")
+                continue
+            result.loss = figures[node].get("loss", result.loss)
+            result.metrics = {n: v for n, v in figures[node].items() if n in result.metrics}
+            kept.append((proxy, result))
+        return self.inner.aggregate_evaluate(server_round, kept, failures)
 
     def evaluate(self, server_round: int, parameters: Parameters) -> Any:
         """Let the inner strategy evaluate."""

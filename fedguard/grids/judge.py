@@ -15,6 +15,7 @@ from fedguard import registry
 from fedguard.errors import ConfigurationError
 from fedguard.layout import ParameterLayout
 from fedguard.strategies.base import RobustStrategy
+from fedguard.strategies.legacy import ALL_SAME
 from fedguard.traits import traits_of
 from fedguard.updates import ClientUpdates
 
@@ -162,6 +163,8 @@ class Judge:
         names = {number: node for node, number in numbers.items()}
         own = _renumbered(updates, numbers)
         self._check_cohort(asked)
+        if updates.all_same:
+            self.warn(ALL_SAME)
         self.rule.current_round = updates.server_round
         verdict = self.rule.decide(own)
         for observer in self.rule.observers:

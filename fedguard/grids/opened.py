@@ -27,7 +27,10 @@ OLDER_MODEL = "fitins.parameters"
 """Array record of a training instruction of the older API."""
 
 OLDER_METRICS = "fitres.metrics"
-"""Config record in which a reply of the older API has its metrics."""
+"""Config record in which a reply of the older API has its metrics ..."""
+
+OLDER_EVALUATION = "evaluateres.metrics"
+"""... and in which it has those of its evaluation, beside what it says in metric records."""
 
 _EMPTY = "_empty"
 
@@ -38,6 +41,12 @@ def trains(message: Message) -> bool:
     return (
         kind == MessageType.TRAIN and message.has_content() and bool(message.content.array_records)
     )
+
+
+def evaluates(message: Message) -> bool:
+    """Return whether a message is an instruction to evaluate."""
+    kind = str(message.metadata.message_type).partition(".")[0]
+    return kind == MessageType.EVALUATE and message.has_content()
 
 
 def is_older(message: Message) -> bool:
@@ -120,13 +129,24 @@ def claims_of(content: RecordDict) -> dict[str, Any]:
 def metrics_of(content: RecordDict) -> dict[str, Any]:
     """Return what a reply reports beside its model, by name."""
     told = content.config_records.get(OLDER_METRICS)
-    return dict(told) if told is not None else claims_of(content)
+    if told is not None:
+        return dict(told)
+    return {**claims_of(content), **content.config_records.get(OLDER_EVALUATION, {})}
 
 
 def put_metrics(content: RecordDict, metrics: Mapping[str, Any]) -> None:
-    """Write what a reply reports in the place where it reports it."""
+    """Write what a reply reports in the places where it reports it; the rest of it is left out."""
+    told = metrics_of(content)
+
+    def written(record: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a record's own names; one that another record has as well keeps its value."""
+        own = {name: value for name, value in record.items() if name in metrics}
+        return {n: metrics[n] if value == told[n] else value for n, value in own.items()}
+
     if OLDER_METRICS in content.config_records:
-        content[OLDER_METRICS] = ConfigRecord(dict(metrics))
+        content[OLDER_METRICS] = ConfigRecord(written(content.config_records[OLDER_METRICS]))
         return
-    for name in content.metric_records:
-        content[name] = MetricRecord(dict(metrics))
+    for name, record in content.metric_records.items():
+        content[name] = MetricRecord(written(record))
+    if OLDER_EVALUATION in content.config_records:
+        content[OLDER_EVALUATION] = ConfigRecord(written(content.config_records[OLDER_EVALUATION]))

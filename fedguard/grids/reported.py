@@ -20,7 +20,7 @@ def fitting(
 ) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
     """Return what each client reports as all servers can read it, and whose report cannot be.
 
-    1. What at least half of the clients report is what a report has. A client that leaves some of
+    1. What more than half of the clients report is what a report has. A client that leaves some of
        it out is set aside, since Flower's averaging stops at the first odd one; what fewer report
        is left out.
     2. A figure that is one number, a list of so many, or finite for most must be that for all.
@@ -41,7 +41,7 @@ def fitting(
         Node to figures, and node to the reason why it is set aside; together all nodes.
     """
     counts = Counter(name for figures in reported.values() for name in figures)
-    common = [name for name, count in counts.items() if 2 * count >= len(reported)]
+    common = [name for name, count in counts.items() if 2 * count > len(reported)]
     usual = {name: _usual(name, reported) for name in common}
     odd: dict[int, str] = {}
     for node, figures in reported.items():
@@ -65,7 +65,9 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool | str | bytes):
         return type(value).__name__
     if isinstance(value, list):
-        return f"a list of {len(value)}"
+        numbers = [each for each in value if isinstance(each, int | float)]
+        whole = all(math.isfinite(each) for each in numbers)
+        return f"a list of {len(value)}" if whole else "a list that is not finite"
     return "a number" if math.isfinite(value) else "not finite"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import WARNING
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from flwr.common import (
     ndarrays_to_parameters,
     parameters_to_ndarrays,
 )
+from flwr.common.logger import log
 from flwr.server.client_manager import ClientManager
 from flwr.server.client_proxy import ClientProxy
 from flwr.server.strategy import FedAvg
@@ -22,6 +24,11 @@ from flwr.server.strategy import FedAvg
 from fedguard.layout import ParameterLayout
 from fedguard.strategies.base import RobustStrategy
 from fedguard.updates import ClientUpdates, Verdict
+
+ALL_SAME = (
+    "every client's update is the same, as Flower's secure aggregation hands them on: no rule can "
+    "tell a liar where all look alike, and nothing is defended"
+)
 
 FitResult = tuple[ClientProxy, FitRes]
 
@@ -47,6 +54,7 @@ class LegacyStrategy(FedAvg):
         self.last_verdict: Verdict | None = None
         self._global: list[np.ndarray] = []
         self._ids: dict[str, int] = {}
+        self._warned = False
 
     def __repr__(self) -> str:
         """Return the name of the adapter and of its rule."""
@@ -75,6 +83,9 @@ class LegacyStrategy(FedAvg):
             return None, {}
         updates = self._updates(server_round, results, failures)
         self.rule.current_round = server_round
+        if updates.all_same and not self._warned:
+            self._warned = True
+            log(WARNING, "fedguard: %s", ALL_SAME)
         verdict = self.rule.decide(updates)
         self.last_verdict = verdict
         for observer in self.rule.observers:

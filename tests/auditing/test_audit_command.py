@@ -25,6 +25,9 @@ def test_what_is_not_valid_ends_in_one_line_before_anything_runs(tmp_path, capsy
         ([app, "--fail-below", "7"], "fail_below"),
         ([app, "--set", "rounds=3"], "num-server-rounds"),
         ([app, "--minutes", "0"], "minutes"),
+        ([app, "--clients", "0"], "clients"),
+        ([app, "--engine", "ray"], "inprocess, flower"),
+        ([app, "--set", "num-server-rounds=three"], "a whole number"),
     ):
         assert simulate.main(["audit", *words]) == 2
         error = capsys.readouterr().err
@@ -35,8 +38,16 @@ def test_what_is_not_valid_ends_in_one_line_before_anything_runs(tmp_path, capsy
 def test_a_folder_that_holds_another_audit_is_refused(tmp_path, capsys):
     from fedguard.commands.audit import _open
 
-    _open(tmp_path / "one", {"name": "a"})
-    _open(tmp_path / "one", {"name": "a"})  # the same goes on
+    _open(tmp_path / "one", {"name": "a"}, "1")
+    cell = tmp_path / "one" / "cells" / "peace.json"
+    cell.parent.mkdir()
+    cell.write_text("{}")
+    _open(tmp_path / "one", {"name": "a"}, "1")  # the same goes on
+    assert cell.exists()
+    told = []
+    _open(tmp_path / "one", {"name": "a"}, "2", told.append)  # a remedy was pasted, say
+    assert not cell.exists()
+    assert "run anew" in told[0]
     assert simulate.main(["audit", str(APPS / "numpy_app"), "--out", str(tmp_path / "one")]) == 2
     assert "holds an audit of another app" in capsys.readouterr().err
 
@@ -116,4 +127,30 @@ def test_an_app_that_cannot_be_imported_is_said_in_one_line(tmp_path, capsys, mo
     assert simulate.main(["audit", str(app)]) == 2
     error = capsys.readouterr().err
     assert "a_module_that_nobody_has" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_an_app_without_evaluation_is_judged_by_its_models_way(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = tmp_path / "mute"
+    shutil.copytree(APPS / "numpy_app", app)
+    client = app / "numpyapp" / "client_app.py"
+    client.write_text(client.read_text().partition("@app.evaluate()")[0])
+    words = ["audit", str(app), "--threats", "scaled x100,dropped", "--fractions", "0.2"]
+    assert simulate.main([*words, "--out", "found", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["headline"]["name"] == ""
+    verdicts = {c["threat"]: c["verdict"] for c in told["cells"] if not c["rule"]}
+    assert verdicts["scaled x100"] == "broken"
+    assert verdicts["dropped"] in ("stands", "harmed")
+    assert told["recommended"]["rule"]
+
+
+@pytest.mark.slow
+def test_an_app_that_only_asks_questions_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert simulate.main(["audit", str(APPS / "pandas_app")]) == 1
+    error = capsys.readouterr().err
+    assert "the app trains nothing in peace: its server asked no client to train" in error
     assert "Traceback" not in error

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -79,6 +80,19 @@ def test_the_verdict_comes_first_and_names_the_smallest_attack():
     assert "more minutes" in verdict_sentence(found())
 
 
+def test_where_nothing_reached_the_app_nobody_says_that_it_stands():
+    unreached = found(row("label flip", 1, UNREACHED, 1.0, "no client did it"))
+    assert (unreached.verdict, unreached.worst()) == ("untried", None)
+    said = "Nothing was tried with up to 4 of 20 clients: no threat reached the app"
+    assert verdict_sentence(unreached) == f"{said} (no client did it)."
+    more = found(row("Mimic", 8, HARMED, 0.7))
+    assert more.worst() is None
+    assert verdict_sentence(more) == (
+        "Nothing was tried with up to 4 of 20 clients; with 8 of 20, Mimic leaves 70%."
+    )
+    assert (more.worst(1.0), plain(more)["worst_kept"]) == (0.7, None)
+
+
 def test_what_stops_the_server_is_listed_apart():
     lines = outright(found(*BROKEN_APP))
     assert [line.split(" (")[0].split(":")[0] for line in lines] == ["missing array", "hung"]
@@ -88,6 +102,10 @@ def test_the_best_rule_that_stands_is_recommended_with_what_to_paste():
     audit = found(*BROKEN_APP, remedies=[WEAK, KRUM])
     assert audit.recommended == KRUM
     assert KRUM.lines()[-1] == 'app = fedguard.guard("multi-krum", assumed_malicious=0.3)(app)'
+    assert audit.paste() == KRUM.lines()
+    audit.project = replace(audit.project, server="pkg.server_app:server")
+    assert audit.paste()[-1].startswith("server = fedguard.guard(")
+    assert audit.paste()[-1].endswith("(server)")
     assert "keeps at least 97%" in remedy_sentence(audit)
     assert "nothing measurable" in remedy_sentence(audit)
     weak = found(*BROKEN_APP, remedies=[WEAK])
@@ -159,6 +177,20 @@ def test_the_leading_figure_is_the_most_trusted_and_can_be_chosen():
         headline([one], "accurasy")
 
 
+def test_what_gets_no_better_in_training_leads_nothing_and_what_only_varies_is_not_learnt():
+    local = {"metrics": {"train/loss": 0.4}, "untrained": {"train/loss": 0.3}}
+    assert headline([local]).name == ""
+    assert headline([local], "train/loss").name == "train/loss"
+    assert headline([{**local, "untrained": {"train/loss": 0.9}}]).name == "train/loss"
+    runs = [
+        {"metrics": {"clients/acc": value}, "untrained": {"clients/acc": 0.1}}
+        for value in (0.12, 0.3)
+    ]
+    assert headline(runs).spread == pytest.approx(0.09 / 0.11)
+    assert not learns(headline(runs))
+    assert learns(headline([runs[1], runs[1]]))
+
+
 def test_the_page_leads_with_the_verdict_and_says_what_to_paste(tmp_path):
     page = tmp_path / "audit.html"
     write_page(page, found(*BROKEN_APP, remedies=[KRUM]), "fedguard audit .")
@@ -215,8 +247,12 @@ def test_pipelines_get_json_junit_and_sarif(tmp_path):
     assert told["recommended"]["rule"] == "multi-krum"
     write_junit(tmp_path / "j.xml", audit, 0.9)
     suite = ElementTree.parse(tmp_path / "j.xml").getroot()
-    assert (suite.get("tests"), suite.get("failures")) == ("5", "3")
+    assert (suite.get("tests"), suite.get("failures")) == ("6", "3")
     assert len(suite.findall("testcase/failure")) == 3
+    (skipped,) = (case for case in suite.findall("testcase") if case.find("skipped") is not None)
+    assert skipped.get("name") == "backdoor"
+    write_junit(tmp_path / "m.xml", found(row("Mimic", 8, BROKEN, 0.0)), 0.9)
+    assert ElementTree.parse(tmp_path / "m.xml").getroot().get("failures") == "0"  # beyond a fifth
     write_sarif(tmp_path / "s.sarif", audit)
     run = json.loads((tmp_path / "s.sarif").read_text())["runs"][0]
     assert [r["level"] for r in run["results"]] == ["error", "error", "warning", "warning"]
@@ -246,8 +282,60 @@ def test_what_is_no_app_is_said_in_one_line(tmp_path):
         Project.read(tmp_path)
     with pytest.raises(ConfigurationError, match="did you mean 'num-server-rounds'"):
         Project.read(APPS / "torch_app", settings=["num-rounds=2"])
-    with pytest.raises(ConfigurationError, match="a number >= 2"):
-        Project.read(APPS / "torch_app", clients=1)
+    for clients in (1, 0):
+        with pytest.raises(ConfigurationError, match="a number >= 2"):
+            Project.read(APPS / "torch_app", clients=clients)
+    with pytest.raises(ConfigurationError, match="inprocess, flower"):
+        Project.read(APPS / "torch_app", engine="flour")
+    with pytest.raises(ConfigurationError, match="out of reach"):
+        Project.read(APPS / "torch_app", engine="flower", data="torchapp.task:load_data")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("num-server-rounds=7", 7),
+        ("learning-rate=1", 1.0),
+        ("learning-rate=1e-3", 0.001),
+        ("num-server-rounds=2.7", "a whole number"),
+        ("num-server-rounds=many", "a whole number"),
+        ("num-server-rounds=true", "a whole number"),
+        ("learning-rate=fast", "a number"),
+        ("learning-rate=[", "a number"),
+    ],
+)
+def test_a_setting_is_of_the_kind_that_the_apps_own_value_has(setting, value):
+    name = setting.partition("=")[0]
+    if isinstance(value, str):
+        with pytest.raises(ConfigurationError, match=f"set {name}: .*{value}"):
+            Project.read(APPS / "torch_app", settings=[setting])
+    else:
+        found = Project.read(APPS / "torch_app", settings=[setting]).config[name]
+        assert (found, type(found)) == (value, type(value))
+
+
+def test_a_configuration_that_flower_would_not_take_is_named(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.flwr.app.components]\nserverapp = "a:b"\nclientapp = "c:d"\n'
+        "[tool.flwr.app.config]\nday = 2026-01-01\n"
+    )
+    with pytest.raises(ConfigurationError, match=r"config day: .*as Flower takes them"):
+        Project.read(tmp_path)
+
+
+def test_an_apps_fingerprint_is_that_of_its_code_and_not_of_what_lies_beside_it(tmp_path):
+    app = tmp_path / "app"
+    shutil.copytree(APPS / "numpy_app", app)
+    before = Project.read(app).fingerprint()
+    (app / "model.npy").write_bytes(b"weights")
+    (app / "audit" / "numpy_app").mkdir(parents=True)
+    (app / "audit" / "numpy_app" / "project.json").write_text("{}")
+    (app / ".venv").mkdir()
+    (app / ".venv" / "other.py").write_text("x = 1")
+    assert Project.read(app).fingerprint() == before
+    server = app / "numpyapp" / "server_app.py"
+    server.write_text(server.read_text() + "\n# pasted\n")
+    assert Project.read(app).fingerprint() != before
 
 
 def test_labels_are_flipped_and_triggers_set_in_what_loading_functions_return():
@@ -273,6 +361,30 @@ def test_labels_are_flipped_and_triggers_set_in_what_loading_functions_return():
     np.testing.assert_array_equal(ramp, np.arange(384.0).reshape(6, 8, 8))
     batch = {"img": pictures, "label": torch.tensor(y)}
     assert poisoned(batch, FLIP)["label"].tolist() == [3, 2, 1, 0, 0, 3]
+
+
+def test_what_has_no_labels_that_anybody_knows_counts_as_not_reached():
+    from collections import namedtuple
+
+    class Loading:
+        def __init__(self, found) -> None:
+            self.applied, self.found = 0, found
+
+        def count(self) -> None:
+            self.applied += 1
+
+    floats = Loading((np.zeros((6, 3)), np.ones(6)))  # labels of a regression, or of one output
+    assert poisoned(floats.found, FLIP, floats.count)[1].tolist() == [1.0] * 6
+    assert floats.applied == 0
+    signs = Loading(namedtuple("Pair", "x y")(np.zeros((3, 2)), np.array([-1, 1, 1])))
+    flipped = poisoned(signs.found, FLIP, signs.count)
+    assert (type(flipped), flipped.y.tolist()) == (type(signs.found), [1, -1, -1])
+    assert signs.applied == 1
+    lazy = Loading(DataLoader(TensorDataset(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0]))))
+    loader = poisoned(lazy.found, FLIP, lazy.count)
+    assert lazy.applied == 0  # nobody has looked into it
+    assert len(list(loader)) == 4
+    assert lazy.applied == 4
 
 
 def test_threats_have_names_of_their_own():

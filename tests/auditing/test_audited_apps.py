@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from audited import Audited, forget
 
-from fedguard.auditing.verdict import BROKEN, HELD_UP, STANDS, learns
+from fedguard.auditing.verdict import BROKEN, HELD_UP, STANDS, UNREACHED, learns
 
 PACKAGES = {
     "torch_app": "torchapp",
@@ -19,6 +19,7 @@ PACKAGES = {
     "older_server_app": "olderserver",
     "bytes_app": "bytesapp",
 }
+OTHERS = ("treesapp", "tabularapp", "pandasapp")
 LED_BY = {
     "torch_app": "clients/eval_acc",
     "numpy_app": "clients/accuracy",
@@ -36,7 +37,7 @@ def quiet():
     yield
     gc.unfreeze()
     getLogger("flwr").setLevel("INFO")
-    for package in PACKAGES.values():
+    for package in (*PACKAGES.values(), *OTHERS):
         forget(package)
 
 
@@ -140,3 +141,30 @@ def test_the_data_hook_reaches_loaders_and_flips_their_labels(audited):
 def test_what_an_app_writes_lands_where_the_audit_is(audited, tmp_path):
     audited("torch_app", num_server_rounds=1)
     assert (tmp_path / "final_model.pt").exists()
+
+
+@pytest.mark.slow
+def test_flowers_own_bagging_of_trees_is_judged_and_falls_to_what_is_no_tree(audited):
+    app = audited("trees_app")
+    assert app.peaceful["ended"] == "finished", app.peaceful["reason"]
+    assert (app.headline.name, app.headline.untrained) == ("clients/auc", None)
+    assert app.headline.peace > 0.9
+    assert not app.peaceful["averageable"]
+    assert app.verdict("garbled bytes", 1)[0] == BROKEN
+    assert app.verdict("dropped", 1)[0] == STANDS
+
+
+@pytest.mark.slow
+def test_a_table_with_one_probability_is_attacked_and_its_labels_are_out_of_reach(audited):
+    app = audited("tabular_app", data="tabularapp.task:load_data")
+    assert app.headline.name == "clients/accuracy"
+    assert app.headline.peace > 0.85
+    assert app.verdict("scaled x100", 1)[0] == BROKEN
+    assert app.verdict("scaled x100", 1, "multi-krum", assumed_malicious=0.3)[0] == STANDS
+    # One output's labels are floating-point numbers, which nobody can tell from a measurement.
+    assert app.verdict("label flip", 1)[0] == UNREACHED
+
+
+def test_an_app_that_only_asks_questions_trains_nothing(audited):
+    app = audited("pandas_app")
+    assert (app.peaceful["ended"], app.peaceful["rounds"]) == ("finished", 0)

@@ -52,6 +52,19 @@ def test_strangers_and_impostors_keep_their_own_id():
     assert list(grid.get_node_ids()) == [1, 700, 800, 600]
 
 
+def test_what_a_simulated_client_said_is_told_without_the_tracebacks_around_it():
+    from fedguard.grids.flower import _said_by_client
+
+    wrapped = (
+        "<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'ray::ClientAppActor.run()\n"
+        '  File "ray_actor.py", line 65, in run\n'
+        "flwr.clientapp.client_app.ClientAppException: \nException ClientAppException occurred. "
+        "Message: no reply within\n30 s (round_timeout)'>"
+    )
+    assert _said_by_client(wrapped) == "no reply within 30 s (round_timeout)"
+    assert _said_by_client("no such handler") == "no such handler"
+
+
 def test_errors_come_back_under_the_clients_id():
     grid = FlowerGrid(Nodes({700: None, 900: 3}))
     list(grid.get_node_ids())

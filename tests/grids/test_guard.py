@@ -10,7 +10,7 @@ import pytest
 from flwr.app import ArrayRecord, Context, RecordDict
 from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
-from flwr.common import ndarrays_to_parameters, parameters_to_ndarrays
+from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
 from flwr.server import LegacyContext, ServerAppComponents, ServerConfig
 from flwr.server.strategy import FedAdam, FedAvg
 from flwr.server.workflow import DefaultWorkflow
@@ -200,6 +200,55 @@ def test_an_older_server_on_a_guarded_grid_is_told_to_guard_the_app(caplog):
     app = older_app(strategy, "server_fn")
     app(Guarded(ClientAppGrid(older_clients(), CLIENTS, {}), "median"), context())
     assert not hasattr(strategy, "newest")  # nothing trained, and why is said
+
+
+def averaged(metrics):
+    """Average as quickstarts of the older API do: a client that says something else is an error."""
+    assert len({frozenset(told) for _, told in metrics}) == 1
+    total = sum(count for count, _ in metrics)
+    return {"accuracy": sum(count * told["accuracy"] for count, told in metrics) / total}
+
+
+@pytest.mark.parametrize(
+    "lie", [(float("nan"), 10, {"accuracy": 0.5}), (0.1, 10, {}), (0.1, 10**12, {"accuracy": 9.0})]
+)
+@pytest.mark.parametrize("form", ["server_fn", "workflow"])
+def test_an_older_clients_evaluation_decides_for_nobody_else(form, lie):
+    class Lying(Puller):
+        def evaluate(self, parameters, config):
+            return lie if self.part == 1 else super().evaluate(parameters, config)
+
+    strategy = keeping()
+    strategy.evaluate_metrics_aggregation_fn = averaged
+    seen = []
+    inner = strategy.aggregate_evaluate
+
+    def noted(*rest):
+        seen.append(inner(*rest))
+        return seen[-1]
+
+    strategy.aggregate_evaluate = noted
+    app = fedguard.guard("median")(older_app(strategy, form))
+    clients = ClientApp(lambda c: Lying(int(c.node_config["partition-id"])).to_client())
+    app(ClientAppGrid(clients, CLIENTS, {}), context())
+    loss, metrics = seen[-1]
+    assert np.isfinite(loss)
+    assert metrics == {"accuracy": pytest.approx(0.5)}
+
+
+def test_an_older_strategy_with_a_model_for_each_client_is_refused():
+    class Personal(Keeping):
+        def configure_fit(self, server_round, parameters, client_manager):
+            chosen = super().configure_fit(server_round, parameters, client_manager)
+            for place, (_, instruction) in enumerate(chosen):
+                own = [place + array for array in parameters_to_ndarrays(instruction.parameters)]
+                chosen[place] = (chosen[place][0], FitIns(ndarrays_to_parameters(own), {}))
+            return chosen
+
+    start = ndarrays_to_parameters([np.zeros(3), np.zeros((2, 2))])
+    app = older_app(Personal(initial_parameters=start), "server_fn")
+    with pytest.raises(ConfigurationError, match="all clients of a round the same model"):
+        fedguard.guard("median")(app)(ClientAppGrid(older_clients(), CLIENTS, {}), context())
 
 
 def make_apps():

@@ -1,45 +1,58 @@
-"""Faults in the audit of somebody's own app, and who notices them."""
+"""Faults in the audit of somebody's app, and who notices them."""
 
 from __future__ import annotations
 
+_FIELD = "tests/auditing/test_field.py"
 _REPORTS = "tests/auditing/test_audit_reports.py"
-_APPS = "tests/auditing/test_audited_apps.py"
+_COMMAND = "tests/auditing/test_audit_command.py"
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
     (
-        "fedguard/auditing/verdict.py",
-        "    if kept < BROKEN_BELOW:",
-        "    if kept <= 0.0:",
-        _REPORTS,
+        "fedguard/auditing/field.py",
+        "self._stale.setdefault(node, copy_of(reply).content)",
+        "self._stale.setdefault(node, reply.content)",
+        _FIELD,
     ),
     (
-        "fedguard/auditing/verdict.py",
-        '    if not outcome["applied"]:',
-        "    if False:",
-        _REPORTS,
+        "fedguard/auditing/field.py",
+        "[copy_of(reply) for reply in mine for _ in range(_COPIES - 1)]",
+        "[reply for reply in mine for _ in range(_COPIES - 1)]",
+        _FIELD,
+    ),
+    (
+        "fedguard/auditing/field.py",
+        "            self.applied += sum(threat.spoil(reply.content) for reply in mine)",
+        "            self.applied += sum(threat.spoil(reply.content) or 1 for reply in mine)",
+        _FIELD,
     ),
     (
         "fedguard/auditing/hook.py",
-        "    data = x.clone() if tensor else np.array(x)",
-        "    data = x",
+        "        found[x], found[y] = _changed(items[x], items[y], mode)\n        count()",
+        "        found[x], found[y] = _changed(items[x], items[y], mode)",
         _REPORTS,
     ),
     (
         "fedguard/auditing/audit.py",
-        "        good = [remedy for remedy in self.remedies if remedy.stands]",
-        "        good = self.remedies",
+        "if row.verdict != UNREACHED), default=None)",
+        "if row.verdict != UNREACHED), default=1.0)",
         _REPORTS,
     ),
     (
-        "fedguard/auditing/field.py",
-        "            self.waited += TIME_TO_LIVE if timeout is None else timeout",
-        "            self.waited += timeout or 0.0",
-        _APPS,
+        "fedguard/auditing/verdict.py",
+        "(gained > 0 if found.higher else gained < 0) and found.spread < 0.5",
+        "(gained > 0 if found.higher else gained < 0)",
+        _REPORTS,
     ),
     (
-        "fedguard/auditing/cell.py",
-        "    server = guard(cell.rule, **cell.arguments)(apps[0]) if cell.rule else apps[0]",
-        "    server = apps[0]",
-        _APPS,
+        "fedguard/auditing/pipelines.py",
+        "row.verdict != UNREACHED and row.cell.malicious <= most",
+        "row.verdict != UNREACHED",
+        _REPORTS,
+    ),
+    (
+        "fedguard/commands/audit.py",
+        '        shutil.rmtree(folder / "cells", ignore_errors=True)\n',
+        "",
+        _COMMAND,
     ),
 ]

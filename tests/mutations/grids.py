@@ -19,6 +19,30 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         _GUARDED,
     ),
     (
+        "fedguard/grids/guarded.py",
+        "            or (reply is first[node] and node not in odd)",
+        "            or reply is first[node]",
+        _GUARDED,
+    ),
+    (
+        "fedguard/grids/guarded.py",
+        "        keyed = 2 * sum(key in claim for claim in claims) > len(claims)",
+        "        keyed = any(key in claim for claim in claims)",
+        _GUARDED,
+    ),
+    (
+        "fedguard/grids/reported.py",
+        "if 2 * count > len(reported)]",
+        "if 2 * count >= len(reported)]",
+        _GUARDED,
+    ),
+    (
+        "fedguard/grids/guarded_older.py",
+        "            if node in odd or not 1 <= result.num_examples <= MAX_EXAMPLES:",
+        "            if node in odd:",
+        _GUARD,
+    ),
+    (
         "fedguard/grids/reported.py",
         "            least = max(least, 0.0)\n",
         "            least = least\n",

@@ -151,8 +151,12 @@ def serve(out: Path, rounds_until_killed: int | None = None, **more: object) -> 
     return str(summary["model_sha256"])
 
 
-def test_a_serverapp_that_was_killed_goes_on_and_ends_where_it_would_have(tmp_path):
-    whole = serve(tmp_path / "whole")
+def test_a_serverapp_that_was_killed_goes_on_and_ends_where_it_would_have(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="flwr"):
+        whole = serve(tmp_path / "whole")
+    # Flower's own lines name neither the strategy nor the folder.
+    assert "fedguard: no attack: 3 clients under fldetector" in caplog.text
+    assert f"fedguard: results in {tmp_path / 'whole'}" in caplog.text
     with pytest.raises(ProcessGoneError):
         serve(tmp_path / "cut", rounds_until_killed=2)
     assert not (tmp_path / "cut" / "summary.json").exists()

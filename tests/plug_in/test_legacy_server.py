@@ -85,6 +85,18 @@ def test_a_robust_rule_names_the_client_it_rejects():
     assert "Krum score" in strategy.last_verdict.reasons[liar]
 
 
+def test_updates_that_are_all_one_are_told_once(caplog):
+    clients = {str(client): Shifts(1.0, 10) for client in range(3)}
+    with caplog.at_level("WARNING", logger="flwr"):
+        strategy = legacy(Krum(assumed_malicious=0.1), 3)
+        one_round(strategy, clients)
+        one_round(strategy, clients)
+    assert caplog.text.count("nothing is defended") == 1
+    caplog.clear()
+    one_round(legacy(FedAvg(), 3), {**clients, "2": Shifts(2.0, 10)})
+    assert "nothing is defended" not in caplog.text
+
+
 def spoiled(cid: str, result: FitRes) -> None:
     if cid == "0":
         result.parameters = Parameters([b"no array"] * 3, "numpy.ndarray")
