@@ -51,7 +51,7 @@ from fedguard.runs.length import bound_to, check_audits
 from fedguard.runs.measuring import Measuring
 from fedguard.runs.observed import ObservedStrategy, Outcome, unveiled
 from fedguard.runs.personal import Personalised
-from fedguard.runs.records import aim, chosen_parts, client_records, threat_model
+from fedguard.runs.records import aim, chosen_parts, client_records, split_told, threat_model
 from fedguard.runs.tally import tally, total
 from fedguard.runs.tending import Tending
 from fedguard.runs.world import Record
@@ -478,7 +478,7 @@ class HorizontalWorld:
             "device": str(self.device),
             "replies": total(rounds),
             "notes": list(self.dataset.notes),
-            "split": {"counts": federation.class_counts().tolist()},
+            "split": split_told(federation),
             **({"aim": aims} if (aims := aim(self.attack, federation)) else {}),
             **chosen_parts(config, federation, self.audited),
             **self.measuring.summary(clients.parent, rounds[-1]["round"]),
