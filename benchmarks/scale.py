@@ -173,8 +173,8 @@ def table(options: argparse.Namespace) -> str:
         f"torch {torch.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; median "
         f"rule, digits-sized mlp, {ROWS_PER_CLIENT} rows a client, partition {options.partition}",
         "",
-        "| registered | asked a round | set-up, s | first round, s | later rounds, ms (min / median "
-        "/ max) | peak memory, MB | run directory, MB |",
+        "| registered | asked a round | set-up, s | first round, s | later rounds, ms | peak, MB "
+        "| run directory, MB |",
         "|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)

@@ -16,7 +16,6 @@ from fedguard.runs.tally import outcomes
 from fedguard.tasks.base import Task
 from fedguard.traits import traits_of
 
-
 MOST_COUNTED = 10_000
 """Clients up to which the summary says how many rows of each class each of them holds."""
 
