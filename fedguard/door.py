@@ -50,6 +50,9 @@ class Fields(TypedDict, total=False):
     executor: Literal["auto", "timed", "reuse", "vmap", "dense"]
     workers: int | None
     ray_address: str | None
+    update_memory: str | None
+    update_dir: Path | str | None
+    update_type: Literal["float32", "bfloat16"]
     client_app: PartLike | None
     client_config: Mapping[str, bool | int | float | str]
     round_timeout: float

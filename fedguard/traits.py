@@ -21,6 +21,9 @@ World = Literal["horizontal", "vertical"]
 Visible = Literal["updates", "group means", "sum"]
 """What a server reads of a round: every client's update, means of groups, or one sum."""
 
+Blocks = Literal["none", "rows", "columns"]
+"""What a rule needs of the updates at a time: all of them, single rows, or some columns."""
+
 SERVER_DATA: tuple[ServerData, ...] = ("none", "unlabelled", "labelled")
 
 
@@ -44,6 +47,10 @@ class Traits:
         Whether it is one of fedguard's rules: `combine` on a matrix of updates.
     copyable : bool
         Whether an attacker may search against a copy of it.
+    blocks : str
+        How it reads updates, and so whether it decides on ones that are larger than memory:
+        ``"columns"``: in blocks of columns; ``"rows"``: row by row as well, which it cannot after
+        a pre-aggregation; ``"none"``: as one matrix in memory.
     history : bool
         Whether it judges a client by earlier rounds, so that clients need a lasting handle.
     lasting_keys : bool
@@ -70,6 +77,7 @@ class Traits:
     latent: bool = False
     rule: bool = False
     copyable: bool = False
+    blocks: Blocks = "none"
     history: bool = False
     lasting_keys: bool = False
     smallest_cohort: int = 1

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from flwr.app import Message, MetricRecord
 from torch import Tensor
 
 from fedguard.layout import ParameterLayout, TensorArray
+from fedguard.update_store import StoredRows
 
 __all__ = [
     "MAX_EXAMPLES",
@@ -46,8 +48,8 @@ class StackedReplies(list[Message]):
     ----------
     messages : iterable of Message
         The replies as ordinary Flower messages.
-    deltas : Tensor
-        (K, D) float32, client model minus global model.
+    deltas : Tensor or StoredRows
+        (K, D) float32, client model minus global model, in memory or in a file.
     num_examples : Tensor
         (K,) float64, as claimed.
     layout : ParameterLayout
@@ -57,7 +59,7 @@ class StackedReplies(list[Message]):
     def __init__(
         self,
         messages: Iterable[Message],
-        deltas: Tensor,
+        deltas: Tensor | StoredRows,
         num_examples: Tensor,
         layout: ParameterLayout,
     ) -> None:
@@ -75,7 +77,8 @@ class ClientUpdates:
     ----------
     deltas : Tensor
         (K, D) float32, client model minus global model, trainable parameters first. Every entry is
-        finite and at most `MAX_MAGNITUDE`.
+        finite and at most `MAX_MAGNITUDE`. In a round whose updates are larger than the memory they
+        may take, `StoredRows` stand here; only rules whose traits say ``blocks`` are then run.
     num_examples : Tensor
         (K,) float64, at least 1, as claimed by the clients; claims can lie.
     node_ids : tuple of int
@@ -124,10 +127,11 @@ class ClientUpdates:
         return same and bool(self.deltas[0].any())
 
     def select(self, rows: Sequence[int] | Tensor) -> ClientUpdates:
-        """Return the updates of the given rows, in that order."""
+        """Return the updates of the given rows, in that order; rows of a file are read."""
         index = torch.as_tensor(rows, dtype=torch.long)
+        chosen: Tensor | StoredRows = self.deltas[index]
         return ClientUpdates(
-            deltas=self.deltas[index],
+            deltas=chosen if isinstance(chosen, Tensor) else chosen.tensor(),
             num_examples=self.num_examples[index],
             node_ids=tuple(self.node_ids[int(row)] for row in index),
             global_vector=self.global_vector,
@@ -138,7 +142,7 @@ class ClientUpdates:
     @classmethod
     def from_matrix(
         cls,
-        deltas: Tensor | np.ndarray,
+        deltas: Tensor | np.ndarray | StoredRows,
         num_examples: Tensor | np.ndarray | Sequence[float] | None = None,
         node_ids: Sequence[int] | None = None,
         global_vector: Tensor | None = None,
@@ -152,7 +156,7 @@ class ClientUpdates:
 
         Parameters
         ----------
-        deltas : Tensor or ndarray
+        deltas : Tensor, ndarray or StoredRows
             (K, D), client model minus global model.
         num_examples : array of float, optional
             (K,) claims; 1 each if left out.
@@ -167,10 +171,13 @@ class ClientUpdates:
         server_round : int
             The round the updates belong to.
         """
-        matrix = torch.as_tensor(deltas)
+        stored = isinstance(deltas, StoredRows)
+        # Stored rows stand in for a matrix wherever rules read them in blocks.
+        matrix = cast(Tensor, deltas) if stored else torch.as_tensor(deltas)
         if matrix.ndim != 2:
             raise ValueError(f"deltas must be a (clients, parameters) matrix, not {matrix.ndim}-d")
-        matrix = matrix.detach().to(torch.float32)
+        if not stored:
+            matrix = matrix.detach().to(torch.float32)
         count, size = matrix.shape
         ids = tuple(range(count)) if node_ids is None else tuple(int(node) for node in node_ids)
         claims = (
@@ -240,23 +247,23 @@ class ClientUpdates:
         if isinstance(replies, StackedReplies) and replies.layout == layout:
             rows = [chosen[node] for node in nodes]
             whole = rows == list(range(len(messages)))
-            matrix = replies.deltas if whole else replies.deltas[rows]
+            matrix: Tensor | StoredRows = replies.deltas if whole else replies.deltas[rows]
             claims = replies.num_examples if whole else replies.num_examples[rows]
         else:
-            matrix = torch.empty(len(nodes), layout.size)
+            read = torch.empty(len(nodes), layout.size)
             examples: list[float] = []
             kept: list[int] = []
             for node in nodes:
                 try:
                     claim = _read_claim(messages[chosen[node]], weighted_by_key)
-                    _read_model(messages[chosen[node]], layout, matrix[len(kept)], wide or {})
+                    _read_model(messages[chosen[node]], layout, read[len(kept)], wide or {})
                 except Exception as error:  # bytes from outside can fail in any way
                     malformed[node] = _reason(error)
                     continue
                 examples.append(claim)
                 kept.append(node)
             nodes = kept
-            matrix = matrix[: len(kept)]
+            matrix = read[: len(kept)]
             matrix -= layout.without_entries(global_vector, wide) if wide else global_vector
             claims = torch.tensor(examples, dtype=torch.float64)
         return cls.from_matrix(
@@ -271,9 +278,11 @@ class ClientUpdates:
         )
 
 
-def _row_faults(matrix: Tensor, claims: Tensor) -> list[str | None]:
+def _row_faults(matrix: Tensor | StoredRows, claims: Tensor) -> list[str | None]:
     """Return for each row why it is no sane update, or None; reads the matrix once."""
-    if matrix.shape[1] == 0:
+    if isinstance(matrix, StoredRows):
+        peak = matrix.peaks
+    elif matrix.shape[1] == 0:
         peak = torch.zeros(len(matrix))
     else:
         # Both propagate NaN, and need no copy of the matrix as abs() would.

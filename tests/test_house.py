@@ -13,7 +13,7 @@ PACKAGE = ROOT / "fedguard"
 
 FLOORS = [
     {"errors", "randomness", "_moved"},
-    {"layout", "traits"},
+    {"layout", "traits", "update_store"},
     {"metrics", "training"},
     {"updates", "registry", "data"},
     {"attacks", "models", "tasks", "config"},
@@ -39,6 +39,7 @@ ROOT_FILES = {
     "registry",
     "simulate",
     "traits",
+    "update_store",
     "updates",
 }
 

@@ -12,6 +12,7 @@ import torch
 from fedguard import registry
 from fedguard.assembly.fits import model_arguments
 from fedguard.config import SimulationConfig
+from fedguard.config.sizes import bytes_of
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError
 
@@ -57,21 +58,27 @@ def check_memory(config: SimulationConfig, dataset: Dataset, available: int | No
     row = parameters * _BYTES * _MATRIX_FACTOR
     fixed = dataset.x_train.nbytes + dataset.x_test.nbytes + _MODEL_COPIES * parameters * _BYTES
     cohort = max(1, round(config.fraction * config.clients))
-    needed = cohort * row + fixed
+    updates = cohort * row
+    if config.update_memory is not None:
+        updates = min(updates, _MATRIX_FACTOR * bytes_of("update_memory", config.update_memory))
+    needed = updates + fixed
     if needed <= free:
         return
     most = int((free - fixed) // row)
     figures = (
-        f"{cohort:,} updates of {parameters:,} parameters need {_words(needed)} of memory, "
-        f"{_words(free)} are free"
+        f"{cohort:,} updates of {parameters:,} parameters need {said_bytes(needed)} of memory, "
+        f"{said_bytes(free)} are free"
     )
+    if config.update_memory is not None and updates < cohort * row:
+        allowed = f"at most {said_bytes(max(free - fixed, 0) / _MATRIX_FACTOR)}; {figures}"
+        raise ConfigurationError("update_memory", config.update_memory, allowed)
     if most < 1:
         raise ConfigurationError("model", config.model.name, f"a smaller one; {figures}")
     raise ConfigurationError(
         "clients",
         config.clients,
-        f"at most {most:,} clients a round with this model (fewer clients, a smaller fraction, "
-        f"or a smaller model); {figures}",
+        f"at most {most:,} clients a round with this model (fewer clients, a smaller fraction, a "
+        f"smaller model, or update_memory, beyond which updates lie in a file); {figures}",
     )
 
 
@@ -105,7 +112,8 @@ def check_disk(out: Path, parameters: int) -> None:
         raise ConfigurationError(
             "out",
             str(out),
-            f"a folder with {_words(needed)} of room for checkpoints; it has {_words(free)}",
+            f"a folder with {said_bytes(needed)} of room for checkpoints; "
+            f"it has {said_bytes(free)}",
         )
 
 
@@ -169,7 +177,7 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _words(count: float) -> str:
+def said_bytes(count: float) -> str:
     """Return a number of bytes as people say it."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedguard import registry
 from fedguard.assembly.fits import check_task, model_arguments
@@ -26,6 +27,7 @@ from fedguard.config import Part, SimulationConfig
 from fedguard.config.parts import CLASSES
 from fedguard.data.class_names import with_class_numbers
 from fedguard.data.dataset import Dataset
+from fedguard.data.partitions.base import Divided
 from fedguard.errors import ConfigurationError
 from fedguard.grids.foreign_app import find_client_app
 from fedguard.models.build import build
@@ -145,7 +147,12 @@ def make_federation(
         split = partition.split_dataset(dataset, rest, config.clients, config.seed)
     else:
         split = partition.split(strata[rest], classes, config.clients, config.seed)
-    shards, judged = [rest[rows] for rows in split.indices], None
+    shards: Sequence[Tensor]
+    divided, judged = split.indices, None
+    if isinstance(divided, Divided):
+        shards = divided.among(rest)
+    else:
+        shards = [rest[rows] for rows in divided]
     if config.evaluate_clients:
         shards, judged = hold_out_of_clients(strata, shards, config.evaluate_clients, config.seed)
     malicious = draw_malicious(config.clients, config.malicious, config.seed)

@@ -218,7 +218,7 @@ class Federation:
         """Return examples as the model sees them, on the federation's device; integers stay."""
         if not x.is_floating_point():
             return x.to(self.device, self.task.dtype)
-        return (x.to(self.device) - self._mean) / self._std
+        return (x.to(self.device) - self._mean).div_(self._std)
 
     def indexed(self, client: int, *, attacking: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the tensors that hold a client's examples, and its rows in them.
@@ -323,4 +323,8 @@ class Federation:
         strata = self.task.strata(self.dataset.y_train)
         count = int(strata.max()) + 1 if len(strata) else 1
         classes = max(count, self.dataset.num_classes if self.task.softmax else 1)
-        return torch.stack([strata[rows].bincount(minlength=classes) for rows in self.shards])
+        sizes = torch.tensor([len(rows) for rows in self.shards])
+        owners = torch.repeat_interleave(torch.arange(self.num_clients), sizes)
+        held = strata[torch.cat(list(self.shards))]
+        cells = torch.bincount(owners * classes + held, minlength=self.num_clients * classes)
+        return cells.view(self.num_clients, classes)

@@ -187,7 +187,7 @@ def perform(
             shown.update(record)
             tracking.on_round(record)
 
-        summary = simulation.run(directory, resume=resume, on_round=on_round)
+        summary = simulation.run(directory, resume=resume, on_round=on_round, on_opening=shown.note)
         tracking.finish(summary)
     return directory, summary
 

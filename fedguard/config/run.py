@@ -33,6 +33,7 @@ from fedguard.config.parts import (
 )
 from fedguard.config.repair_times import RepairTimes
 from fedguard.config.requests import UnlearnRequest, check_requests
+from fedguard.config.sizes import bytes_of
 from fedguard.errors import ConfigurationError
 from fedguard.traits import traits_of
 
@@ -135,6 +136,14 @@ class SimulationConfig(BaseModel):
     but for batched executors on Ray."""
     ray_address: str | None = None
     """A running Ray cluster, ``host:port``, for engine ray; one of its own if left out."""
+    update_memory: str | None = None
+    """Memory that a round's updates may take, such as ``4GB``; what does not fit lies in a file,
+    which rules read in blocks. Left out, they must fit into the machine's."""
+    update_dir: PathField | None = None
+    """Folder of that file, which is gone when the run ends, however it ends; the run directory if
+    left out."""
+    update_type: Literal["float32", "bfloat16"] = "float32"
+    """How the file keeps a number; bfloat16 takes half the room and rounds to 0.4 %."""
     client_app: PartField | None = None
     """A Flower ClientApp of your own, ``package.module:app``, in place of fedguard's client; what
     stands beside the name is its run configuration."""
@@ -225,6 +234,8 @@ class SimulationConfig(BaseModel):
         check_stopping(self.patience, repair_at, len(self.unlearn))
         check_start(self.start_from, len(self.unlearn))
         check_evaluation(self.evaluate_clients, own_clients=self.client_app is not None)
+        if self.update_memory is not None:
+            bytes_of("update_memory", self.update_memory)
         return self
 
     def resolved(self) -> dict[str, Any]:
@@ -249,7 +260,7 @@ class SimulationConfig(BaseModel):
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-PLACE = frozenset({"data_dir", "workers", "ray_address"})
+PLACE = frozenset({"data_dir", "workers", "ray_address", "update_memory", "update_dir"})
 """Fields that say where a run happens, not what it does."""
 
 LENGTH = frozenset({"rounds"})

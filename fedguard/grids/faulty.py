@@ -265,7 +265,9 @@ def _stacked_after(
         client, reply = clients[row], replies[row]
         fate = fates[client]
         if fate.corruption is not None and not reply.has_error():
-            reply = _spoil_row(reply, fate, training[client], replies.layout, replies.deltas[row])
+            own = replies.deltas[row]
+            reply = _spoil_row(reply, fate, training[client], replies.layout, own)
+            replies.deltas[row] = own  # a row that lies in a file was read from it
             if fate.corruption == "examples":
                 examples[row] = fate.examples
         arrived.append(reply)

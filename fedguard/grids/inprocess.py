@@ -9,7 +9,7 @@ from flwr.app import Error, Message, MessageType, RecordDict
 from torch import Tensor
 
 from fedguard.clients.desk import Desk
-from fedguard.clients.executors import Cohort, Executor, ReuseExecutor
+from fedguard.clients.executors import Cohort, Executor, ReuseExecutor, Trained
 from fedguard.clients.training import ClientTrainer
 from fedguard.clients.watch import ClientError
 from fedguard.grids.base import LocalGrid
@@ -24,7 +24,9 @@ from fedguard.grids.messages import (
     told_metrics,
     training_configs,
 )
+from fedguard.grids.update_room import UpdateRoom
 from fedguard.layout import ParameterLayout
+from fedguard.update_store import StoredRows
 from fedguard.updates import StackedReplies
 
 _UNSUPPORTED = 1
@@ -51,6 +53,8 @@ class InProcessGrid(LocalGrid):
         Trains the clients; one after another, on one reused model, if left out.
     history : History, optional
         Models of the last rounds; one of its own if left out.
+    room : UpdateRoom, optional
+        Where updates lie that take more memory than they may; in memory if left out.
     """
 
     def __init__(
@@ -59,12 +63,14 @@ class InProcessGrid(LocalGrid):
         attacking: Callable[[int], bool] = lambda _: True,
         executor: Executor | None = None,
         history: History | None = None,
+        room: UpdateRoom | None = None,
     ) -> None:
         super().__init__()
         self.trainer = trainer
         self.executor = executor or ReuseExecutor(trainer)
         self.attacking = attacking
         self.history = history or History()
+        self.room = room
         self._calls = 0
         self._desk = Desk(trainer)
 
@@ -113,17 +119,25 @@ class InProcessGrid(LocalGrid):
             configs=configs if any(configs) else (),
             timeout=timeout,
         )
-        deltas = torch.empty(len(messages), self.trainer.layout.size, device=global_vector.device)
-        trained = self.executor.train(cohort, deltas)
+        deltas, trained = self._trained(cohort)
         return stacked_replies(
             messages,
-            deltas.cpu(),
+            deltas,
             trained.examples,
             trained.losses,
             global_vector.cpu(),
             self.trainer.layout,
             trained.failed,
         )
+
+    def _trained(self, cohort: Cohort) -> tuple[Tensor | StoredRows, Trained]:
+        """Return the cohort's deltas, in memory or in a file, and what else it reports."""
+        count, size = len(cohort.clients), self.trainer.layout.size
+        if self.room is not None and not self.room.holds(count, size):
+            return self.room.train(cohort, size, self.executor.train)
+        deltas = torch.empty(count, size, device=cohort.global_vector.device)
+        trained = self.executor.train(cohort, deltas)
+        return deltas.cpu(), trained
 
     def _evaluate(self, trainer: ClientTrainer, message: Message) -> Message:
         x, y = trainer.examples(message.metadata.dst_node_id)
@@ -135,7 +149,7 @@ class InProcessGrid(LocalGrid):
 
 def stacked_replies(
     messages: Sequence[Message],
-    deltas: Tensor,
+    deltas: Tensor | StoredRows,
     examples: Tensor,
     losses: Sequence[float],
     global_vector: Tensor,

@@ -14,6 +14,7 @@ from fedguard.config import SimulationConfig
 from fedguard.grids.foreign_app import ClientAppGrid, find_client_app
 from fedguard.grids.history import History
 from fedguard.grids.inprocess import InProcessGrid
+from fedguard.grids.update_room import UpdateRoom
 from fedguard.runs.course import Ended
 from fedguard.runs.world import Record, World
 
@@ -55,8 +56,9 @@ def local_grid(
     chosen: Plan,
     attacking: Callable[[int], bool],
     history: History,
+    room: UpdateRoom | None = None,
 ) -> Iterator[InProcessGrid]:
-    """Give the grid of the engines ``inprocess`` and ``ray``; end its workers afterwards."""
+    """Give the grid of the engines ``inprocess`` and ``ray``; end workers and file afterwards."""
     executor: Executor
     if config.engine == "ray":
         from fedguard.nodes.ray import RayExecutor
@@ -65,6 +67,8 @@ def local_grid(
     else:
         executor = make_executor(chosen, trainer)
     try:
-        yield InProcessGrid(trainer, attacking, executor, history)
+        yield InProcessGrid(trainer, attacking, executor, history, room)
     finally:
         executor.close()
+        if room is not None:
+            room.close()

@@ -27,6 +27,7 @@ from fedguard.assembly.make import (
     server_tools,
 )
 from fedguard.assembly.plain_state import StrangersState
+from fedguard.assembly.stored_updates import check_room, stored_updates
 from fedguard.assembly.strategy import create_strategy, make_strategy, train_config
 from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Scene
@@ -37,6 +38,7 @@ from fedguard.errors import ConfigurationError, RunError
 from fedguard.grids.adversarial import AdversarialGrid
 from fedguard.grids.faulty import FaultyGrid
 from fedguard.grids.history import History
+from fedguard.grids.update_room import UpdateRoom
 from fedguard.grids.veil import Handles, VeiledGrid
 from fedguard.models.device import resolve_device
 from fedguard.models.flat import FlatModel
@@ -51,7 +53,7 @@ from fedguard.runs.length import bound_to, check_audits
 from fedguard.runs.measuring import Measuring
 from fedguard.runs.observed import ObservedStrategy, Outcome, unveiled
 from fedguard.runs.personal import Personalised
-from fedguard.runs.records import aim, chosen_parts, client_records, threat_model
+from fedguard.runs.records import aim, chosen_parts, client_records, split_told, threat_model
 from fedguard.runs.tally import tally, total
 from fedguard.runs.tending import Tending
 from fedguard.runs.world import Record
@@ -90,6 +92,7 @@ class HorizontalWorld:
         self.server_model = FlatModel(make_server_model(config, self.dataset).to(self.device))
         self.layout = self.server_model.layout
         self._strategy = make_strategy(config, self.dataset, self.federation, self.server_model)
+        self.stored = stored_updates(config, self._strategy, self.attack, self.layout.size)
         self.repair = make_repair(config, self.dataset)
         self.audits = make_audits(config, self.dataset, traits_of(self._strategy).audit)
         check_audits(config, self.audits)
@@ -256,11 +259,26 @@ class HorizontalWorld:
             raise ConfigurationError("enrolment.registrar", "a registrar", told)
         assert self.plan is not None
         with local_grid(
-            self.config, self.trainer, self.plan, self._attacking, self.history
+            self.config, self.trainer, self.plan, self._attacking, self.history, self._room()
         ) as grid:
             side = traits_of(self.strategy).rule
             inside = self.strategy.training_side(grid, self.trainer) if side else grid
             self.serve(inside, record)
+
+    def _room(self) -> UpdateRoom | None:
+        """Return where updates lie that are larger than the memory they may take."""
+        if self.stored is None:
+            return None
+        folder = self.config.update_dir or self.out
+        return UpdateRoom(self.stored.memory, folder, self.config.update_type)
+
+    def opening(self, out: Path) -> list[str]:
+        """Return what is told before round 1; refuse a place without room for the updates."""
+        if self.stored is None:
+            return []
+        folder = self.config.update_dir or out
+        check_room(self.stored, folder)
+        return [self.stored.told(folder)]
 
     def serve(self, grid: Grid, record: Record) -> None:
         """Run the strategy's own loop on a grid, with the coalition around it.
@@ -478,7 +496,7 @@ class HorizontalWorld:
             "device": str(self.device),
             "replies": total(rounds),
             "notes": list(self.dataset.notes),
-            "split": {"counts": federation.class_counts().tolist()},
+            "split": split_told(federation),
             **({"aim": aims} if (aims := aim(self.attack, federation)) else {}),
             **chosen_parts(config, federation, self.audited),
             **self.measuring.summary(clients.parent, rounds[-1]["round"]),

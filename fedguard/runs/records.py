@@ -16,6 +16,21 @@ from fedguard.runs.tally import outcomes
 from fedguard.tasks.base import Task
 from fedguard.traits import traits_of
 
+MOST_COUNTED = 10_000
+"""Clients up to which the summary says how many rows of each class each of them holds."""
+
+
+def split_told(federation: Federation) -> dict[str, Any]:
+    """Return what the summary says of the division: (clients, classes) counts where they are few.
+
+    The counts of a million clients would be a hundred megabytes that nobody reads; configuration
+    and seed divide the rows again.
+    """
+    if federation.num_clients > MOST_COUNTED:
+        told = f"not kept for more than {MOST_COUNTED:,} clients; the seed divides the rows again"
+        return {"counts": [], "told": told}
+    return {"counts": federation.class_counts().tolist()}
+
 
 def client_records(
     outcome: Outcome, malicious: frozenset[int], poisoned: frozenset[int] = frozenset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class Simulation:
         resume: bool = False,
         on_round: RoundListener = lambda _: None,
         grid: Grid | None = None,
+        on_opening: Callable[[str], None] = lambda _: None,
     ) -> dict[str, Any]:
         """Run all rounds and write the run directory; return the summary.
 
@@ -93,6 +95,9 @@ class Simulation:
             Called with each round's record.
         grid : Grid, optional
             Where clients run, in place of the configured engine; its node ids are client ids.
+        on_opening : callable
+            Called before round 1 with a line on what the run will need, if there is anything to
+            say.
 
         Raises
         ------
@@ -101,4 +106,11 @@ class Simulation:
         """
         if grid is None:
             self.world.settle(out, resume=resume)
+            for line in self._opening(out):
+                on_opening(line)
         return Execution(self.world, out, resume, on_round, grid).execute()
+
+    def _opening(self, out: Path) -> list[str]:
+        tell = getattr(self.world, "opening", None)
+        lines: list[str] = tell(out) if tell is not None else []
+        return lines

@@ -132,6 +132,7 @@ class BackdoorIndicator(RobustStrategy):
 
     properties: ClassVar[frozenset[str]] = frozenset()
     traits = RobustStrategy.traits.but(
+        blocks="rows",
         server_data="unlabelled",
         server_model=True,
         tasks=frozenset({"classification"}),

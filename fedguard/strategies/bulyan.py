@@ -75,6 +75,7 @@ class Bulyan(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(self, *, assumed_malicious: float = 0.2, **base: Any) -> None:
         super().__init__(**base)

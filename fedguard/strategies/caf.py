@@ -74,6 +74,7 @@ class CAF(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(self, *, assumed_malicious: float = 0.25, **base: Any) -> None:
         super().__init__(**base)

@@ -50,6 +50,7 @@ class CenteredClipping(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(
         self, *, clip_radius: float | None = None, iterations: int = 1, **base: Any

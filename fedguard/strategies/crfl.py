@@ -50,6 +50,7 @@ class CRFL(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "noise"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(
         self,

@@ -60,6 +60,7 @@ class DnC(RobustStrategy):
     properties: ClassVar[frozenset[str]] = frozenset(
         {"robust", "translation", "scale", "decoy-exempt"}
     )
+    traits = RobustStrategy.traits.but(blocks="rows")
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class FedAvg(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"translation", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the weighted mean; see `RobustStrategy.combine`."""

@@ -59,6 +59,7 @@ class FLAME(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "noise"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(self, *, noise_multiplier: float = 0.001, **base: Any) -> None:
         super().__init__(**base)

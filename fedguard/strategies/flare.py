@@ -83,6 +83,7 @@ class FLARE(RobustStrategy):
     """
 
     traits = RobustStrategy.traits.but(
+        blocks="rows",
         server_data="unlabelled",
         server_model=True,
         latent=True,

@@ -53,7 +53,7 @@ class FLTrust(RobustStrategy):
     [1.0, 0.0, 0.0]
     """
 
-    traits = RobustStrategy.traits.but(server_data="labelled", server_model=True)
+    traits = RobustStrategy.traits.but(blocks="rows", server_data="labelled", server_model=True)
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "dissimilar-exempt"})
 
     def __init__(

@@ -94,6 +94,7 @@ class GeminiGuard(TwoViews):
     """
 
     traits = RobustStrategy.traits.but(
+        blocks="rows",
         server_data="unlabelled",
         server_model=True,
         latent=True,

@@ -94,6 +94,7 @@ class GeometricMedian(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(self, *, smoothing: float = 1e-6, max_iterations: int = 1000, **base: Any) -> None:
         super().__init__(**base)

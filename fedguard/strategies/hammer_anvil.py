@@ -80,7 +80,7 @@ class HammerAnvil(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust"})
-    traits = RobustStrategy.traits.but(server_data="labelled", server_model=True)
+    traits = RobustStrategy.traits.but(blocks="rows", server_data="labelled", server_model=True)
 
     def __init__(
         self,

@@ -154,6 +154,7 @@ class MDA(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(
         self, *, assumed_malicious: float = 0.25, max_steps: int = 50_000, **base: Any

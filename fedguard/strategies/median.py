@@ -31,6 +31,7 @@ class Median(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Return the median; see `RobustStrategy.combine`."""

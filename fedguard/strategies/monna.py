@@ -54,7 +54,7 @@ class MoNNA(RobustStrategy):
     [3]
     """
 
-    traits = RobustStrategy.traits.but(server_data="labelled", server_model=True)
+    traits = RobustStrategy.traits.but(blocks="columns", server_data="labelled", server_model=True)
     properties: ClassVar[frozenset[str]] = frozenset({"robust"})
 
     def __init__(

@@ -87,6 +87,7 @@ class MultiMetrics(RobustStrategy):
     properties: ClassVar[frozenset[str]] = frozenset(
         {"robust", "decoy-exempt", "dissimilar-exempt"}
     )
+    traits = RobustStrategy.traits.but(blocks="rows")
 
     def __init__(self, *, kept_share: float = 0.3, **base: Any) -> None:
         super().__init__(**base)

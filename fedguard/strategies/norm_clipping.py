@@ -51,6 +51,7 @@ class NormClipping(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(
         self, *, max_norm: float | None = None, noise_std: float = 0.0, **base: Any

@@ -74,6 +74,7 @@ class SignGuard(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "scale"})
+    traits = RobustStrategy.traits.but(blocks="rows")
 
     def __init__(
         self,

@@ -90,6 +90,7 @@ class SMEA(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(
         self, *, assumed_malicious: float = 0.25, max_subsets: int = 20_000, **base: Any

@@ -39,6 +39,7 @@ class TrimmedMean(RobustStrategy):
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"robust", "translation", "scale"})
+    traits = RobustStrategy.traits.but(blocks="columns")
 
     def __init__(self, *, assumed_malicious: float = 0.25, **base: Any) -> None:
         super().__init__(**base)

@@ -20,7 +20,10 @@ rules:
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
+from unittest import SkipTest
 
 import torch
 
@@ -44,6 +47,8 @@ from fedguard.testing.robustness import (
     check_hostile_buffers,
 )
 from fedguard.testing.worlds import HONEST, HOSTILE, honest_updates, with_deltas
+from fedguard.traits import traits_of
+from fedguard.update_store import UpdateStore
 from fedguard.updates import ClientUpdates
 
 
@@ -216,6 +221,25 @@ def check_restart(make: StrategyFactory) -> None:
             assert same, "a rule that was reset decides unlike a fresh one"
 
 
+def check_blocks(make: StrategyFactory) -> None:
+    """Check that a rule whose traits say ``blocks`` decides over a file as over a matrix."""
+    if traits_of(prepare(make)).blocks == "none":
+        raise SkipTest("its traits do not say that it reads updates in blocks")
+    whole, stored = prepare(make), prepare(make)
+    with every_failure() as failures, tempfile.TemporaryDirectory() as folder:
+        for at in (1, 2, 3):
+            updates = honest_updates(10, seed=at, server_round=at)
+            count, size = updates.deltas.shape
+            store = UpdateStore(Path(folder), count, size, memory=8 * count * 37)
+            store.write(0, updates.deltas)
+            found = stored.decide(with_deltas(updates, store.begin(count)))
+            wanted = whole.decide(updates)
+            with failures.on(f"round {at}, blocks of 37 columns"):
+                assert_close(found.delta, wanted.delta, "blocks", 1e-5)
+                assert torch.equal(found.weights > 0, wanted.weights > 0), "blocks: other clients"
+            store.close()
+
+
 def check_changing_clients(make: StrategyFactory) -> None:
     """Check that clients may come and go between rounds."""
     strategy = prepare(make)
@@ -264,6 +288,7 @@ CHECKS: tuple[Callable[[StrategyFactory], None], ...] = (
     check_no_mutation,
     check_determinism,
     check_restart,
+    check_blocks,
     check_changing_clients,
     check_no_ground_truth,
 )

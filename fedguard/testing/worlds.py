@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fedguard.layout import ParameterLayout
 from fedguard.randomness import generator
 from fedguard.strategies.toolkit.server_tools import ServerTools
+from fedguard.update_store import StoredRows
 from fedguard.updates import ClientUpdates
 
 HONEST = 16
@@ -67,7 +68,7 @@ def honest_updates(
     )
 
 
-def with_deltas(updates: ClientUpdates, deltas: Tensor) -> ClientUpdates:
+def with_deltas(updates: ClientUpdates, deltas: Tensor | StoredRows) -> ClientUpdates:
     """Return updates like `updates` with other deltas, sanitised as those of a round are."""
     return ClientUpdates.from_matrix(
         deltas,

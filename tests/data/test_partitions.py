@@ -43,7 +43,7 @@ def check_split(split: Split, rows: int, clients: int) -> Tensor:
     assert len(split.indices) == clients
     assert all(len(part) > 0 and part.dtype == torch.int64 for part in split.indices)
     assert all((part.diff() > 0).all() for part in split.indices)
-    everything = torch.cat(split.indices)
+    everything = torch.cat(list(split.indices))
     assert everything.min() >= 0
     assert everything.max() < rows
     assert len(everything.unique()) == len(everything), "two clients share a row"
@@ -391,3 +391,44 @@ def test_the_stream_is_the_runs_own() -> None:
     labels = make_labels(50)
     expected = numpy_generator(7, 0, SERVER, "partition").permutation(np.arange(50))[:10]
     assert Iid().split(labels, CLASSES, 5, 7).indices[0].tolist() == sorted(expected.tolist())
+
+
+def test_the_rows_of_all_clients_are_views_of_one_tensor():
+    divided = base.Divided(torch.tensor([0, 3, 1, 2, 4]), np.array([0, 2, 3, 5]))
+    assert [part.tolist() for part in divided] == [[0, 3], [1], [2, 4]]
+    assert divided[-1].tolist() == [2, 4]
+    assert [part.tolist() for part in divided[1:]] == [[1], [2, 4]]
+    assert all(part.data_ptr() >= divided.rows.data_ptr() for part in divided)
+    assert [p.tolist() for p in divided.among(torch.tensor([9, 8, 7, 6, 5]))] == [
+        [9, 6],
+        [8],
+        [7, 5],
+    ]
+    for beyond in (3, -4):
+        with pytest.raises(IndexError, match="of 3"):
+            divided[beyond]
+
+
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 99))
+def test_rows_go_to_their_owners_in_ascending_order(rows: int, clients: int, seed: int):
+    stream = np.random.default_rng(seed)
+    shuffled, owners = stream.permutation(rows), stream.integers(0, clients, rows)
+    divided = base.split_by_owner(shuffled, owners, clients)
+    assert len(divided) == clients
+    for client, part in enumerate(divided):
+        assert part.tolist() == sorted(shuffled[owners == client].tolist())
+
+
+def test_a_hopeless_split_of_very_many_clients_is_not_drawn_a_thousand_times(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(base, "_MOST_NUMBERS", 1200)
+    drawn = []
+
+    def draw() -> np.ndarray:
+        drawn.append(1)
+        return np.zeros((3, 10), dtype=np.int64)
+
+    with pytest.raises(ConfigurationError):
+        base.draw_until(draw, 100, 10, 1)
+    assert len(drawn) == 40

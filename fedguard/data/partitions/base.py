@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 import torch
@@ -17,7 +17,51 @@ from fedguard.randomness import SERVER, numpy_generator
 MAX_DRAWS = 1000
 """How often a random split is drawn again to give every client enough rows."""
 
+_MOST_NUMBERS = 10**8
+"""Most counts that all draws together hold: a million clients are not drawn a thousand times."""
+
+_FEWEST_DRAWS = 10
+
 Rows = NDArray[np.int64]
+
+
+class Divided(Sequence[Tensor]):
+    """The rows of all clients in one tensor; a client's are a view of it, made when asked for.
+
+    A million tensors of two rows take seconds to make and half a gigabyte to keep.
+
+    Parameters
+    ----------
+    rows : Tensor
+        (N,) int64 rows of the first client, then of the second, ...
+    starts : ndarray
+        (K + 1,) where each client's rows begin, and the end.
+    """
+
+    def __init__(self, rows: Tensor, starts: Rows) -> None:
+        self.rows, self.starts = rows, starts
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, client: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, client: slice) -> list[Tensor]: ...
+    def __getitem__(self, client: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(client, slice):
+            return [self[one] for one in range(*client.indices(len(self)))]
+        place = client + len(self) if client < 0 else client
+        if not 0 <= place < len(self):
+            raise IndexError(f"client {client} of {len(self)}")
+        return self.rows[int(self.starts[place]) : int(self.starts[place + 1])]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[client] for client in range(len(self)))
+
+    def among(self, rows: Tensor) -> Divided:
+        """Return the same division of other rows: each entry is a place in `rows` (M,)."""
+        return Divided(rows[self.rows], self.starts)
 
 
 @dataclass(frozen=True)
@@ -26,7 +70,7 @@ class Split:
 
     Attributes
     ----------
-    indices : tuple of Tensor
+    indices : sequence of Tensor
         One ascending int64 index tensor per client; disjoint, none empty.
     noise_std : tuple of float, optional
         Standard deviation of the Gaussian noise each client's inputs carry, on the unscaled
@@ -35,7 +79,7 @@ class Split:
         What each client belongs to, such as its hospital; None where a split does not say.
     """
 
-    indices: tuple[Tensor, ...]
+    indices: Sequence[Tensor]
     noise_std: tuple[float, ...] | None = None
     groups: tuple[str, ...] | None = None
 
@@ -70,12 +114,13 @@ def check_count(field: str, value: int, at_least: int) -> None:
         raise ConfigurationError(field, value, f"a whole number >= {at_least}")
 
 
-def split_by_owner(rows: Rows, owners: Rows, num_clients: int) -> tuple[Tensor, ...]:
+def split_by_owner(rows: Rows, owners: Rows, num_clients: int) -> Divided:
     """Return each client's rows, ascending; `owners` (as long as `rows`) names the client."""
-    order = np.lexsort((rows, owners))
-    sizes = np.bincount(owners, minlength=num_clients)
-    grouped = torch.from_numpy(rows[order])
-    return tuple(part.clone() for part in torch.split(grouped, sizes.tolist()))
+    most = int(rows.max(initial=0)) + 1
+    # One sort of whole numbers, some ten times as fast as sorting by two keys.
+    ordered = np.sort(owners.astype(np.int64) * most + rows) % most
+    starts = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=num_clients))])
+    return Divided(torch.from_numpy(ordered), starts)
 
 
 def even_sizes(total: int, parts: int) -> Rows:
@@ -93,14 +138,15 @@ def draw_until(draw: Callable[[], Rows], total: int, num_clients: int, min_sampl
     if min_samples * num_clients > total:
         allowed = f"at most {total // num_clients} with {num_clients} clients on {total} rows"
         raise ConfigurationError("partition.min_samples", min_samples, allowed)
-    best = 0
-    for _ in range(MAX_DRAWS):
+    best, draws, most = 0, 0, MAX_DRAWS
+    while draws < most:
         counts = draw()
         smallest = int(counts.reshape(-1, num_clients).sum(axis=0).min())
         if smallest >= min_samples:
             return counts
-        best = max(best, smallest)
-    reached = f"at most {best} (the best of {MAX_DRAWS} draws), or " if best else ""
+        best, draws = max(best, smallest), draws + 1
+        most = min(MAX_DRAWS, max(_FEWEST_DRAWS, _MOST_NUMBERS // counts.size))
+    reached = f"at most {best} (the best of {most} draws), or " if best else ""
     allowed = f"{reached}a larger partition.alpha, or fewer clients than {num_clients}"
     raise ConfigurationError("partition.min_samples", min_samples, allowed)
 

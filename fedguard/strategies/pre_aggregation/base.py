@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,11 +18,16 @@ from torch import Tensor
 from fedguard.layout import ParameterLayout
 from fedguard.strategies.toolkit.coordinates import coordinate_median
 from fedguard.strategies.toolkit.mixture import MixedUpdates, Mixture
+from fedguard.traits import Traits
+from fedguard.update_store import StoredRows
 from fedguard.updates import ClientUpdates, Verdict
 
 
 class PreAggregation(ABC):
     """A map from the round's updates to the ones that the rule sees."""
+
+    traits: ClassVar[Traits] = Traits(blocks="columns")
+    """What the core reads of it: whether it maps updates that lie in a file."""
 
     def bind(self, layout: ParameterLayout) -> None:  # noqa: B027
         """Check before the first round that the part fits a model with this layout.
@@ -62,6 +68,8 @@ class PreAggregation(ABC):
             rows, buffers, matrix = source.rows, source.tail, matrix @ source.matrix.to(matrix)
         else:
             rows, buffers = updates.trainable, updates.deltas[:, updates.layout.num_trainable :]
+            if isinstance(buffers, StoredRows):
+                buffers = buffers.tensor()
         tail = buffers.new_empty(len(matrix), buffers.shape[1])
         if buffers.shape[1] > 0:
             for row, members in enumerate(shares > 0):

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedguard.errors import check_number
 from fedguard.randomness import SERVER, numpy_generator
 from fedguard.strategies.pre_aggregation.base import PreAggregation
+from fedguard.strategies.toolkit.mixture import all_rows
 from fedguard.updates import ClientUpdates
 
 
@@ -52,7 +53,7 @@ class Bucketing(PreAggregation):
             math.ceil(count / self.bucket_size),
             count,
             dtype=torch.float64,
-            device=updates.deltas.device,
+            device=all_rows(updates).device,
         )
         for position, row in enumerate(order):
             matrix[position // self.bucket_size, row] = 1.0

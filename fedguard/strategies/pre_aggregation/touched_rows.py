@@ -8,6 +8,7 @@ from torch import Tensor
 from fedguard.errors import ConfigurationError, nearest
 from fedguard.layout import ParameterLayout
 from fedguard.strategies.pre_aggregation.base import PreAggregation
+from fedguard.traits import Traits
 from fedguard.updates import ClientUpdates
 
 
@@ -37,6 +38,8 @@ class TouchedRows(PreAggregation):
     >>> TouchedRows(table="weight")(updates).deltas.tolist()
     [[1.0, 4.0], [1.0, 0.0]]
     """
+
+    traits = Traits()
 
     def __init__(self, *, table: str = "items.weight") -> None:
         self.table = table

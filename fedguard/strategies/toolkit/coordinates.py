@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedguard.strategies.toolkit.mixture import Mixture, Rows
+from fedguard.strategies.toolkit.mixture import Rows
 
 _ENTRIES_PER_BLOCK = 1 << 18
 _GPU_ENTRIES_PER_BLOCK = 1 << 24
@@ -39,14 +39,14 @@ def central_mean(rows: Rows, first: int, last: int, index: Tensor | None = None)
 
     Parameters
     ----------
-    rows : Tensor or Mixture
+    rows : Tensor, Mixture or StoredRows
         (K, D) values.
     first, last : int
         Ranks, from 0, among the rows that count.
     index : Tensor, optional
         Numbers of the rows that count; all if left out. Spares a copy of them.
     """
-    if isinstance(rows, Mixture):
+    if not isinstance(rows, Tensor):
         return torch.cat([central_mean(part, first, last, index) for _, part in rows.blocks()])
     count = len(rows) if index is None else len(index)
     if count <= NETWORK_UP_TO and worth_compiling(rows):
@@ -67,7 +67,7 @@ def mean_around_median(rows: Rows, nearest: int, index: Tensor | None = None) ->
     median tie wherever K is even, and the order of rows must not decide. `index` is as in
     `central_mean`.
     """
-    if isinstance(rows, Mixture):
+    if not isinstance(rows, Tensor):
         return torch.cat([mean_around_median(part, nearest, index) for _, part in rows.blocks()])
     count = len(rows) if index is None else len(index)
     if count <= NETWORK_UP_TO and worth_compiling(rows):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedguard.strategies.toolkit.coordinates import worth_compiling
 from fedguard.strategies.toolkit.mixture import Mixture, Rows, trainable_rows
+from fedguard.update_store import StoredRows
 from fedguard.updates import ClientUpdates
 
 _COORDINATES_PER_BLOCK = 1 << 14
@@ -44,13 +45,15 @@ def gram_matrix(rows: Rows, center: Tensor | None = None, index: Tensor | None =
 
     Parameters
     ----------
-    rows : Tensor or Mixture
+    rows : Tensor, Mixture or StoredRows
         (K, D) vectors.
     center : Tensor, optional
         (D,) what is subtracted from every row first, in float64.
     index : Tensor, optional
         Numbers of the rows that count; all if left out.
     """
+    if isinstance(rows, StoredRows):
+        return _stored_gram(rows, center, index)
     if isinstance(rows, Mixture):
         parts = [
             gram_matrix(block, None if center is None else center[at], index)
@@ -69,9 +72,18 @@ def gram_matrix(rows: Rows, center: Tensor | None = None, index: Tensor | None =
     return (gram + gram.T) / 2
 
 
+def _stored_gram(rows: StoredRows, center: Tensor | None, index: Tensor | None) -> Tensor:
+    """Return the Gram matrix of rows in a file; no block's is kept longer than it is added."""
+    count = len(rows) if index is None else len(index)
+    gram = torch.zeros(count, count, dtype=torch.float64)
+    for at, block in rows.blocks():
+        gram += gram_matrix(block, None if center is None else center[at], index)
+    return gram
+
+
 def row_norms(rows: Rows, center: Tensor | None = None) -> Tensor:
     """Return the (K,) float64 Euclidean norms of (K, D) rows, minus `center` (D,) if given."""
-    if isinstance(rows, Mixture):
+    if not isinstance(rows, Tensor):
         norms = [
             row_norms(block, None if center is None else center[at]) for at, block in rows.blocks()
         ]
@@ -117,7 +129,7 @@ def squared_distances(rows: Rows, gram: Tensor | None = None) -> Tensor:
     for group in _groups(close):
         index = None if len(group) == len(rows) else group
         first = int(group[0])
-        center = rows.row(first) if isinstance(rows, Mixture) else rows[first]
+        center = rows[first] if isinstance(rows, Tensor) else rows.row(first)
         squared[group[:, None], group] = _from_gram(gram_matrix(rows, center, index))
     return squared
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedguard.update_store import StoredRows
 from fedguard.updates import ClientUpdates
 
 _ENTRIES_PER_BLOCK = 1 << 23
@@ -23,14 +24,14 @@ class Mixture:
     ----------
     matrix : Tensor
         (L, K) float32 coefficients M.
-    rows : Tensor
+    rows : Tensor or StoredRows
         (K, T) float32 rows x; they are not copied.
     tail : Tensor
         (L, B) columns that follow the mixed ones; B can be 0.
     """
 
     matrix: Tensor
-    rows: Tensor
+    rows: Tensor | StoredRows
     tail: Tensor
 
     def __len__(self) -> int:
@@ -48,11 +49,11 @@ class Mixture:
 
     def row(self, at: int) -> Tensor:
         """Return one row."""
-        return torch.cat([self.matrix[at] @ self.rows, self.tail[at]])
+        return torch.cat([combination(self.rows, self.matrix[at]), self.tail[at]])
 
     def combination(self, shares: Tensor) -> Tensor:
         """Return the sum of the rows by `shares` (L,); reads the rows x once."""
-        return torch.cat([(shares @ self.matrix) @ self.rows, shares @ self.tail])
+        return torch.cat([combination(self.rows, shares @ self.matrix), shares @ self.tail])
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield blocks of columns, where they lie and their (L, width) values.
@@ -60,18 +61,27 @@ class Mixture:
         A block lasts until the next one is asked for, which takes its place in memory.
         """
         width = self.rows.shape[1]
-        cuts = max(1, len(self) * width // _ENTRIES_PER_BLOCK)
-        edges = [width * at // cuts for at in range(cuts + 1)]
-        room = self.rows.new_empty(len(self) * -(-width // cuts))
-        for start, end in pairwise(edges):
-            block = room[: len(self) * (end - start)].view(len(self), end - start)
-            self._mix(start, end, block)
-            yield slice(start, end), block
+        room = self.tail.new_empty(0)
+        for at, block in self._sources():
+            size = len(self) * block.shape[1]
+            room = room if len(room) >= size else self.tail.new_empty(size)
+            mixed = room[:size].view(len(self), -1)
+            self._mix(block, mixed)
+            yield at, mixed
         if self.tail.shape[1] > 0:
             yield slice(width, self.shape[1]), self.tail
 
-    def _mix(self, start: int, end: int, out: Tensor) -> None:
-        block = self.rows[:, start:end]
+    def _sources(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield blocks of columns of the rows x."""
+        if not isinstance(self.rows, Tensor):
+            yield from self.rows.blocks()
+            return
+        width = self.rows.shape[1]
+        cuts = max(1, len(self) * width // _ENTRIES_PER_BLOCK)
+        for start, end in pairwise([width * at // cuts for at in range(cuts + 1)]):
+            yield slice(start, end), self.rows[:, start:end]
+
+    def _mix(self, block: Tensor, out: Tensor) -> None:
         diagonal = self.matrix.diagonal()
         if len(self) == len(self.rows) and torch.equal(torch.diag(diagonal), self.matrix):
             torch.mul(diagonal[:, None], block, out=out)
@@ -80,14 +90,14 @@ class Mixture:
 
     def dense(self) -> Tensor:
         """Return the rows as one (L, T + B) matrix."""
-        result = torch.empty(self.shape, dtype=self.rows.dtype, device=self.device)
+        result = torch.empty(self.shape, dtype=self.tail.dtype, device=self.device)
         for at, block in self.blocks():
             result[:, at] = block
         return result
 
 
-Rows = Tensor | Mixture
-"""(K, D) vectors, as a matrix or as a mixture of one."""
+Rows = Tensor | Mixture | StoredRows
+"""(K, D) vectors: a matrix, a mixture of one, or a matrix in a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +113,14 @@ class MixedUpdates(ClientUpdates):
     def __getattr__(self, name: str) -> Any:
         if name != "deltas":
             raise AttributeError(name)
+        if isinstance(self.mixture.rows, StoredRows):
+            raise RuntimeError("updates in a file are not mixed into a matrix; see Traits.blocks")
         object.__setattr__(self, "deltas", self.mixture.dense())
         return self.deltas
 
 
 def all_rows(updates: ClientUpdates) -> Rows:
-    """Return the (K, D) deltas, as a mixture where they are one."""
+    """Return the (K, D) deltas, as a mixture where they are one, or where the file holds them."""
     return updates.mixture if isinstance(updates, MixedUpdates) else updates.deltas
 
 
@@ -123,4 +135,4 @@ def trainable_rows(updates: ClientUpdates) -> Rows:
 def combination(rows: Rows, shares: Tensor) -> Tensor:
     """Return the (D,) float32 sum of rows by `shares` (K,)."""
     shares = shares.to(torch.float32)
-    return rows.combination(shares) if isinstance(rows, Mixture) else shares @ rows
+    return shares @ rows if isinstance(rows, Tensor) else rows.combination(shares)
