@@ -6,6 +6,8 @@ from fedguard.auditing.audit import REFERENCE, UNTRIED, Found, Row, count_of
 from fedguard.auditing.threats import BY_NAME
 from fedguard.auditing.verdict import BROKEN, HARMED, HELD_UP, UNREACHED
 
+_SHORTER = "strategy.start(timeout=60) or ServerConfig(round_timeout=60) shortens it, no rule does"
+
 _ENDS = {
     "the server stops": "stops your server",
     "the app exits": "ends your run",
@@ -90,7 +92,7 @@ def outright(found: Found) -> list[str]:
             who = _who(row.cell.malicious, found.project.clients)
             lines.setdefault(row.cell.threat, f"{row.cell.threat} ({who}): {row.reason}")
         elif row.verdict == HELD_UP:
-            lines.setdefault(row.cell.threat, f"{row.cell.threat}: {row.reason}")
+            lines.setdefault(row.cell.threat, f"{row.cell.threat}: {row.reason}; {_SHORTER}")
     return list(lines.values())
 
 

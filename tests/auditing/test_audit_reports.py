@@ -96,6 +96,7 @@ def test_where_nothing_reached_the_app_nobody_says_that_it_stands():
 def test_what_stops_the_server_is_listed_apart():
     lines = outright(found(*BROKEN_APP))
     assert [line.split(" (")[0].split(":")[0] for line in lines] == ["missing array", "hung"]
+    assert "timeout=60" in lines[1]
 
 
 def test_the_best_rule_that_stands_is_recommended_with_what_to_paste():
