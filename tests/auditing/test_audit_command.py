@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 from audited import APPS
 
@@ -157,3 +158,18 @@ def test_an_app_that_only_asks_questions_is_one_line(tmp_path, capsys, monkeypat
     error = capsys.readouterr().err
     assert "the app trains nothing in peace: its server asked no client to train" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_flowers_engine_leaves_the_same_model_in_peace_and_under_attack(tmp_path):
+    for engine in ("inprocess", "flower"):
+        project = Project.read(APPS / "numpy_app", engine=engine, settings=["num-server-rounds=2"])
+        (tmp_path / engine).mkdir()
+        nursery = Nursery(project, tmp_path / engine)
+        for cell in (Cell(), Cell("scaled x100", 1)):
+            path = tmp_path / engine / f"{cell.threat}.json"
+            assert nursery.run(cell, path, 280.0)["ended"] == "finished"
+        nursery.close()
+    for name in ("peace.npy", "scaled x100.npy"):
+        here, there = (np.load(tmp_path / engine / name) for engine in ("inprocess", "flower"))
+        np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-9)
