@@ -1,42 +1,32 @@
-"""`Audit`: peace, battle, remedies; what is found, as plain values."""
+"""`Audit`: peace, battle, remedies."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedguard.auditing.cell import PEACE, Cell
+from fedguard.auditing.found import NO_TIME, REFERENCE, Found, Plan, Remedy, Row, count_of
 from fedguard.auditing.nurses import Ward
 from fedguard.auditing.project import Project
 from fedguard.auditing.threats import BY_NAME, THREATS, Threat
 from fedguard.auditing.verdict import (
     BROKEN,
     HARMED,
+    HELD_UP,
     UNREACHED,
-    Headline,
+    called,
     headline,
     judge,
     learns,
 )
 from fedguard.errors import RunError
-
-FRACTIONS = (0.05, 0.1, 0.2, 0.4)
-"""Shares of malicious clients that are tried."""
-
-REFERENCE = 0.2
-"""Share at which remedies are compared and an app is called standing."""
-
-UNTRIED = "untried"
-"""The verdict where nothing was tried, or nothing reached the app."""
-
-NO_TIME = "no time was left for all of it"
-"""Why a threat was not tried, or not with every share."""
 
 RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("multi-krum", {"assumed_malicious": 0.3}),
@@ -48,141 +38,11 @@ RULES: tuple[tuple[str, dict[str, Any]], ...] = (
 BATTLE = 0.6
 """Share of the time after which remedies are tried, whatever is left of the battery."""
 
-ENOUGH = 0.8
-"""Share that a remedy must keep, in peace and under attack, to be recommended."""
-
 _WORST = 5
 """Most threats against which every remedy is tried."""
 
 _PATIENCE = 6.0
 """A cell may take this many times a peaceful run, and half a minute, before it counts as hung."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an audit tries.
-
-    Attributes
-    ----------
-    fractions : tuple of float
-        Shares of malicious clients.
-    seeds : int
-        Runs of each cell.
-    minutes : float
-        Time for everything.
-    workers : int
-        Cells at a time.
-    threats : tuple of str
-        Names of threats; all of them if empty.
-    metric : str or None
-        The figure by which the app is judged.
-    """
-
-    fractions: tuple[float, ...] = FRACTIONS
-    seeds: int = 1
-    minutes: float = 10.0
-    workers: int = 2
-    threats: tuple[str, ...] = ()
-    metric: str | None = None
-
-
-@dataclass
-class Row:
-    """One cell with its verdict."""
-
-    cell: Cell
-    verdict: str
-    kept: float
-    reason: str
-
-    def plain(self) -> dict[str, Any]:
-        """Return the row as JSON holds it."""
-        return {
-            "threat": self.cell.threat,
-            "malicious": self.cell.malicious,
-            "seed": self.cell.seed,
-            "rule": self.cell.rule,
-            "arguments": dict(self.cell.arguments),
-            "verdict": self.verdict,
-            "kept": round(self.kept, 4),
-            "reason": self.reason,
-            "file": f"cells/{self.cell.name}.json",
-        }
-
-
-@dataclass
-class Remedy:
-    """A rule, what it costs in peace, and what is kept with it under the worst threat."""
-
-    rule: str
-    arguments: dict[str, Any]
-    peace: float
-    worst: float
-    worst_threat: str
-    tried: int
-
-    @property
-    def stands(self) -> bool:
-        """Whether the app keeps enough with it to be worth pasting."""
-        return min(self.worst, self.peace) >= ENOUGH
-
-    def lines(self, app: str = "app") -> list[str]:
-        """Return what to paste at the end of the server's file, where the app has that name."""
-        given = "".join(f", {name}={value!r}" for name, value in self.arguments.items())
-        return ["import fedguard", "", f'{app} = fedguard.guard("{self.rule}"{given})({app})']
-
-
-@dataclass
-class Found:
-    """Everything that an audit found."""
-
-    project: Project
-    plan: Plan
-    headline: Headline
-    rows: list[Row] = field(default_factory=list)
-    remedies: list[Remedy] = field(default_factory=list)
-    untried: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def unguarded(self) -> list[Row]:
-        """Return the rows of the app as it is."""
-        return [row for row in self.rows if not row.cell.rule]
-
-    def worst(self, fraction: float = REFERENCE) -> float | None:
-        """Return the least that is kept by the app as it is, up to a share of the clients.
-
-        None where nothing was tried with so many.
-        """
-        most = count_of(fraction, self.project.clients)
-        rows = [r for r in self.unguarded() if r.cell.malicious <= most]
-        return min((row.kept for row in rows if row.verdict != UNREACHED), default=None)
-
-    @property
-    def verdict(self) -> str:
-        """``"broken"``, ``"harmed"``, ``"standing"`` or ``"untried"`` up to the reference share."""
-        most = count_of(REFERENCE, self.project.clients)
-        words = {row.verdict for row in self.unguarded() if row.cell.malicious <= most}
-        if not words - {UNREACHED}:
-            return UNTRIED
-        return BROKEN if BROKEN in words else HARMED if HARMED in words else "standing"
-
-    def paste(self) -> list[str]:
-        """Return the lines of the recommended remedy; none where there is none."""
-        best = self.recommended
-        return best.lines(self.project.server.partition(":")[2]) if best is not None else []
-
-    @property
-    def recommended(self) -> Remedy | None:
-        """The remedy to paste, where one is needed and stands."""
-        if self.verdict not in (BROKEN, HARMED):
-            return None
-        good = [remedy for remedy in self.remedies if remedy.stands]
-        return max(good, key=lambda r: (round(min(r.worst, r.peace), 2), r.peace), default=None)
-
-
-def count_of(fraction: float, clients: int) -> int:
-    """Return how many clients a share is: at least one, never all."""
-    return min(max(1, math.floor(fraction * clients + 1e-9)), clients - 1)
 
 
 class Audit:
@@ -278,16 +138,12 @@ class Audit:
             tried |= {(t.name, count) for t in now}
             seeds = range(self.plan.seeds)
             cells = [Cell(t.name, count, seed) for t in now for seed in seeds]
-            outcomes = self.ward.run(cells, deadline)
-            rows = [
-                self._row(cell, outcomes[cell.name], found)
-                for cell in cells
-                if cell.name in outcomes
-            ]
+            rows = self._judged(cells, found, deadline)
             found.rows += rows
             broken = {row.cell.threat for row in rows if row.verdict == BROKEN}
             left = [threat for threat in left if threat.name not in broken]
-            missed = {cell.threat for cell in cells if cell.name not in outcomes}
+            known = {row.cell.name for row in rows}
+            missed = {cell.threat for cell in cells if cell.name not in known}
             found.untried.update(dict.fromkeys(sorted(missed), NO_TIME))
 
     def _threats(self, found: Found) -> list[Threat]:
@@ -302,6 +158,22 @@ class Audit:
             else:
                 chosen.append(threat)
         return chosen
+
+    def _judged(self, cells: Sequence[Cell], found: Found, deadline: float) -> list[Row]:
+        """Run cells and judge them; what harms is run with one more seed, and the mean counts."""
+        outcomes = self.ward.run(cells, deadline)
+        rows = [self._row(c, outcomes[c.name], found) for c in cells if c.name in outcomes]
+        again = {
+            row.cell.name: replace(row.cell, seed=self.plan.seeds)
+            for row in rows
+            if row.verdict == HARMED
+        }
+        outcomes = self.ward.run(list({c.name: c for c in again.values()}.values()), deadline)
+        for place, row in enumerate(rows):
+            twin = again.get(row.cell.name)
+            if twin is not None and twin.name in outcomes:
+                rows[place] = _mean(row, self._row(twin, outcomes[twin.name], found), found)
+        return rows
 
     def _row(self, cell: Cell, outcome: dict[str, Any], found: Found) -> Row:
         peaceful = self.ward.outcomes.get(Cell(seed=cell.seed).name)
@@ -335,10 +207,13 @@ class Audit:
         trials = [Remedy(rule, dict(arguments), 0.0, 0.0, "", 0) for rule, arguments in RULES]
         tried = [self._try(found, remedy, harmed[:_WORST], deadline) for remedy in trials]
         found.remedies = [remedy for remedy in tried if remedy.tried]
-        best = found.recommended
-        if best is not None:
+        everything = [*harmed, *others]
+        for _ in RULES:  # who falls to the rest makes room for the next best
+            best = found.recommended
+            if best is None or best.tried >= len(everything) or time.monotonic() >= deadline:
+                break
             place = found.remedies.index(best)
-            found.remedies[place] = self._try(found, best, [*harmed, *others], deadline)
+            found.remedies[place] = self._try(found, best, everything, deadline)
 
     def _harmed(self, found: Found) -> list[str]:
         """Return the threats that harm up to the reference share, of each kind the worst first."""
@@ -358,8 +233,7 @@ class Audit:
         count = count_of(REFERENCE, self.project.clients)
         bare = Cell(seed=0, rule=remedy.rule, arguments=remedy.arguments)
         cells = [bare, *(replace(bare, threat=name, malicious=count) for name in threats)]
-        outcomes = self.ward.run(cells, deadline)
-        rows = [self._row(c, outcomes[c.name], found) for c in cells if c.name in outcomes]
+        rows = self._judged(cells, found, deadline)
         known = {row.cell.name for row in found.rows}
         found.rows += [row for row in rows if row.cell.name not in known]
         attacked = [row for row in rows if row.cell.threat != PEACE]
@@ -373,6 +247,17 @@ class Audit:
             worst_threat=worst.cell.threat,
             tried=len(attacked),
         )
+
+
+def _mean(row: Row, other: Row, found: Found) -> Row:
+    """Return a cell's row with what two seeds keep on average."""
+    kept = (row.kept + other.kept) / 2.0
+    verdict = called(kept, found.headline)
+    if verdict not in (BROKEN, HARMED) and other.verdict == HELD_UP:
+        verdict, reason = HELD_UP, other.reason
+    else:
+        reason = f"{row.reason}; another seed keeps {min(other.kept, 1.0):.0%}"
+    return replace(row, verdict=verdict, kept=kept, reason=reason)
 
 
 def _triggered(cell: Cell, outcome: Mapping[str, Any]) -> float | None:

@@ -7,7 +7,7 @@ import shlex
 from html import escape
 from pathlib import Path
 
-from fedguard.auditing.audit import REFERENCE, Found, Row, count_of
+from fedguard.auditing.found import REFERENCE, Found, Row, count_of
 from fedguard.auditing.threats import BY_NAME
 from fedguard.auditing.verdict import BROKEN, HARMED, HELD_UP, STANDS, UNREACHED
 from fedguard.auditing.words import outright, remedy_sentence, verdict_sentence

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from fedguard.auditing.audit import REFERENCE, Found, Row, count_of
+from fedguard.auditing.found import REFERENCE, Found, Row, count_of
 from fedguard.auditing.threats import BY_NAME
 from fedguard.auditing.verdict import BROKEN, HARMED, HELD_UP, UNREACHED
 from fedguard.auditing.words import remedy_sentence, verdict_sentence

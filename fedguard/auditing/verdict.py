@@ -181,14 +181,19 @@ def judge(
         gone = outcome.get("distance")
         kept = 0.0 if gone is None or not way else max(0.0, 1.0 - gone / way)
         text = "the model's distance from the peaceful one, by the way that this one went"
-    if kept < BROKEN_BELOW:
-        return BROKEN, kept, text
-    if kept < HARMED_BELOW - min(found.spread, _MOST_SPREAD):
-        return HARMED, kept, text
+    if (verdict := called(kept, found)) != STANDS:
+        return verdict, kept, text
     each = outcome["waited"] / max(outcome["rounds"], 1)
     if each > HELD:
         return HELD_UP, kept, f"each round waits {spell(each)} for a client that never answers"
     return STANDS, kept, text
+
+
+def called(kept: float, found: Headline) -> str:
+    """Return what it is called to keep a share of what is learnt."""
+    if kept < BROKEN_BELOW:
+        return BROKEN
+    return HARMED if kept < HARMED_BELOW - min(found.spread, _MOST_SPREAD) else STANDS
 
 
 def spell(seconds: float) -> str:

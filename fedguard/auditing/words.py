@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedguard.auditing.audit import REFERENCE, UNTRIED, Found, Row, count_of
+from fedguard.auditing.found import REFERENCE, UNTRIED, Found, Row, count_of
 from fedguard.auditing.threats import BY_NAME
 from fedguard.auditing.verdict import BROKEN, HARMED, HELD_UP, UNREACHED
 

@@ -107,7 +107,7 @@ def audit(
         tell=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
         command=["fedguard", *sys.argv[1:]],
     )
-    from fedguard.auditing.audit import NO_TIME
+    from fedguard.auditing.found import NO_TIME
     from fedguard.auditing.pipelines import plain
     from fedguard.auditing.words import outright, remedy_sentence, verdict_sentence
     from fedguard.records.writer import jsonable
@@ -170,7 +170,8 @@ def perform(
     RunError
         If the app does not get through in peace.
     """
-    from fedguard.auditing.audit import Audit, Plan
+    from fedguard.auditing.audit import Audit
+    from fedguard.auditing.found import Plan
     from fedguard.auditing.page import command_of, write_page
     from fedguard.auditing.pipelines import write_json, write_junit, write_sarif
     from fedguard.auditing.project import FLOWER, Project

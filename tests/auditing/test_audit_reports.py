@@ -17,8 +17,8 @@ import torch
 from audited import APPS
 from torch.utils.data import DataLoader, TensorDataset
 
-from fedguard.auditing.audit import Found, Plan, Remedy, Row, count_of
 from fedguard.auditing.cell import Cell
+from fedguard.auditing.found import Found, Plan, Remedy, Row, count_of
 from fedguard.auditing.hook import BACKDOOR, FLIP, TRIGGERED, poisoned
 from fedguard.auditing.page import write_page
 from fedguard.auditing.pipelines import plain, write_json, write_junit, write_sarif

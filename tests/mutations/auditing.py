@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _FIELD = "tests/auditing/test_field.py"
 _REPORTS = "tests/auditing/test_audit_reports.py"
+_COURSE = "tests/auditing/test_audit_course.py"
 _COMMAND = "tests/auditing/test_audit_command.py"
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
@@ -32,7 +33,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         _REPORTS,
     ),
     (
-        "fedguard/auditing/audit.py",
+        "fedguard/auditing/found.py",
         "if row.verdict != UNREACHED), default=None)",
         "if row.verdict != UNREACHED), default=1.0)",
         _REPORTS,
@@ -42,6 +43,18 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "(gained > 0 if found.higher else gained < 0) and found.spread < 0.5",
         "(gained > 0 if found.higher else gained < 0)",
         _REPORTS,
+    ),
+    (
+        "fedguard/auditing/audit.py",
+        "    kept = (row.kept + other.kept) / 2.0",
+        "    kept = row.kept",
+        _COURSE,
+    ),
+    (
+        "fedguard/auditing/audit.py",
+        "        for _ in RULES:  # who falls to the rest makes room for the next best",
+        "        for _ in RULES[:1]:",
+        _COURSE,
     ),
     (
         "fedguard/auditing/pipelines.py",
