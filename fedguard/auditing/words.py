@@ -27,11 +27,11 @@ def verdict_sentence(found: Found) -> str:
     harmed = sorted((r for r in rows if r.verdict == HARMED), key=_severity)
     if found.verdict == BROKEN:
         row = broken[0]
-        return f"Broken: {_who(row.cell.malicious, clients)} that {_does(row)} {_effect(row)}."
+        return f"Broken: {_subject(row, clients)} {_verb(row, _effect(row))}."
     if found.verdict == HARMED:
         row = harmed[0]
-        who = _who(row.cell.malicious, clients)
-        return f"Harmed: {who} that {_does(row)} takes {1 - row.kept:.0%} of what is learnt."
+        words = _verb(row, f"takes {1 - row.kept:.0%} of what is learnt")
+        return f"Harmed: {_subject(row, clients)} {words}."
     held = " A client that never answers holds it up, though." if _held(rows) else ""
     later = ""
     if broken:
@@ -64,8 +64,15 @@ def _who(count: int, clients: int) -> str:
     return f"one client of {clients}" if count == 1 else f"{count} clients of {clients}"
 
 
-def _does(row: Row) -> str:
-    return BY_NAME[row.cell.threat].words
+def _subject(row: Row, clients: int) -> str:
+    who, does = _who(row.cell.malicious, clients), BY_NAME[row.cell.threat].words
+    return f"{who} that {does}" if row.cell.malicious == 1 else f"{who}, each of which {does},"
+
+
+def _verb(row: Row, words: str) -> str:
+    """Return words that begin with a verb, which agrees with how many clients do it."""
+    verb, _, rest = words.partition(" ")
+    return words if row.cell.malicious == 1 else f"{verb.removesuffix('s')} {rest}"
 
 
 def _effect(row: Row) -> str:
@@ -102,9 +109,10 @@ def remedy_sentence(found: Found) -> str:
     if best is not None:
         cost = max(0.0, 1.0 - best.peace)
         price = "nothing measurable" if cost < 0.01 else f"{cost:.0%} of what is learnt"
+        threats = "1 threat" if best.tried == 1 else f"each of {best.tried} threats"
         return (
-            f"{best.rule} keeps at least {best.worst:.0%} of what the app learns in peace under "
-            f"each of {best.tried} threats with {count_of(REFERENCE, found.project.clients)} of "
+            f"{best.rule} keeps at least {min(best.worst, 1.0):.0%} of what the app learns in "
+            f"peace under {threats} with {count_of(REFERENCE, found.project.clients)} of "
             f"{found.project.clients} clients; in peace it costs {price}."
         )
     if found.verdict in (BROKEN, HARMED):

@@ -75,7 +75,13 @@ def test_the_verdict_comes_first_and_names_the_smallest_attack():
         "Standing: nothing that was tried with up to 4 of 20 clients breaks it. "
         "With 8 of 20, scaled x100 breaks it."
     )
-    assert verdict_sentence(found(row("Mimic", 4, HARMED, 0.8))).endswith("20% of what is learnt.")
+    assert verdict_sentence(found(row("Mimic", 4, HARMED, 0.8))) == (
+        "Harmed: 4 clients of 20, each of which repeats one honest client (Mimic), take 20% of "
+        "what is learnt."
+    )
+    assert verdict_sentence(found(row("missing array", 2, BROKEN, 0.0, "the server stops: x"))) == (
+        "Broken: 2 clients of 20, each of which leaves an array out, stop your server."
+    )
     assert found().verdict == "untried"
     assert "more minutes" in verdict_sentence(found())
 
