@@ -123,8 +123,9 @@ class ClientUpdates:
     @property
     def all_same(self) -> bool:
         """Whether three clients or more sent one and the same update, as no three train it."""
-        same = len(self) >= 3 and bool((self.deltas == self.deltas[:1]).all())
-        return same and bool(self.deltas[0].any())
+        if len(self) < 3 or not bool(self.deltas[0].any()):
+            return False
+        return all(torch.equal(row, self.deltas[0]) for row in self.deltas[1:])
 
     def select(self, rows: Sequence[int] | Tensor) -> ClientUpdates:
         """Return the updates of the given rows, in that order; rows of a file are read."""
