@@ -115,6 +115,13 @@ def test_the_best_rule_that_stands_is_recommended_with_what_to_paste():
     assert audit.paste()[-1].endswith("(server)")
     assert "keeps at least 97%" in remedy_sentence(audit)
     assert "nothing measurable" in remedy_sentence(audit)
+    # One that is no better but by chance, and was tried against less, is not preferred.
+    lucky = replace(KRUM, rule="median", arguments={}, worst=1.04, tried=2)
+    sound = replace(KRUM, worst=0.98)
+    assert found(*BROKEN_APP, remedies=[lucky, sound]).recommended == sound
+    better = replace(lucky, worst=1.0, tried=2)
+    poor = replace(KRUM, worst=0.85)
+    assert found(*BROKEN_APP, remedies=[better, poor]).recommended == better
     weak = found(*BROKEN_APP, remedies=[WEAK])
     assert weak.recommended is None
     assert "the best, median, keeps 40% under ALIE" in remedy_sentence(weak)
