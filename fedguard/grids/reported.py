@@ -25,8 +25,9 @@ def fitting(
        is left out.
     2. A figure that is one number, a list of so many, or finite for most must be that for all.
     3. A number is moved to the nearer end of what is believed: the median, give or take ten times
-       its own size and the quartiles' distance. A loss that is at least 0 for most is so for all:
-       q-FedAvg takes its power.
+       its own size and the quartiles' distance. A loss that is at least 0 for most is at least a
+       tenth of the median for all: q-FedAvg takes a negative power of it, and one client's 0 would
+       hold the model where it is.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ def _bound(name: str, kept: Mapping[int, dict[str, Any]]) -> None:
     reach = _REACH * (high - low + abs(middle))
     least, most = middle - reach, middle + reach
     if _LOSS in name.lower() and 2 * (values >= 0.0).sum() > len(values):
-        least = max(least, 0.0)
+        least = max(least, middle / _REACH)
     for figures in kept.values():
         value = figures[name]
         if not least <= value <= most:

@@ -183,7 +183,23 @@ def test_a_second_reply_does_not_count():
 def test_a_negative_loss_does_not_make_q_fedavg_nan():
     lies = {3: negative_loss}
     assert distance(trained(STRATEGIES["qfedavg"](), PullingGrid(lies))) == np.inf
-    assert distance(trained(STRATEGIES["qfedavg"](), fedguard.Guarded(PullingGrid(lies)))) < 0.4
+    for rule in ("multi-krum", "fedavg"):  # the second accepts the liar as well
+        grid = fedguard.Guarded(PullingGrid(lies), rule)
+        assert distance(trained(STRATEGIES["qfedavg"](), grid)) < 0.4
+
+
+def test_a_rule_that_goes_less_far_than_the_average_of_whom_it_weighs_is_obeyed():
+    class Halved(RobustStrategy):
+        """As clipping rules do: the average by the claims, and half of the way."""
+
+        def combine(self, updates):
+            weights = (updates.num_examples / updates.num_examples.sum()).float()
+            return Verdict(0.5 * weighted_mean(updates.deltas, weights), weights)
+
+    whole = trained(FedAvg(), PullingGrid(), rounds=1)
+    half = trained(FedAvg(), fedguard.Guarded(PullingGrid(), Halved()), rounds=1)
+    for name in whole:
+        np.testing.assert_allclose(half[name].numpy(), whole[name].numpy() / 2.0, atol=1e-6)
 
 
 class Watching(FedAvg):

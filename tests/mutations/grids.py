@@ -44,8 +44,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/grids/reported.py",
+        "        least = max(least, middle / _REACH)\n",
         "        least = max(least, 0.0)\n",
-        "        least = least\n",
         _GUARDED,
     ),
     (

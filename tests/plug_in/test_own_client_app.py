@@ -89,12 +89,17 @@ def test_the_process_ends_although_a_client_never_does(tmp_path):
 
 @pytest.mark.slow
 def test_flowers_engine_loses_the_same_clients(tmp_path):
+    """Takes two minutes: Flower ends a worker at every error, and the next imports PyTorch anew."""
     settings = ["--set", "client_app.leaving-client=1", "--set", "client_app.endless-client=3"]
     settings += ["--rounds", "2"]
     assert run("there", "--engine", "flower", "--round-timeout", "30", *settings) == 0
     records = read_jsonl(tmp_path / "there" / "clients.jsonl")
-    found = {(r["client"], r["round"]) for r in records if r["outcome"] == "failed"}
-    assert found == {(client, current) for client in (1, 3) for current in (1, 2)}
+    found = {(r["client"], r["round"]): r["reason"] for r in records if r["outcome"] == "failed"}
+    said = {
+        1: "error reply: the client called sys.exit(I have had enough)",
+        3: "error reply: no reply within 30 s (round_timeout)",
+    }
+    assert found == {(client, current): said[client] for client in said for current in (1, 2)}
 
 
 @pytest.mark.parametrize(
