@@ -94,12 +94,8 @@ def test_flowers_engine_loses_the_same_clients(tmp_path):
     settings += ["--rounds", "2"]
     assert run("there", "--engine", "flower", "--round-timeout", "30", *settings) == 0
     records = read_jsonl(tmp_path / "there" / "clients.jsonl")
-    found = {(r["client"], r["round"]): r["reason"] for r in records if r["outcome"] == "failed"}
-    said = {
-        1: "error reply: the client called sys.exit(I have had enough)",
-        3: "error reply: no reply within 30 s (round_timeout)",
-    }
-    assert found == {(client, current): said[client] for client in said for current in (1, 2)}
+    found = {(r["client"], r["round"]) for r in records if r["outcome"] == "failed"}
+    assert found == {(client, current) for client in (1, 3) for current in (1, 2)}
 
 
 @pytest.mark.parametrize(
