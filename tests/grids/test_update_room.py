@@ -151,7 +151,9 @@ def test_rules_that_need_the_matrix_say_so_and_the_others_are_many():
     assert traits_of(registry.find("pre", "touched-rows")).blocks == "none"
 
 
-@pytest.mark.parametrize("strategy", ["median", "krum", "fltrust"])
+@pytest.mark.parametrize(
+    "strategy", ["median", "krum", pytest.param("fltrust", marks=pytest.mark.slow)]
+)
 def test_a_run_whose_updates_lie_in_a_file_ends_with_the_same_model(tmp_path, strategy):
     told: list[str] = []
     plain = Simulation(parse({**RUN, "strategy": strategy})).run(tmp_path / "memory")
@@ -199,6 +201,12 @@ def test_what_cannot_work_on_a_file_is_refused_before_round_1(change, field, tol
     with pytest.raises(ConfigurationError, match=told) as error:
         Simulation(parse({**RUN, "update_memory": "1MiB", **change}))
     assert error.value.field == field
+
+
+def test_a_deployment_whose_server_has_no_file_is_refused():
+    world = Simulation(parse({**RUN, "update_memory": "1MiB"})).world
+    with pytest.raises(ConfigurationError, match="nothing in a deployment"):
+        world.check_deployed()
 
 
 def test_a_place_without_room_is_refused_before_round_1(tmp_path, monkeypatch):
