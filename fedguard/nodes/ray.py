@@ -171,7 +171,8 @@ class RayExecutor(Executor):
         """Return how many workers the living nodes have room for."""
         import ray
 
-        return int(ray.cluster_resources().get("GPU" if self._gpu else "CPU", 0))
+        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return int(found.get("GPU" if self._gpu else "CPU", 0))
 
     def _take(self, answer: Any, rows: list[int], deltas: Tensor, trained: Trained) -> bool:
         """Copy one worker's answer into its rows; return False if the worker was lost."""
