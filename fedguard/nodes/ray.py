@@ -16,6 +16,9 @@ from fedguard.clients.training import ClientTrainer
 from fedguard.config import SimulationConfig
 from fedguard.errors import RunError
 
+WAIT = 2.0
+"""Seconds between looks at whether a worker that does not answer can start at all."""
+
 ATTEMPTS = 3
 """How often a round is tried on a worker that is lost each time."""
 
@@ -98,6 +101,7 @@ class RayExecutor(Executor):
         self._gpu = trainer.model.vector.device.type == "cuda"
         self.count = config.workers or _share(self._gpu)
         self._started = start_ray(config.ray_address, self.count)
+        self._starting: list[Any] = []
         self.actors = [self._new_actor() for _ in range(self.count)]
 
     def _new_actor(self) -> Any:
@@ -110,7 +114,9 @@ class RayExecutor(Executor):
             update["data_dir"] = self._config.data_dir.resolve()
         text = self._config.model_copy(update=update).model_dump_json()
         remote = ray.remote(_Workplace)
-        return remote.options(num_cpus=1, num_gpus=1 if self._gpu else 0).remote(text)
+        made = remote.options(num_cpus=1, num_gpus=1 if self._gpu else 0).remote(text)
+        self._starting.append(made)
+        return made
 
     def train(self, cohort: Cohort, deltas: Tensor) -> Trained:
         """Train a cohort; see `Executor.train`."""
@@ -138,7 +144,7 @@ class RayExecutor(Executor):
             lost = {
                 worker: rows
                 for worker, (answer, rows) in asked.items()
-                if not self._take(answer, rows, deltas, trained)
+                if not (self._arrives(worker, answer) and self._take(answer, rows, deltas, trained))
             }
             if not lost:
                 return trained
@@ -166,6 +172,22 @@ class RayExecutor(Executor):
             for worker, actor in enumerate(self.actors)
             if worker not in lost or worker in replaced
         ]
+
+    def _arrives(self, worker: int, answer: Any) -> bool:
+        """Wait for a worker's answer; return False if no living node has room to start it.
+
+        A node's death is known some seconds later than that of its workers: until then a worker
+        that is to replace one of them waits for the room that has gone.
+        """
+        import ray
+
+        actor = self.actors[worker]
+        while not ray.wait([answer], timeout=WAIT)[0]:
+            if actor in self._starting and self._places() < len(self.actors):
+                ray.kill(actor)
+                return False
+        self._starting = [one for one in self._starting if one is not actor]
+        return True
 
     def _places(self) -> int:
         """Return how many workers the living nodes have room for."""
