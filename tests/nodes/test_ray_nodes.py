@@ -58,6 +58,7 @@ cluster.shutdown()
 def test_a_node_that_is_killed_costs_its_clients_time_and_nothing_else(tmp_path):
     here = Simulation(parse({**VALUES, "engine": "inprocess"})).run(tmp_path / "here")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment["RAY_worker_niceness"] = "0"  # else a busy machine starves its workers
     command = [sys.executable, "-c", TWO_NODES, json.dumps(VALUES), str(tmp_path / "there")]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=280
