@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 import torch
 from torch import Tensor
@@ -153,18 +153,17 @@ class StoredRows:
         if isinstance(at, slice):
             return StoredRows(self.store, self.index[at], self.first, self.last)
         if isinstance(at, tuple) and isinstance(at[1], slice):
-            rows, columns = at
-            start, end, step = columns.indices(self.last - self.first)
+            start, end, step = at[1].indices(self.last - self.first)
             if step != 1:
                 raise IndexError("columns of stored updates are read in one piece")
-            found = self[rows]
-            return StoredRows(found.store, found.index, self.first + start, self.first + end)
+            index = self.index[cast(slice, at[0])]
+            return StoredRows(self.store, index, self.first + start, self.first + end)
         if isinstance(at, tuple):
-            return self._picked(at[1])
+            return self._picked(cast(Tensor, at[1]))
         chosen = torch.as_tensor(at)
         places = chosen.nonzero().flatten() if chosen.dtype == torch.bool else chosen
-        index = tuple(self.index[int(place)] for place in places)
-        return StoredRows(self.store, index, self.first, self.last)
+        picked = tuple(self.index[int(place)] for place in places)
+        return StoredRows(self.store, picked, self.first, self.last)
 
     def _picked(self, columns: Tensor) -> Tensor:
         """Return the values of some columns of all rows, read row by row."""
@@ -226,7 +225,7 @@ class StoredRows:
 
 
 def _bytes_of(values: Tensor) -> memoryview:
-    return memoryview(values.view(torch.uint8).numpy())
+    return values.view(torch.uint8).numpy().data
 
 
 def _write(descriptor: int, content: memoryview, at: int) -> None:

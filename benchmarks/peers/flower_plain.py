@@ -33,7 +33,23 @@ SPEC: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text())
 
 
 def network(name: str, features: int) -> nn.Module:
-    """Return the same networks as fedguard's logistic, mlp and cnn."""
+    """Return the same networks as fedguard's logistic, mlp, cnn and resnet18, or pfl's."""
+    if name == "resnet18":
+        from fedguard.models.build import build
+
+        return build("resnet18", (3, 32, 32), 10, 0)
+    if name == "two-convolutions":
+        return nn.Sequential(
+            nn.Conv2d(3, 32, 3),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * 14 * 14, 128),
+            nn.ReLU(),
+            nn.Linear(128, 10),
+        )
     if name == "logistic":
         return nn.Sequential(nn.Flatten(), nn.Linear(features, 10))
     if name == "mlp":
@@ -85,7 +101,9 @@ def make_client_app(spec: dict[str, Any]) -> ClientApp:
             return Message(content, reply_to=message)
         torch.set_num_threads(1)
         x, y = examples(spec["folder"], client, size)
-        model = network(spec["model"], x[0].numel())
+        device = torch.device(spec.get("device", "cpu"))
+        x, y = x.to(device), y.to(device)
+        model = network(spec["model"], x[0].numel()).to(device)
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())
         optimiser = torch.optim.SGD(model.parameters(), lr=spec["lr"])
         for _ in range(spec["epochs"]):
@@ -102,6 +120,11 @@ def make_client_app(spec: dict[str, Any]) -> ClientApp:
         return Message(content, reply_to=message)
 
     return app
+
+
+def share_of_gpu(spec: dict[str, Any]) -> float:
+    """Return the share of a GPU that a client takes: eight of them share one."""
+    return 0.125 if str(spec.get("device", "cpu")).startswith("cuda") else 0.0
 
 
 def main() -> None:
@@ -136,7 +159,7 @@ def main() -> None:
         server,
         make_client_app(spec),
         num_supernodes=spec["clients"],
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": share_of_gpu(spec)}},
     )
     print(json.dumps({"ended": ended}))
 

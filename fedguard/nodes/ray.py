@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from fedguard.clients.executors import Cohort, Executor, Trained
 from fedguard.clients.training import ClientTrainer
 from fedguard.config import SimulationConfig
 from fedguard.errors import RunError
+
+WAIT = 2.0
+"""Seconds between looks at whether a worker that does not answer can start at all."""
 
 ATTEMPTS = 3
 """How often a round is tried on a worker that is lost each time."""
@@ -77,9 +80,10 @@ class RayExecutor(Executor):
     1. Put the global vector into Ray's object store, once.
     2. Give each worker its clients: client k belongs to worker k modulo the number of workers.
     3. Copy each worker's block of deltas into the rows of its clients, in client order.
-    4. Replace a worker that was lost and let it train its clients again.
+    4. Replace the workers that were lost, alone or with their node, where a living node has room
+       for them, and let their clients train again.
 
-    Under the executor `reuse` no result depends on the number of workers.
+    Under the executor `reuse` no result depends on the number of workers, nor on who was lost.
 
     Parameters
     ----------
@@ -97,6 +101,7 @@ class RayExecutor(Executor):
         self._gpu = trainer.model.vector.device.type == "cuda"
         self.count = config.workers or _share(self._gpu)
         self._started = start_ray(config.ray_address, self.count)
+        self._starting: list[Any] = []
         self.actors = [self._new_actor() for _ in range(self.count)]
 
     def _new_actor(self) -> Any:
@@ -109,7 +114,9 @@ class RayExecutor(Executor):
             update["data_dir"] = self._config.data_dir.resolve()
         text = self._config.model_copy(update=update).model_dump_json()
         remote = ray.remote(_Workplace)
-        return remote.options(num_cpus=1, num_gpus=1 if self._gpu else 0).remote(text)
+        made = remote.options(num_cpus=1, num_gpus=1 if self._gpu else 0).remote(text)
+        self._starting.append(made)
+        return made
 
     def train(self, cohort: Cohort, deltas: Tensor) -> Trained:
         """Train a cohort; see `Executor.train`."""
@@ -119,16 +126,11 @@ class RayExecutor(Executor):
         trained = Trained(torch.empty(count, dtype=torch.float64), [0.0] * count)
         vector = ray.put(cohort.global_vector.cpu().numpy())
         last = None if cohort.last_update is None else ray.put(cohort.last_update.cpu().numpy())
-        shares = {
-            worker: [
-                row for row, client in enumerate(cohort.clients) if client % self.count == worker
-            ]
-            for worker in range(self.count)
-        }
-        waiting = {worker: rows for worker, rows in shares.items() if rows}
+        waiting = list(range(count))
         for _ in range(ATTEMPTS):
-            asked = {
-                worker: self.actors[worker].train.remote(
+            asked = {}
+            for worker, rows in self._shares(cohort, waiting).items():
+                answer = self.actors[worker].train.remote(
                     tuple(cohort.clients[row] for row in rows),
                     cohort.server_round,
                     vector,
@@ -138,19 +140,61 @@ class RayExecutor(Executor):
                     self._memories(cohort.clients[row] for row in rows),
                     cohort.timeout,
                 )
-                for worker, rows in waiting.items()
-            }
+                asked[worker] = (answer, rows)
             lost = {
-                worker: waiting[worker]
-                for worker, answer in asked.items()
-                if not self._take(answer, waiting[worker], deltas, trained)
+                worker: rows
+                for worker, (answer, rows) in asked.items()
+                if not (self._arrives(worker, answer) and self._take(answer, rows, deltas, trained))
             }
             if not lost:
                 return trained
-            for worker in lost:
-                self.actors[worker] = self._new_actor()
-            waiting = lost
-        raise RunError(f"Ray lost the workers {sorted(waiting)} {ATTEMPTS} times in one round")
+            self._replace(lost)
+            waiting = sorted(row for rows in lost.values() for row in rows)
+        raise RunError(f"Ray lost the workers {sorted(lost)} {ATTEMPTS} times in one round")
+
+    def _shares(self, cohort: Cohort, waiting: Sequence[int]) -> dict[int, list[int]]:
+        """Return which of the waiting rows each worker trains; workers without one are left out."""
+        shares: dict[int, list[int]] = {}
+        for row in waiting:
+            shares.setdefault(cohort.clients[row] % len(self.actors), []).append(row)
+        return shares
+
+    def _replace(self, lost: Collection[int]) -> None:
+        """Start workers in place of lost ones, as many as the nodes that are left have room for.
+
+        A worker that no node has room for would never start; those that live share its clients.
+        """
+        left = len(self.actors) - len(lost)
+        new = min(len(lost), max(self._places() - left, 0 if left else 1))
+        replaced = sorted(lost)[:new]
+        self.actors = [
+            self._new_actor() if worker in replaced else actor
+            for worker, actor in enumerate(self.actors)
+            if worker not in lost or worker in replaced
+        ]
+
+    def _arrives(self, worker: int, answer: Any) -> bool:
+        """Wait for a worker's answer; return False if no living node has room to start it.
+
+        A node's death is known some seconds later than that of its workers: until then a worker
+        that is to replace one of them waits for the room that has gone.
+        """
+        import ray
+
+        actor = self.actors[worker]
+        while not ray.wait([answer], timeout=WAIT)[0]:
+            if actor in self._starting and self._places() < len(self.actors):
+                ray.kill(actor)
+                return False
+        self._starting = [one for one in self._starting if one is not actor]
+        return True
+
+    def _places(self) -> int:
+        """Return how many workers the living nodes have room for."""
+        import ray
+
+        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return int(found.get("GPU" if self._gpu else "CPU", 0))
 
     def _take(self, answer: Any, rows: list[int], deltas: Tensor, trained: Trained) -> bool:
         """Copy one worker's answer into its rows; return False if the worker was lost."""
@@ -158,7 +202,11 @@ class RayExecutor(Executor):
 
         try:
             block, examples, losses, kept, failed = ray.get(answer)
-        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError):
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.ObjectLostError,
+            ray.exceptions.NodeDiedError,
+        ):
             return False
         index = torch.tensor(rows)
         deltas[index.to(deltas.device)] = torch.tensor(block, device=deltas.device)

@@ -249,8 +249,11 @@ class HorizontalWorld:
         return self.enrolment is not None and self.enrolment.deployable
 
     def check_deployed(self) -> None:
-        """Refuse enrolment whose tickets the server would make; see `World.check_deployed`."""
+        """Refuse what a real server cannot do for its clients; see `World.check_deployed`."""
         check_deployed(self.config, self.enrolment, self.attack.needs)
+        if self.stored is not None:
+            allowed = "nothing in a deployment, whose server keeps a round's updates in memory"
+            raise ConfigurationError("update_memory", self.config.update_memory, allowed)
 
     def serve_here(self, record: Record) -> None:
         """Run the rounds with clients that this process, or Ray's, train."""

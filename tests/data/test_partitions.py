@@ -419,16 +419,16 @@ def test_rows_go_to_their_owners_in_ascending_order(rows: int, clients: int, see
         assert part.tolist() == sorted(shuffled[owners == client].tolist())
 
 
-def test_a_hopeless_split_of_very_many_clients_is_not_drawn_a_thousand_times(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("short", "draws"), [(1000, 10), (999, 1000)])
+def test_a_split_that_leaves_very_many_clients_short_is_not_drawn_a_thousand_times(
+    short: int, draws: int
 ):
-    monkeypatch.setattr(base, "_MOST_NUMBERS", 1200)
     drawn = []
 
     def draw() -> np.ndarray:
         drawn.append(1)
-        return np.zeros((3, 10), dtype=np.int64)
+        return np.repeat([[0, 3]], [short, 2000 - short], axis=1)
 
     with pytest.raises(ConfigurationError):
-        base.draw_until(draw, 100, 10, 1)
-    assert len(drawn) == 40
+        base.draw_until(draw, 6000, 2000, 1)
+    assert len(drawn) == draws

@@ -13,9 +13,11 @@ import torch
 from fedguard import registry
 from fedguard.assembly import stored_updates as planning
 from fedguard.assembly.capacity import count_parameters
+from fedguard.clients.executors import Cohort, Trained
 from fedguard.config import parse
 from fedguard.config.sizes import bytes_of
 from fedguard.errors import ConfigurationError
+from fedguard.grids.update_room import UpdateRoom
 from fedguard.runs.simulation import Simulation
 from fedguard.strategies.pre_aggregation import make_pre_aggregation
 from fedguard.testing import honest_updates, with_deltas
@@ -63,6 +65,8 @@ def test_what_was_written_is_read_by_rows_blocks_and_columns(tmp_path, matrix):
     assert torch.equal(torch.cat([block for *_, block in found], dim=1), matrix)
     some = rows[[4, 0]][:, 3:11]
     assert torch.equal(some.tensor(), matrix[[4, 0], 3:11])
+    read = torch.cat([block.clone() for _, block in some.blocks()], dim=1)
+    assert torch.equal(read, matrix[[4, 0], 3:11])
     assert torch.equal(rows[torch.tensor([False, True, True, False, False])].tensor(), matrix[1:3])
     assert torch.equal(rows[:, torch.tensor([22, 0])], matrix[:, [22, 0]])
     shares = torch.rand(5)
@@ -72,7 +76,7 @@ def test_what_was_written_is_read_by_rows_blocks_and_columns(tmp_path, matrix):
 def test_a_row_that_is_written_again_counts_and_is_judged_anew(tmp_path, matrix):
     rows = stored(matrix, tmp_path)
     rows[1] = torch.full((23,), float("nan"))
-    rows[2] = torch.full((23,), 1e12)
+    rows[2] = torch.full((23,), -1e12)
     updates = ClientUpdates.from_matrix(rows)
     assert updates.node_ids == (0, 3, 4)
     assert updates.malformed == {
@@ -100,6 +104,29 @@ def test_bfloat16_takes_half_the_room_and_rounds_to_eight_bits(tmp_path, matrix)
     assert os.fstat(rows.store._file.fileno()).st_size == 5 * 23 * 2
 
 
+def test_clients_are_trained_as_many_at_a_time_as_the_memory_holds(tmp_path):
+    seen = []
+
+    def train(part: Cohort, deltas: torch.Tensor) -> Trained:
+        seen.append(part.clients)
+        deltas[:] = torch.tensor(part.clients)[:, None]
+        failed = {row: "lost" for row, client in enumerate(part.clients) if client == 7}
+        examples = torch.tensor(part.clients, dtype=torch.float64) * 2
+        return Trained(examples, [float(client) for client in part.clients], failed)
+
+    room = UpdateRoom(memory=64, folder=tmp_path)
+    assert room.holds(4, 4)
+    assert not room.holds(5, 4)
+    cohort = Cohort((3, 9, 4, 7, 8), 1, torch.zeros(4), configs=tuple({"lr": c} for c in range(5)))
+    rows, trained = room.train(cohort, 4, train)
+    assert seen == [(3, 9), (4, 7), (8,)]
+    assert torch.equal(rows.tensor(), torch.tensor([[c] * 4 for c in (3.0, 9, 4, 7, 8)]))
+    assert trained.examples.tolist() == [6, 18, 8, 14, 16]
+    assert trained.losses == [3.0, 9.0, 4.0, 7.0, 8.0]
+    assert trained.failed == {3: "lost"}
+    room.close()
+
+
 BLOCKWISE = sorted(planning.rules(("columns",)))
 
 
@@ -124,7 +151,9 @@ def test_rules_that_need_the_matrix_say_so_and_the_others_are_many():
     assert traits_of(registry.find("pre", "touched-rows")).blocks == "none"
 
 
-@pytest.mark.parametrize("strategy", ["median", "krum", "fltrust"])
+@pytest.mark.parametrize(
+    "strategy", ["median", "krum", pytest.param("fltrust", marks=pytest.mark.slow)]
+)
 def test_a_run_whose_updates_lie_in_a_file_ends_with_the_same_model(tmp_path, strategy):
     told: list[str] = []
     plain = Simulation(parse({**RUN, "strategy": strategy})).run(tmp_path / "memory")
@@ -172,6 +201,12 @@ def test_what_cannot_work_on_a_file_is_refused_before_round_1(change, field, tol
     with pytest.raises(ConfigurationError, match=told) as error:
         Simulation(parse({**RUN, "update_memory": "1MiB", **change}))
     assert error.value.field == field
+
+
+def test_a_deployment_whose_server_has_no_file_is_refused():
+    world = Simulation(parse({**RUN, "update_memory": "1MiB"})).world
+    with pytest.raises(ConfigurationError, match="nothing in a deployment"):
+        world.check_deployed()
 
 
 def test_a_place_without_room_is_refused_before_round_1(tmp_path, monkeypatch):

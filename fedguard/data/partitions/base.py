@@ -17,10 +17,8 @@ from fedguard.randomness import SERVER, numpy_generator
 MAX_DRAWS = 1000
 """How often a random split is drawn again to give every client enough rows."""
 
-_MOST_NUMBERS = 10**8
-"""Most counts that all draws together hold: a million clients are not drawn a thousand times."""
-
-_FEWEST_DRAWS = 10
+_FIRST_DRAWS, _HOPELESS = 10, 1000
+"""Where each of the first draws leaves so many clients short, none of the others will do."""
 
 Rows = NDArray[np.int64]
 
@@ -138,15 +136,15 @@ def draw_until(draw: Callable[[], Rows], total: int, num_clients: int, min_sampl
     if min_samples * num_clients > total:
         allowed = f"at most {total // num_clients} with {num_clients} clients on {total} rows"
         raise ConfigurationError("partition.min_samples", min_samples, allowed)
-    best, draws, most = 0, 0, MAX_DRAWS
-    while draws < most:
+    best, draws, fewest = 0, 0, num_clients
+    while draws < (_FIRST_DRAWS if fewest >= _HOPELESS else MAX_DRAWS):
         counts = draw()
-        smallest = int(counts.reshape(-1, num_clients).sum(axis=0).min())
+        sizes = counts.reshape(-1, num_clients).sum(axis=0)
+        smallest, draws = int(sizes.min()), draws + 1
         if smallest >= min_samples:
             return counts
-        best, draws = max(best, smallest), draws + 1
-        most = min(MAX_DRAWS, max(_FEWEST_DRAWS, _MOST_NUMBERS // counts.size))
-    reached = f"at most {best} (the best of {most} draws), or " if best else ""
+        best, fewest = max(best, smallest), min(fewest, int((sizes < min_samples).sum()))
+    reached = f"at most {best} (the best of {draws} draws), or " if best else ""
     allowed = f"{reached}a larger partition.alpha, or fewer clients than {num_clients}"
     raise ConfigurationError("partition.min_samples", min_samples, allowed)
 
