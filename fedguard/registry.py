@@ -104,6 +104,7 @@ _OWN: dict[str, dict[str, str]] = {
         "adaptive-ipm": "fedguard.attacks.adaptive_ipm:AdaptiveIpm",
         "adaptive-weidetect": "fedguard.attacks.adaptive_weidetect:AdaptiveWeiDetect",
         "alie": "fedguard.attacks.alie:Alie",
+        "anticipate": "fedguard.attacks.anticipate:Anticipate",
         "badnets": "fedguard.attacks.badnets:BadNets",
         "bandwagon": "fedguard.attacks.bandwagon:Bandwagon",
         "blended": "fedguard.attacks.blended:Blended",
