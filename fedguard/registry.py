@@ -105,6 +105,7 @@ _OWN: dict[str, dict[str, str]] = {
         "adaptive-weidetect": "fedguard.attacks.adaptive_weidetect:AdaptiveWeiDetect",
         "alie": "fedguard.attacks.alie:Alie",
         "anticipate": "fedguard.attacks.anticipate:Anticipate",
+        "bad-encoder": "fedguard.attacks.bad_encoder:BadEncoder",
         "badnets": "fedguard.attacks.badnets:BadNets",
         "bandwagon": "fedguard.attacks.bandwagon:Bandwagon",
         "blended": "fedguard.attacks.blended:Blended",
@@ -178,6 +179,7 @@ _OWN: dict[str, dict[str, str]] = {
     "model": {
         "cnn": "fedguard.models.cnn:Cnn",
         "conv-bn": "fedguard.models.conv_bn:ConvBn",
+        "encoder-head": "fedguard.models.encoder_head:EncoderHead",
         "gru4rec": "fedguard.models.gru4rec:Gru4Rec",
         "logistic": "fedguard.models.logistic:Logistic",
         "mlp": "fedguard.models.mlp:Mlp",
@@ -207,6 +209,7 @@ _OWN: dict[str, dict[str, str]] = {
         "fedper": "fedguard.training.fedper:FedPer",
         "fedprox": "fedguard.training.fedprox:FedProx",
         "sgd": "fedguard.training.sgd:Sgd",
+        "t-core": "fedguard.training.t_core:TCore",
     },
     "pre": {
         "arc": "fedguard.strategies.pre_aggregation:AdaptiveClipping",
