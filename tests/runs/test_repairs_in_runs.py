@@ -11,7 +11,6 @@ from fedguard.records.writer import read_jsonl
 from fedguard.runs.simulation import Simulation
 
 VALUES = {
-    "dataset": {"name": "digits", "train_samples": 400},
     "clients": 4,
     "malicious": 0.25,
     "attack": {"name": "badnets", "size": 2},
@@ -47,7 +46,10 @@ def stop_after(count):
 def test_channels_are_pruned_for_good_in_these_runs(tmp_path):
     whole = run(tmp_path / "whole")
     plain = run(tmp_path / "plain", repair=None, repair_at="end")
-    assert all(line["pruned"] > 0 for line in told(tmp_path / "whole"))
+    for line in told(tmp_path / "whole"):
+        assert line["pruned"] == sum(len(shut) for shut in line["shut_channels"]) > 0
+        assert line["layer_sizes"] == [4, 4, 8, 8, 8]
+        assert len(line["attention_before"]) == len(line["attention_after"]) == 4
     assert whole["model_sha256"] != plain["model_sha256"]
 
 
