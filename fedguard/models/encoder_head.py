@@ -29,6 +29,8 @@ class EncoderHead(nn.Module):
     encoder : str
         A ``.safetensors`` file as ``python -m simulations.encoder`` writes it; every machine of a
         deployment needs it under this name.
+    sha256 : str or None
+        What the file's SHA-256 must be; None takes any file.
     frozen : bool
         Whether the encoder stays as it is.
     hidden : int
@@ -43,13 +45,14 @@ class EncoderHead(nn.Module):
         num_classes: int,
         *,
         encoder: str,
+        sha256: str | None = None,
         frozen: bool = True,
         hidden: int = 0,
     ) -> None:
         super().__init__()
         planes, _, _ = check_image(input_shape, at_least=8)
         check_number("hidden", hidden, at_least=0)
-        found = read_encoder(Path(encoder))
+        found = read_encoder(Path(encoder), sha256)
         if found.planes != planes:
             told = f"an encoder of images with {planes} channels; this one takes {found.planes}"
             raise ConfigurationError("encoder", encoder, told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Mapping
@@ -90,16 +91,24 @@ def write_encoder(encoder: Encoder, path: Path) -> None:
     save_file({n: v.detach().cpu().contiguous() for n, v in encoder.state_dict().items()}, path)
 
 
-def read_encoder(path: Path) -> Encoder:
+def read_encoder(path: Path, sha256: str | None = None) -> Encoder:
     """Return the encoder that a file holds, in evaluation mode; its sizes are those of its tensors.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.safetensors`` file.
+    sha256 : str, optional
+        What the file's SHA-256 must be, in hexadecimal.
 
     Raises
     ------
     ConfigurationError
-        On ``encoder``, in one line, if the file is not there, cannot be read, holds other tensors
-        than an encoder's, NaN or infinity, or a negative variance.
+        On ``encoder``, in one line, if the file is not there, is another than `sha256` says,
+        cannot be read, holds other tensors than an encoder's, NaN or infinity, or a negative
+        variance.
     """
-    tensors = _tensors(path)
+    tensors = _tensors(path, sha256)
     shapes: dict[int, tuple[int, ...]] = {}
     for name, value in tensors.items():
         matched = _WEIGHT.fullmatch(name)
@@ -118,11 +127,15 @@ def read_encoder(path: Path) -> Encoder:
     return encoder.eval()
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _tensors(path: Path, sha256: str | None) -> dict[str, Tensor]:
     if not path.is_file():
         raise _refused(path, "there is no such file")
     try:
-        found: dict[str, Tensor] = load(path.read_bytes())
+        content = path.read_bytes()
+        own = hashlib.sha256(content).hexdigest()
+        if sha256 is not None and own != sha256.strip().lower():
+            raise _refused(path, f"its SHA-256 is {own}, not the one that was asked for")
+        found: dict[str, Tensor] = load(content)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise _refused(path, f"it cannot be read: {reason}") from error

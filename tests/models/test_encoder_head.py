@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -128,6 +130,14 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(file, spoil, told):
         EncoderHead((1, 8, 8), 10, encoder=str(file))
     assert "\n" not in str(caught.value)
     assert "simulations.encoder" in str(caught.value)
+
+
+def test_a_file_with_another_digest_than_asked_for_is_refused(file):
+    own = hashlib.sha256(file.read_bytes()).hexdigest()
+    EncoderHead((1, 8, 8), 10, encoder=str(file), sha256=own.upper())
+    write_encoder(an_encoder(seed=1), file)
+    with pytest.raises(ConfigurationError, match="its SHA-256 is .*, not the one that was asked"):
+        EncoderHead((1, 8, 8), 10, encoder=str(file), sha256=own)
 
 
 def test_an_encoder_of_other_images_is_refused(file):
