@@ -74,7 +74,7 @@ def folded(encoder: Encoder) -> nn.Sequential:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        one = nn.Conv2d(conv.in_channels, conv.out_channels, 3, conv.stride, padding=1)
+        one = nn.Conv2d(conv.in_channels, conv.out_channels, 3, conv.stride[0], padding=1)
         with torch.no_grad():
             one.weight.copy_(conv.weight * slope[:, None, None, None])
             assert one.bias is not None

@@ -100,7 +100,7 @@ def seed_rows(
     chosen = torch.zeros(len(y), dtype=torch.bool)
     skipped = 0
     agreed = _agreement(stages, y) if rule == "cross-class" and len(y) > NEAR else None
-    for label in y.unique().tolist():
+    for label in sorted(set(y.tolist())):
         rows = (y == label).nonzero().flatten()
         if len(rows) < FEWEST:
             skipped += 1

@@ -150,7 +150,7 @@ def admissible(losses: Tensor, hits: Tensor, y: Tensor, quantile: float) -> Tens
     """
     found = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     finite = torch.isfinite(losses)
-    for label in y.unique().tolist():
+    for label in sorted(set(y.tolist())):
         rows = (y == label) & finite
         if bool(rows.any()):
             limit = losses[rows].double().quantile(quantile)

@@ -136,7 +136,7 @@ def test_a_file_with_another_digest_than_asked_for_is_refused(file):
     own = hashlib.sha256(file.read_bytes()).hexdigest()
     EncoderHead((1, 8, 8), 10, encoder=str(file), sha256=own.upper())
     write_encoder(an_encoder(seed=1), file)
-    with pytest.raises(ConfigurationError, match="its SHA-256 is .*, not the one that was asked"):
+    with pytest.raises(ConfigurationError, match="not the one that was asked"):
         EncoderHead((1, 8, 8), 10, encoder=str(file), sha256=own)
 
 
