@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from fedguard.errors import ConfigurationError, check_number
+from fedguard.errors import check_number
 from fedguard.layout import ParameterLayout
 from fedguard.repairs.base import Repair
 from fedguard.repairs.toolkit.passes import Passes, cycles, train_on_rows
 from fedguard.repairs.toolkit.rows import score
 from fedguard.strategies.toolkit.server_tools import ServerTools
-from fedguard.training.attention import outputs_of
-
-WARM = 2.0
-"""Temperature at which answers before and after are compared."""
 
 
 class SuperFineTuning(Repair):
@@ -31,10 +24,7 @@ class SuperFineTuning(Repair):
 
     A reading of Sha, He, Humbert, Berrang and Zhang, "Fine-Tuning Is All You Need to Mitigate
     Backdoor Attacks", 2022 (the idea), and of "Hammer and Anvil", arXiv 2509.08089, which bounds
-    the change (`most`); the paper's schedules were not at hand: this one is ours. So is `imitate`:
-    with it, ``+ imitate T^2 KL(before || after)``, T = 2, between what the model said of a clean
-    row before the repair and says now. What it knew of clean rows is in these answers; the
-    backdoor, without its trigger, is not.
+    the change (`most`); the paper's schedules were not at hand: this one is ours.
 
     Parameters
     ----------
@@ -53,8 +43,6 @@ class SuperFineTuning(Repair):
     most : float or None
         Longest change of the weights, as a multiple of their own norm; a longer one is scaled
         down. None for any.
-    imitate : float
-        Weight of the model's own answers before the repair, at least 0; only for classifiers.
     """
 
     def __init__(
@@ -68,7 +56,6 @@ class SuperFineTuning(Repair):
         augment: bool = True,
         flip: bool = False,
         most: float | None = None,
-        imitate: float = 0.0,
     ) -> None:
         check_number("low", low, above=0.0)
         check_number("high", high, above=low)
@@ -77,16 +64,8 @@ class SuperFineTuning(Repair):
         check_number("batch_size", batch_size, at_least=1)
         if most is not None:
             check_number("most", most, above=0.0)
-        check_number("imitate", imitate, at_least=0.0)
-        self.imitate = imitate
         self.low, self.high, self.cycles, self.epochs = low, high, cycles, epochs
         self.batch_size, self.augment, self.flip, self.most = batch_size, augment, flip, most
-
-    def open(self, tools: ServerTools) -> None:
-        """Refuse to imitate answers that are no classes; see `Repair.open`."""
-        if self.imitate and not tools.task.softmax:
-            allowed = f"0 with task {tools.task.name}: its answers are no classes"
-            raise ConfigurationError("repair.imitate", self.imitate, allowed)
 
     def mend(self, tools: ServerTools, rng: torch.Generator) -> Mapping[str, Any]:
         """Train; return scores on the server's rows and how far it went; see `Repair.mend`."""
@@ -100,7 +79,7 @@ class SuperFineTuning(Repair):
             augment=self.augment,
             flip=self.flip,
         )
-        finite = self._train(tools, how, rng)
+        finite = train_on_rows(tools, tools.model, how, rng)
         if not finite:
             return {"score_before": first, "score_after": first, "undone": 1.0}
         after = layout.flatten({n: v.cpu() for n, v in tools.model.state_dict().items()})
@@ -112,19 +91,3 @@ class SuperFineTuning(Repair):
             layout.load(tools.model, after)
         told = {"score_before": first, "score_after": score(tools, tools.model)}
         return {**told, "moved": min(moved, longest)}
-
-    def _train(self, tools: ServerTools, how: Passes, rng: torch.Generator) -> bool:
-        """Train the model, by its own earlier answers too where asked; return if it is finite."""
-        if not self.imitate:
-            return train_on_rows(tools, tools.model, how, rng)
-        earlier = copy.deepcopy(tools.model).eval()
-        with outputs_of(tools.model, [""]) as said:
-
-            def alike(x: Tensor) -> Tensor:
-                with torch.no_grad():
-                    wanted = functional.log_softmax(earlier(x) / WARM, dim=1)
-                found = functional.log_softmax(said[""] / WARM, dim=1)
-                gap = functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
-                return self.imitate * WARM**2 * gap
-
-            return train_on_rows(tools, tools.model, how, rng, extra=alike)

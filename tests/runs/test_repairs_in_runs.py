@@ -11,7 +11,8 @@ from fedguard.records.writer import read_jsonl
 from fedguard.runs.simulation import Simulation
 
 VALUES = {
-    "clients": 4,
+    "clients": 40,
+    "fraction": 0.1,
     "malicious": 0.25,
     "attack": {"name": "badnets", "size": 2},
     "strategy": "fedavg",
