@@ -11,8 +11,7 @@ from fedguard.records.writer import read_jsonl
 from fedguard.runs.simulation import Simulation
 
 VALUES = {
-    "clients": 40,
-    "fraction": 0.1,
+    "clients": 4,
     "malicious": 0.25,
     "attack": {"name": "badnets", "size": 2},
     "strategy": "fedavg",
@@ -66,6 +65,7 @@ def test_kill_minus_nine_and_resume_in_a_run_that_prunes_every_three_rounds(tmp_
         assert told(tmp_path / "cut", name) == told(tmp_path / "whole", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [2, 3])
 def test_a_run_whose_alarm_decides_goes_on_after_a_crash_with_what_it_pruned(tmp_path, after):
     # Due in rounds 2 and 4: what round 2 pruned is kept shut in round 3, crash or not.
@@ -80,7 +80,8 @@ def test_a_run_whose_alarm_decides_goes_on_after_a_crash_with_what_it_pruned(tmp
         assert told(tmp_path / "cut", name) == told(tmp_path / "whole", name)
 
 
-@pytest.mark.parametrize("engine", ["flower", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["flower", "ray"])
 @pytest.mark.parametrize("strategy", ["fedavg", "geminiguard"])
 def test_every_engine_gives_the_same_repaired_model(tmp_path, engine, strategy):
     here = run(tmp_path / "here", engine="inprocess", strategy=strategy)
