@@ -3,13 +3,18 @@
 Every federation is trained once per strategy, attack and seed; all repairs mend its last model, as
 ``--repair-at end`` would. What a trigger does to a model that was never attacked is the floor.
 
-    python -m simulations.repair_table --data-dir DIR    # Fashion-MNIST, torchvision's layout
-    python -m simulations.repair_table --quick           # digits, no files needed
+    python -m simulations.repair_table --data-dir DIR          # Fashion-MNIST, torchvision's files
+    python -m simulations.repair_table --data-dir DIR --small  # a narrower network, fewer rows
+    python -m simulations.repair_table --quick                  # digits, no files needed
+
+Every figure is kept in a file as soon as it is known, so that the table can be made in pieces; with
+``--write-only`` the page gets what is there.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import time
 from collections.abc import Iterable, Mapping
@@ -39,6 +44,13 @@ BASE: dict[str, Any] = {
     "device": "cpu",
     "engine": "inprocess",
 }
+SMALL: dict[str, Any] = {
+    "dataset": {"name": "fashion-mnist", "train_samples": 3000, "test_samples": 1000},
+    "model": {"name": "conv-bn", "channels": (8, 16, 16, 32, 32)},
+    "clients": 10,
+    "lr": 0.05,
+    "server_samples": 400,
+}
 QUICK: dict[str, Any] = {
     "dataset": "digits",
     "clients": 5,
@@ -52,7 +64,13 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "blended": {"name": "blended", "poison_fraction": 0.5},
     "wanet": {"name": "wanet", "poison_fraction": 0.5},
     "edge-case": {"name": "edge-case", "poison_fraction": 0.5},
+    "anticipate": {"name": "anticipate", "size": 4, "poison_fraction": 0.25, "lr": 0.02},
 }
+KNOWS: dict[str, dict[str, Any]] = {"anticipate": {"attack_knowledge": "full"}}
+"""Further fields of the run under an attack; ``anticipate`` knows rule, repair and updates."""
+
+RANDOM = "rnp, as many at random"
+"""The control of `rnp`: as many channels as it shut, drawn at random."""
 REPAIRS: dict[str, dict[str, Any]] = {
     "none": {},
     "finetune": {"name": "finetune", "epochs": 10},
@@ -61,7 +79,7 @@ REPAIRS: dict[str, dict[str, Any]] = {
     "nad, beta 0": {"name": "nad", "betas": (0.0,)},
     "nad": {"name": "nad"},
     "rnp": {"name": "rnp"},
-    "rnp, as many at random": {},
+    RANDOM: {},
     "rnp, paper": {"name": "rnp", "preset": "paper"},
 }
 
@@ -157,38 +175,64 @@ def mended(world: Any, state: Mapping[str, torch.Tensor], name: str, alike: int)
     return measured(world, time.monotonic() - started, told)
 
 
+def cell_file(values: Mapping[str, Any], folder: Path) -> Path:
+    """Return the file that keeps a federation's figures."""
+    from fedguard.config import parse
+
+    return folder / f"{parse(values).digest()[:16]}.json"
+
+
+def known_figures(values: Mapping[str, Any], folder: Path) -> dict[str, Figures]:
+    """Return what a federation's file holds; empty where there is none."""
+    file = cell_file(values, folder)
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {name: Figures(**figures) for name, figures in found.items()}
+
+
 def one_federation(
     values: Mapping[str, Any], folder: Path, names: Iterable[str]
 ) -> dict[str, Figures]:
-    """Train a federation, or find it trained before; return every repair's figures, and floors."""
+    """Train a federation, or find it trained before; return every repair's figures, and floors.
+
+    Each is written down as soon as it is known; what is there is not measured again.
+    """
     from safetensors.torch import load_file
 
     from fedguard.config import parse
     from fedguard.runs.simulation import Simulation
 
-    cache = folder / f"{parse(values).digest()[:16]}.json"
-    found: dict[str, Any] = json.loads(cache.read_text()) if cache.exists() else {}
+    found = known_figures(values, folder)
     wanted = ["floor", "none", *(name for name in names if name != "none")]
-    if not all(name in found for name in wanted):
+    missing = [name for name in wanted if name not in found]
+    if missing:
         run_cell(values, folder)
-        clean = {**values, "malicious": 0.0, "attack": "none"}
+        clean = {**values, "malicious": 0.0, "attack": "none", "attack_knowledge": "partial"}
         run_cell(clean, folder)
         world = Simulation(parse(values)).world
         own, never = (
             load_file(folder / parse(v).digest()[:16] / "model.safetensors")
             for v in (values, clean)
         )
-        world.server_model.module.load_state_dict(never)
-        found["floor"] = vars(measured(world, 0.0, {}))
-        for name in wanted[1:]:
-            alike = int(found.get("rnp", {}).get("told", {}).get("pruned", 0))
-            found[name] = vars(mended(world, own, name, alike if "random" in name else 0))
-            cache.write_text(json.dumps(found))
-    return {name: Figures(**found[name]) for name in wanted}
+        for name in missing:
+            if name == "floor":
+                world.server_model.module.load_state_dict(never)
+                found[name] = measured(world, 0.0, {})
+            else:
+                alike = int(found["rnp"].told.get("pruned", 0)) if name == RANDOM else 0
+                found[name] = mended(world, own, name, alike)
+            text = json.dumps({name: vars(figures) for name, figures in found.items()})
+            file = cell_file(values, folder)
+            beside = file.with_suffix(".part")
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(file)
+    return {name: found[name] for name in wanted}
 
 
 def table(results: Mapping[tuple[str, str], list[dict[str, Figures]]]) -> str:
-    """Return one row per strategy, attack and repair, percent and mean ± deviation over seeds."""
+    """Return one row per strategy, attack and repair, percent and mean ± deviation over seeds.
+
+    A repair that some seed lacks has no row.
+    """
     header = (
         "strategy", "attack", "repair", "accuracy", "success", "success - floor", "right label",
         "worst class", "DER", "seconds",
@@ -196,7 +240,7 @@ def table(results: Mapping[tuple[str, str], list[dict[str, Figures]]]) -> str:
     rows = []
     for (strategy, attack), seeds in results.items():
         stuck = all(s["none"].success >= max(0.5, s["floor"].success + 0.3) for s in seeds)
-        for name in seeds[0]:
+        for name in (name for name in seeds[0] if all(name in seed for seed in seeds)):
             each = [seed[name] for seed in seeds]
             over = [seed[name].success - seed["floor"].success for seed in seeds]
             rating = [effectiveness(seed["none"], seed[name]) for seed in seeds]
@@ -221,28 +265,37 @@ def table(results: Mapping[tuple[str, str], list[dict[str, Figures]]]) -> str:
 def main(
     data_dir: Annotated[Path | None, typer.Option(help="Folder in torchvision's layout.")] = None,
     quick: Annotated[bool, typer.Option(help="Digits, five clients, two rounds.")] = False,
+    small: Annotated[bool, typer.Option(help="A narrower network and fewer rows.")] = False,
     seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
     strategies: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(STRATEGIES),
     attacks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(ATTACKS),
     repairs: Annotated[str, typer.Option(help="Separated by semicolons.")] = ";".join(REPAIRS),
+    write_only: Annotated[bool, typer.Option(help="Run nothing; write what is known.")] = False,
     out: Annotated[Path, typer.Option(help="Run directories and figures.")] = Path("repair-runs"),
     document: Annotated[Path, typer.Option(help="Page that gets the table.")] = DOCUMENT,
 ) -> None:
     """Run all cells and write the table into the page; goes on where it was stopped."""
     torch.set_num_threads(1)
-    base = {**BASE, **QUICK} if quick else BASE
+    names = repairs.split(";")
+    if RANDOM in names and "rnp" not in names[: names.index(RANDOM)]:
+        raise typer.BadParameter(f"{RANDOM!r} needs 'rnp' before it")
+    base = {**BASE, **(QUICK if quick else SMALL if small else {})}
     if data_dir is not None:
         base = {**base, "data_dir": str(data_dir)}
+    section = "quick" if quick else "small" if small else "matrix"
     results: dict[tuple[str, str], list[dict[str, Figures]]] = {}
-    for seed in range(seeds):
-        for strategy in strategies.split(","):
-            for attack in attacks.split(","):
-                values = {**base, "strategy": strategy, "attack": ATTACKS[attack], "seed": seed}
-                found = one_federation(values, out, repairs.split(";"))
-                results.setdefault((strategy, attack), []).append(found)
-                text = f"{table(results)}\n\n{machine()}; {seed + 1} seeds begun."
-                write_section("quick" if quick else "matrix", text, document)
-                typer.echo(f"{strategy} {attack} seed {seed} done")
+    for seed, strategy, attack in itertools.product(
+        range(seeds), strategies.split(","), attacks.split(",")
+    ):
+        own = {"strategy": strategy, "attack": ATTACKS[attack], "seed": seed}
+        values = {**base, **own, **KNOWS.get(attack, {})}
+        found = known_figures(values, out) if write_only else one_federation(values, out, names)
+        if "floor" in found and "none" in found:
+            results.setdefault((strategy, attack), []).append(found)
+            typer.echo(f"{strategy} {attack} seed {seed} done")
+    done = sum(len(each) for each in results.values())
+    text = f"{table(results)}\n\n{machine()}; {done} federations, {len(results)} cells."
+    write_section(section, text, document)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import typer
 
 from simulations import repair_table as table
 
@@ -37,6 +38,26 @@ def test_cells_run_are_found_again_and_make_a_section(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "mended", None)  # what was measured is not measured again
     table.main(**run)
     assert page.read_text() == text
+    # A cell that lacks a figure gets that one alone; until then there is no row of it.
+    cache.write_text(json.dumps({name: found[name] for name in found if name != "rnp"}))
+    table.main(**run, write_only=True)
+    assert "| rnp |" not in page.read_text()
+    assert "| super-finetune |" in page.read_text()
+    asked = []
+
+    def again(world, state, name, alike):
+        asked.append(name)
+        return table.Figures(**found[name])
+
+    monkeypatch.setattr(table, "mended", again)
+    table.main(**run)
+    assert asked == ["rnp"]
+    assert "| rnp |" in page.read_text()
+
+
+def test_the_random_control_needs_what_it_controls(tmp_path):
+    with pytest.raises(typer.BadParameter, match="needs 'rnp' before it"):
+        table.main(quick=True, repairs=f"none;{table.RANDOM}", out=tmp_path)
 
 
 def test_a_backdoor_that_did_not_take_is_called_failed():

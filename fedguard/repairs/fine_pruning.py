@@ -83,6 +83,7 @@ class FinePruning(PruningRepair):
             "held_out_before": before,
             "held_out_pruned": pruned,
             "held_out_after": score(held, tools.model),
+            **self.picture(units),
             **({} if finite else {"undone": 1.0}),
         }
 

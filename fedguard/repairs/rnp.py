@@ -157,6 +157,7 @@ class Rnp(PruningRepair):
             "held_out_after": score(held, tools.model),
             "curve_score": [round(s, 4) for s, _ in curve],
             "curve_channels": [count for _, count in curve],
+            **self.picture(units),
         }
 
     def _choose(

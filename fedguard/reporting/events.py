@@ -12,12 +12,15 @@ from fedguard.records.reader import Run, mapping, number
 from fedguard.reporting import tables
 from fedguard.reporting.figures import Line, number_axis, over_rounds, plain, trace
 from fedguard.reporting.page import figure_card
+from fedguard.reporting.repair_pictures import attention_picture, channel_picture
 from fedguard.reporting.wording import MISSING, bounded, counted, duration, figure, spoken
 
 MAX_CURVES = 6
 """Most figures of one repair or audit that are drawn; the table has them all."""
 MAX_COLUMNS = 24
 MAX_NAME = 60
+PICTURED = ("layer_sizes", "shut_channels", "attention_before", "attention_after")
+"""Fields of a repair that are drawn as pictures of the last round, not listed."""
 
 
 def repairs_section(run: Run) -> str:
@@ -50,7 +53,7 @@ def _section(
 
 
 def _block(name: str, kind: str, lines: Sequence[Mapping[str, Any]], end: object) -> str:
-    names = [field for field in _fields(lines) if field not in ("round", kind)]
+    names = [field for field in _fields(lines) if field not in ("round", kind, *PICTURED)]
     rounds = [line["round"] for line in lines]
     curves = "".join(
         figure_card(event_figure(field, rounds, lines), bounded(spoken(field), MAX_NAME))
@@ -62,7 +65,15 @@ def _block(name: str, kind: str, lines: Sequence[Mapping[str, Any]], end: object
     listed = tables.table(["round", *(bounded(spoken(field), MAX_NAME) for field in shown)], rows)
     times = f'<p class="caption">{counted(len(lines), "time")}</p>'
     own = tables.card(bounded(name, MAX_NAME), times + found + listed)
-    return f'{own}<div class="grid small">{curves}</div>'
+    drawn = "".join(
+        figure_card(picture, title)
+        for picture, title in (
+            (channel_picture(lines[-1]), "channels that are shut after the last repair"),
+            (attention_picture(lines[-1]), "where the model looks, before and after"),
+        )
+        if picture is not None
+    )
+    return f'{own}<div class="grid small">{curves}</div>{drawn}'
 
 
 def _fields(lines: Sequence[Mapping[str, Any]]) -> list[str]:

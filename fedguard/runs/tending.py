@@ -16,7 +16,11 @@ from fedguard.randomness import SERVER, generator
 from fedguard.records import writer as files
 from fedguard.records.writer import Recorder
 from fedguard.repairs.base import Repair
+from fedguard.training.attention import attention_maps
 from fedguard.traits import traits_of
+
+PICTURES, MAP_SIDE = 4, 32
+"""Pictures of the server whose attention is written down, and its largest side."""
 
 
 class Tending:
@@ -79,14 +83,27 @@ class Tending:
         if not self.times.due(current, self.config.rounds, alarmed=alarmed):
             return self._mended() if self.repair.hold(self.scene.tools) else None
         started = time.monotonic()
+        before = self._attention()
         stream = generator(self.config.seed, current, SERVER, "repair")
         figures = self.repair.mend(self.scene.tools, stream)
         mended = self._mended()
         assert self.config.repair is not None
         line = {"round": current, "repair": self.config.repair.name, **figures}
         line["seconds"] = round(time.monotonic() - started, 4)
+        if before is not None:
+            line.update(attention_before=before, attention_after=self._attention())
         self.recorder.append(files.REPAIRS, [line])
         return mended
+
+    def _attention(self) -> list[Any] | None:
+        """Return where the model looks on the server's first pictures; None for no pictures."""
+        tools = self.scene.tools
+        if tools is None or tools.x.dim() != 4 or not tools.x.is_floating_point():
+            return None
+        found = attention_maps(tools.model, tools.x[:PICTURES])
+        if found is None or max(found.shape[1:]) > MAP_SIDE:
+            return None
+        return [[[round(v, 3) for v in row] for row in one] for one in found.cpu().tolist()]
 
     def _mended(self) -> Tensor:
         state = self.scene.model.module.state_dict()

@@ -104,6 +104,22 @@ def attention(features: Tensor) -> Tensor:
     return flat / (length + 1e-6)
 
 
+def attention_maps(model: nn.Module, x: Tensor) -> Tensor | None:
+    """Return where a network looks on images: (B, H, W), 1 at the largest; None without maps.
+
+    The attention of the last stage that has feature maps of at least 2 x 2 positions; a picture of
+    which nothing is seen, or that ends in NaN, is 0 everywhere.
+    """
+    stages = feature_stages(model, x, 1)
+    if not stages:
+        return None
+    found = layer_outputs(model, stages, x)[stages[0]]
+    if found.dim() != 4:
+        return None
+    maps = torch.nan_to_num(found.float().square().sum(dim=1), 0.0, 0.0, 0.0)
+    return maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+
+
 def attention_gap(seen: Mapping[str, Tensor], shown: Mapping[str, Tensor]) -> Tensor:
     """Return the mean squared difference of two networks' attention, summed over stages.
 

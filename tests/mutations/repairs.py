@@ -8,6 +8,8 @@ _RNP = "tests/repairs/test_rnp.py"
 _OTHERS = "tests/repairs/test_nad_and_others.py"
 _TENDING = "tests/runs/test_tending.py"
 _ABL = "tests/training/test_abl.py"
+_ENCODER = "tests/models/test_encoder_head.py"
+_T_CORE = "tests/training/test_t_core.py"
 _POISONED = "tests/runs/test_poisoned_clients.py"
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
@@ -160,5 +162,71 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "norms[:special] = -1.0",
         "norms[:0] = -1.0",
         "tests/repairs/test_btu.py",
+    ),
+    (
+        "fedguard/training/encoder.py",
+        "norm.bias - norm.running_mean * slope",
+        "norm.bias",
+        _ENCODER,
+    ),
+    (
+        "fedguard/training/encoder.py",
+        'if name.endswith("running_var") and bool((found < 0).any()):',
+        "if False:",
+        _ENCODER,
+    ),
+    (
+        "fedguard/models/encoder_head.py",
+        "        if found.planes != planes:",
+        "        if found.planes < 0:",
+        _ENCODER,
+    ),
+    (
+        "fedguard/training/sifting.py",
+        "        inside &= in_largest_cluster(distances, float(last.median()))\n",
+        "",
+        _T_CORE,
+    ),
+    (
+        "fedguard/training/sifting.py",
+        "    distances.fill_diagonal_(torch.inf)\n",
+        "",
+        _T_CORE,
+    ),
+    (
+        "fedguard/training/sifting.py",
+        "    return torch.stack(shares).amin(dim=0)",
+        "    return -torch.stack(shares).amin(dim=0)",
+        _T_CORE,
+    ),
+    (
+        "fedguard/training/t_core.py",
+        "rows & hits & (losses.double() <= limit)",
+        "rows & (losses.double() <= limit)",
+        _T_CORE,
+    ),
+    (
+        "fedguard/training/t_core.py",
+        "        grown = pool | admitted.cpu()",
+        "        grown = admitted.cpu()",
+        _T_CORE,
+    ),
+    (
+        "fedguard/training/t_core.py",
+        "return (losses * inside).sum() / inside.sum().clamp_min(1)",
+        "return losses.mean()",
+        _T_CORE,
+    ),
+    (
+        "fedguard/training/reopening.py",
+        "flat[order] = every[order] < below",
+        "flat[order] = True",
+        _T_CORE,
+    ),
+    (
+        "fedguard/runs/tending.py",
+        "return self._mended() if self.repair.hold(self.scene.tools) else None",
+        "return None",
+        "tests/runs/test_repairs_in_runs.py",
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,14 @@ class PruningRepair(Repair):
         """Shut again what was shut, and return how many channels that are."""
         found = self.units(tools) if units is None else units
         return shut(tools.model, [unit for unit in found if unit.layer in self.kept], self.kept)
+
+    def picture(self, units: Sequence[Unit]) -> dict[str, list[Any]]:
+        """Return what the report draws: channels of each layer, and which of them are shut."""
+        shut_now = [
+            (~self.kept[unit.layer]).nonzero().flatten().tolist() if unit.layer in self.kept else []
+            for unit in units
+        ]
+        return {"layer_sizes": [unit.size for unit in units], "shut_channels": shut_now}
 
     def state(self) -> dict[str, Tensor]:
         """Return which channels are open, (size,) uint8 by layer."""

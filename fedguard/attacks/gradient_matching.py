@@ -1,0 +1,88 @@
+"""Gradient matching: pictures whose gradients are those of mistaking the targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedguard.attacks.padhash import mismatch
+from fedguard.attacks.toolkit.clean_label import CleanLabel, trained_surrogate
+from fedguard.errors import check_number
+
+
+class GradientMatching(CleanLabel):
+    """Perturb pictures of the target class so that training on them moves the targets there.
+
+    ``min over |d| <= eps of 1 - cos(G_t, G_p)``, with ``G_t`` the gradient of the targets' loss
+    towards the target class and ``G_p`` that of the perturbed pictures' loss towards their own
+    right label, the same: whoever learns the pictures learns to mistake the targets.
+
+    Geiping, Fowl, Huang, Czaja, Taylor, Moeller and Goldstein, "Witches' Brew: Industrial Scale
+    Data Poisoning via Gradient Matching", ICLR 2021. The gradients are those of a small network
+    that the attacker trains on the client's pictures; signed Adam with a rate that falls to a
+    tenth, as there; no restarts and no augmentation, and one set of poisons for all targets. `eps`
+    is large by default: a client holds few pictures, and small networks need more.
+
+    Parameters
+    ----------
+    eps : float
+        Largest change of a pixel, above 0 to 1, on images from 0 to 1; 16 / 255 in the paper.
+    steps : int
+        Steps of the matching, at least 1; 250 in the paper.
+    epochs : int
+        Passes of the surrogate, at least 1; it should not converge, or its gradients vanish.
+    **frame : Any
+        ``target_class``, ``source_class``, ``targets`` and ``poison_fraction`` of `CleanLabel`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedguard.attacks.gradient_matching import GradientMatching
+    >>> from fedguard.data.digits import Digits
+    >>> attack, data = GradientMatching(steps=5, epochs=1, eps=0.2), Digits().load(None)
+    >>> attack.bind(data.num_classes, data.input_shape)
+    >>> attack.meet(data)
+    >>> x, y = data.x_train[:60], data.y_train[:60]
+    >>> poisoned, labels = attack.poison(x, y, torch.Generator().manual_seed(0))
+    >>> bool((labels == y).all()), 0.0 < float((poisoned - x).abs().max()) <= 0.2 + 1e-6
+    (True, True)
+    >>> bool((poisoned[y != 0] == x[y != 0]).all())
+    True
+    """
+
+    def __init__(
+        self, *, eps: float = 0.25, steps: int = 100, epochs: int = 10, **frame: Any
+    ) -> None:
+        super().__init__(**frame)
+        check_number("eps", eps, above=0.0, at_most=1.0)
+        check_number("steps", steps, at_least=1)
+        check_number("epochs", epochs, at_least=1)
+        self.eps, self.steps, self.epochs = eps, steps, epochs
+
+    def perturbed(self, own: Tensor, x: Tensor, y: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the pictures with matched gradients; see `CleanLabel.perturbed`."""
+        surrogate = trained_surrogate(self.shown(x), y, self._num_classes, rng, epochs=self.epochs)
+        wanted = [part.detach() for part in self._gradients(surrogate, self.victims.to(own))]
+        start = torch.randn(own.shape, generator=rng).to(own) * self.eps / 2.0
+        change = start.clamp(-self.eps, self.eps).requires_grad_()
+        optimiser = torch.optim.Adam([change], lr=0.1 * self.eps)
+        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, self.steps)
+        for _ in range(self.steps):
+            optimiser.zero_grad()
+            gap = mismatch(wanted, self._gradients(surrogate, (own + change).clamp(0.0, 1.0)), 0.0)
+            (slope,) = torch.autograd.grad(gap, change)
+            change.grad = slope.sign()
+            optimiser.step()
+            schedule.step()
+            with torch.no_grad():
+                change.clamp_(-self.eps, self.eps)
+        return own + change.detach()
+
+    def _gradients(self, model: nn.Module, x: Tensor) -> list[Tensor]:
+        """Return the gradients of the mean loss of pictures towards the target class."""
+        y = torch.full((len(x),), self.target_class, device=x.device)
+        loss = functional.cross_entropy(model(self.shown(x)), y)
+        return list(torch.autograd.grad(loss, list(model.parameters()), create_graph=True))
