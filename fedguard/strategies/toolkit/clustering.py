@@ -32,8 +32,9 @@ def silhouette(distances: Distances, labels: Labels) -> float:
     distances : ndarray
         (K, K) symmetric, zero diagonal.
     labels : ndarray
-        (K,) cluster of each client, from 0, no number left out; at least two clusters.
+        (K,) cluster of each client; at least two clusters.
     """
+    _, labels = np.unique(labels, return_inverse=True)
     sizes = np.bincount(labels)
     sums = np.stack([np.bincount(labels, row, len(sizes)) for row in distances])
     rows = np.arange(len(labels))
