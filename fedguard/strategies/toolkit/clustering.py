@@ -36,7 +36,7 @@ def silhouette(distances: Distances, labels: Labels) -> float:
     """
     _, labels = np.unique(labels, return_inverse=True)
     sizes = np.bincount(labels)
-    sums = np.stack([np.bincount(labels, row, len(sizes)) for row in distances])
+    sums: Distances = np.stack([np.bincount(labels, row, len(sizes)) for row in distances])
     rows = np.arange(len(labels))
     own = sums[rows, labels]
     sums[rows, labels] = np.inf
