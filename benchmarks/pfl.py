@@ -25,8 +25,8 @@ from flwr.app import ArrayRecord, ConfigRecord
 from torch import Tensor, nn
 
 from fedguard.attacks.base import Attack
-from fedguard.clients.executors import ReuseExecutor
 from fedguard.clients.federation import Federation
+from fedguard.clients.planner import Plan, make_executor
 from fedguard.clients.training import ClientTrainer, TrainingSettings
 from fedguard.data.dataset import Dataset
 from fedguard.grids.inprocess import InProcessGrid
@@ -62,7 +62,9 @@ class Ours:
         federation = Federation(data, shards, frozenset(), Attack(), 0, none)
         settings = TrainingSettings(LR, 0.0, 0.0, 1, BATCH)
         trainer = ClientTrainer(network(), federation, settings, 0)
-        self.grid = InProcessGrid(trainer, executor=ReuseExecutor(trainer, threads))
+        self.grid = InProcessGrid(
+            trainer, executor=make_executor(Plan("conv", "", threads), trainer)
+        )
         self.strategy = FedAvg(
             fraction_train=cohort / users, min_train_nodes=cohort, min_available_nodes=users
         )

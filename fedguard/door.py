@@ -47,7 +47,7 @@ class Fields(TypedDict, total=False):
     momentum: float
     weight_decay: float
     engine: Literal["auto", "inprocess", "ray", "flower"]
-    executor: Literal["auto", "timed", "reuse", "vmap", "dense"]
+    executor: Literal["auto", "timed", "reuse", "vmap", "dense", "conv"]
     workers: int | None
     ray_address: str | None
     update_memory: str | None

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from fedguard import late_imports
 from fedguard.errors import ConfigurationError, nearest, unknown_name
 from fedguard.traits import traits_of
 
@@ -362,8 +363,10 @@ def find(kind: str, name: str) -> Callable[..., Any]:
     elif name in _VERTICAL.get(kind, {}):
         found = _import(kind, _VERTICAL[kind][name])
     elif name in _plugins(kind):
+        late_imports.complete()
         found = _plugins(kind)[name].load()
     elif ":" in name:
+        late_imports.complete()
         found = _import(kind, name)
     else:
         raise unknown_name(kind, name, [*names(kind), *names(kind, "vertical")])

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fedguard"
 
 FLOORS = [
-    {"errors", "randomness", "_moved"},
+    {"errors", "randomness", "_moved", "late_imports"},
     {"layout", "traits", "update_store"},
     {"metrics", "training"},
     {"updates", "registry", "data"},
@@ -34,6 +34,7 @@ ROOT_FILES = {
     "door",
     "errors",
     "flower_app",
+    "late_imports",
     "layout",
     "randomness",
     "registry",

@@ -104,6 +104,8 @@ class BatchedExecutor(Executor):
         Makes the program of one thread.
     threads : int
         Groups trained at the same time, at least 1.
+    largest : int, optional
+        Most clients of a group, where the program says so.
     """
 
     def __init__(
@@ -112,10 +114,11 @@ class BatchedExecutor(Executor):
         name: str,
         make: Callable[[ClientTrainer, int], Program],
         threads: int = 1,
+        largest: int | None = None,
     ) -> None:
         super().__init__(trainer)
         self.name = name
-        self.size = group_size(trainer)
+        self.size = min(group_size(trainer), largest or MAX_GROUP_GPU)
         self.reuse = ReuseExecutor(trainer)
         self._crew = Crew([make(trainer, self.size) for _ in range(threads)])
 

@@ -12,8 +12,8 @@ from fedguard.clients.batched import Program
 from fedguard.clients.grouping import Group
 from fedguard.clients.training import ClientTrainer
 
-_FLATTENS = {torch.flatten, "flatten"}
-_RELUS = {torch.relu, functional.relu, "relu"}
+FLATTENS = {torch.flatten, "flatten"}
+RELUS = {torch.relu, functional.relu, "relu"}
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def _append(node: fx.Node, module: nn.Module, layers: list[Layer]) -> bool:
         if type(part) is nn.Flatten:
             return not layers and (part.start_dim, part.end_dim) == (1, -1)
         return type(part) is nn.ReLU and _rectify(layers)
-    if node.op in ("call_function", "call_method") and node.target in _FLATTENS:
+    if node.op in ("call_function", "call_method") and node.target in FLATTENS:
         return not layers and (node.args[1:] == (1,) or node.kwargs == {"start_dim": 1})
-    if node.op in ("call_function", "call_method") and node.target in _RELUS:
+    if node.op in ("call_function", "call_method") and node.target in RELUS:
         return _rectify(layers)
     return False
 
@@ -102,12 +102,16 @@ class DenseProgram(Program):
 
     def __init__(self, trainer: ClientTrainer, size: int) -> None:
         super().__init__(trainer, size)
-        chain = chain_of(trainer.model.module)
+        chain = self._layers()
         if chain is None:
-            raise ValueError("the network is no chain of linear layers and ReLU")
+            raise ValueError(f"{type(self).__name__} cannot train this network")
         self.chain = chain
         self._places = {name: index for index, name in enumerate(self.layout.names)}
         self._minus_one = torch.full((1, 1, 1), -1.0, device=self.vectors.device)
+
+    def _layers(self) -> tuple[Layer, ...] | None:
+        """Return the linear layers, or None where the network has another form."""
+        return chain_of(self.trainer.model.module)
 
     def step(self, group: Group, step: int, active: int) -> Tensor:
         """Take one step; see `Program.step`."""
@@ -145,19 +149,24 @@ class DenseProgram(Program):
             hidden.append(z.relu_() if layer.relu else z)
         return hidden
 
-    def _backward(self, slope: Tensor, hidden: list[Tensor], active: int) -> None:
+    deep = False
+    """Whether something trained lies below the first linear layer."""
+
+    def _backward(self, slope: Tensor, hidden: list[Tensor], active: int) -> Tensor:
+        """Move the weights; return the slope at the input where it is `deep`, else of no use."""
         for layer in reversed(self.chain):
             h = hidden.pop()
             below = None
-            if hidden:
+            if hidden or self.deep:
                 below = torch.bmm(slope, self._view(self.vectors, layer.weight, active))
-                if self.chain[len(hidden) - 1].relu:
-                    below.mul_(h > 0)
+            if hidden and below is not None and self.chain[len(hidden) - 1].relu:
+                below.mul_(h > 0)
             self._update_weight(layer.weight, slope, h, active)
             if layer.bias is not None:
                 self._update_bias(layer.bias, slope.sum(dim=1), active)
             if below is not None:
                 slope = below
+        return slope
 
     def _update_weight(self, name: str, slope: Tensor, h: Tensor, active: int) -> None:
         lr, decay, momentum = self.settings.lr, self.settings.weight_decay, self.settings.momentum

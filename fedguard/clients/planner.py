@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from fedguard.clients.batched import BatchedExecutor, group_size
+from fedguard.clients.conv import GROUP, ConvProgram
 from fedguard.clients.dense import DenseProgram, chain_of
 from fedguard.clients.executors import Cohort, Executor, ReuseExecutor
+from fedguard.clients.stages import stages_of
 from fedguard.clients.training import NOTHING, ClientTrainer
 from fedguard.config import SimulationConfig, load_yaml
 
-NAMES = ("reuse", "vmap", "dense")
+NAMES = ("reuse", "vmap", "dense", "conv")
 """Executors, from the slowest start to the most special one."""
 
 SMALL_MODEL = 50_000
@@ -46,7 +48,8 @@ def plan(config: SimulationConfig, trainer: ClientTrainer) -> Plan:
 
     ``auto`` is a function of model, device and cohort alone, so that a run repeats and resumes
     with the same executor on any machine of its kind: chains of linear layers and ReLU are
-    batched by hand (``dense``), other networks by `torch.func` on a GPU and, where they are small
+    batched by hand (``dense``), on a CPU those of convolutions, max-pooling, linear layers and ReLU
+    too (``conv``), other networks by `torch.func` on a GPU and, where they are small
     and without convolutions, on a CPU; everything else is trained client by client (``reuse``).
     ``timed`` measures instead; its choice is written into the run's configuration.
     """
@@ -97,14 +100,27 @@ def _obstacle(name: str, trainer: ClientTrainer) -> str | None:
         return f"training {type(trainer.rule).__name__} is not plain SGD"
     if trainer.federation.task.settles:
         return "the task looks at a client's whole shard"
-    if name == "dense" and not trainer.federation.task.softmax:
+    if name in ("dense", "conv") and not trainer.federation.task.softmax:
         return "the loss is not the cross-entropy of one class per row"
     if name == "dense":
         chain = chain_of(trainer.model.module)
         return None if chain else "the network is more than linear layers with ReLU"
+    if name == "conv":
+        return _no_stages(trainer)
     from fedguard.clients.vmap import why_not
 
     return why_not(trainer)
+
+
+def _no_stages(trainer: ClientTrainer) -> str | None:
+    """Return why `conv` cannot train this network, or None."""
+    if trainer.model.vector.device.type != "cpu":
+        return "conv is made for CPUs"
+    if len(trainer.federation.dataset.input_shape) != 3:
+        return "the rows are no pictures"
+    if stages_of(trainer.model.module) is None:
+        return "the network is more than convolutions, max-pooling, ReLU and linear layers"
+    return None
 
 
 def _rule(config: SimulationConfig, trainer: ClientTrainer) -> tuple[str, str]:
@@ -116,6 +132,8 @@ def _rule(config: SimulationConfig, trainer: ClientTrainer) -> tuple[str, str]:
     if _obstacle("dense", trainer) is None:
         return "dense", f"linear layers with ReLU: groups of up to {group_size(trainer)} clients"
     if trainer.model.vector.device.type == "cpu":
+        if _obstacle("conv", trainer) is None:
+            return "conv", f"convolutions, max-pooling, ReLU: groups of up to {GROUP} clients"
         if any(
             isinstance(part, nn.modules.conv._ConvNd) for part in trainer.model.module.modules()
         ):
@@ -168,7 +186,7 @@ def _threads(config: SimulationConfig, trainer: ClientTrainer, name: str) -> int
     if config.workers is not None:
         return config.workers
     cores = min(torch.get_num_threads(), len(os.sched_getaffinity(0)))
-    if cores == 1 or name != "reuse":
+    if cores == 1 or name not in ("reuse", "conv"):
         return 1
     first = ReuseExecutor(trainer)
     return cores if _seconds(first, (0,)) > HEAVY_STEP else 1
@@ -180,6 +198,8 @@ def make_executor(chosen: Plan, trainer: ClientTrainer) -> Executor:
         return ReuseExecutor(trainer, chosen.threads)
     if chosen.executor == "dense":
         return BatchedExecutor(trainer, "dense", DenseProgram, chosen.threads)
+    if chosen.executor == "conv":
+        return BatchedExecutor(trainer, "conv", ConvProgram, chosen.threads, largest=GROUP)
     from fedguard.clients.vmap import VmapProgram
 
     return BatchedExecutor(trainer, "vmap", VmapProgram, chosen.threads)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
+from fedguard import late_imports
 from fedguard.commands.options import (
     DATA_PANEL,
     RUN_PANEL,
@@ -111,7 +112,10 @@ def simulate(
 
         print(schema_text(), end="")
     else:
+        late_imports.hold_back()  # before a configuration is read: its parts are imported then
         found = configuration(config, {**fields, "partition.alpha": alpha}, settings)
+        if found.engine not in ("auto", "inprocess"):
+            late_imports.complete()
         run(found, None if out is None else Path(out), resume=resume, as_json=as_json, track=track)
 
 

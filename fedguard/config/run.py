@@ -128,7 +128,7 @@ class SimulationConfig(BaseModel):
     """L2 penalty of local SGD."""
     engine: Literal["auto", "inprocess", "ray", "flower"] = "auto"
     """Where clients run."""
-    executor: Literal["auto", "timed", "reuse", "vmap", "dense"] = "auto"
+    executor: Literal["auto", "timed", "reuse", "vmap", "dense", "conv"] = "auto"
     """How they are trained: one by one, or in batches; ``auto`` goes by model and device,
     ``timed`` by measurement."""
     workers: int | None = Field(None, ge=1, le=10_000)

@@ -22,12 +22,14 @@ def client_metrics(updates: ClientUpdates) -> Tensor:
     start = updates.global_vector[: updates.layout.num_trainable].to(torch.float64)
     norm = start.norm()
     rows = []
+    wide, model = torch.empty_like(start), torch.empty_like(start)  # for one row after another
     for row in updates.trainable:
-        wide = row.to(torch.float64)
-        model = start + wide
+        wide.copy_(row)
+        torch.add(start, wide, out=model)
         scale = norm * model.norm()
         cosine = start @ model / scale if float(scale) > 0.0 else torch.zeros_like(norm)
-        rows.append(torch.stack([wide.abs().sum(), wide.norm(), cosine]))
+        length = wide.norm()
+        rows.append(torch.stack([wide.abs_().sum(), length, cosine]))
     return torch.stack(rows)
 
 

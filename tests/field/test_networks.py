@@ -209,7 +209,7 @@ def test_it_trains_as_pytorch_does_and_alike_in_every_executor_that_takes_it(nam
         make_trainer(build(name, SHAPE, 3, 0, **options), settings, dataset=rows())
     )
     assert torch.equal(deltas, twin)
-    for executor in ("vmap", "dense"):
+    for executor in ("vmap", "dense", "conv"):
         other = make_trainer(build(name, SHAPE, 3, 0, **options), settings, dataset=rows())
         if _obstacle(executor, other) is None:
             batched, _ = train_round(other, executor)

@@ -4,7 +4,39 @@ from __future__ import annotations
 
 _LOCAL = "tests/clients/test_local_training.py"
 
+_CONVOLUTIONS = "tests/clients/test_convolutions.py"
+
 MUTATIONS: list[tuple[str, str, str, str]] = [
+    (
+        "fedguard/clients/conv.py",
+        "            (not first, True, stage.bias is not None),",
+        "            (True, True, False),",
+        _CONVOLUTIONS,
+    ),
+    (
+        "fedguard/clients/conv.py",
+        "            d = _ops.threshold_backward.default(d, seen.out, 0)",
+        "            pass",
+        _CONVOLUTIONS,
+    ),
+    (
+        "fedguard/clients/conv.py",
+        "                value.mul_(1.0 - lr * decay)",
+        "                value.mul_(1.0 - decay)",
+        _CONVOLUTIONS,
+    ),
+    (
+        "fedguard/clients/stages.py",
+        "        apart = _pair(part.stride) == window and _pair(part.dilation) == (1, 1)",
+        "        apart = _pair(part.dilation) == (1, 1)",
+        _CONVOLUTIONS,
+    ),
+    (
+        "fedguard/clients/stages.py",
+        'if isinstance(part.padding, str) or part.padding_mode != "zeros":',
+        "if isinstance(part.padding, str):",
+        _CONVOLUTIONS,
+    ),
     (
         "fedguard/clients/training.py",
         "        gradient.add_(vector, alpha=settings.weight_decay)",

@@ -10,6 +10,7 @@ from corners import CLASSES, FEATURES, HIDDEN, attacked, make_tools, rates, trai
 from fedguard.errors import ConfigurationError
 from fedguard.strategies import GeminiGuard
 from fedguard.strategies.base import ServerTools
+from fedguard.strategies.toolkit.clustering import silhouette
 from fedguard.strategies.toolkit.consensus import with_consensus_labels
 from fedguard.traits import traits_of
 from fedguard.updates import ClientUpdates, ParameterLayout
@@ -258,3 +259,19 @@ def test_labels_by_consensus_are_what_the_clipped_mean_says(tools):
     assert torch.equal(found.y, wanted)
     layout.load(tools.model, start + deltas.mean(dim=0))
     assert not torch.equal(found.y, tools.model(tools.x).argmax(dim=1))
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 5])
+def test_the_silhouette_is_scikit_learns_to_the_last_bit(clusters: int) -> None:
+    from sklearn.metrics import silhouette_score
+
+    stream = np.random.default_rng(clusters)
+    for count in (6, 13, 40):
+        points = stream.normal(size=(count, 3))
+        points[1] = points[0]  # a distance of 0 between two clients
+        distances = np.linalg.norm(points[:, None] - points[None], axis=2)
+        labels = np.arange(count) % clusters
+        labels[0], labels[1] = 0, 0
+        labels[-1] = clusters  # one that is alone
+        expected = silhouette_score(distances, labels, metric="precomputed")
+        assert silhouette(distances, labels) == expected

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
-from sklearn.metrics import silhouette_score
 
 Labels = NDArray[np.int64]
 Distances = NDArray[np.float64]
@@ -18,6 +17,34 @@ def off_diagonal_median(distances: Distances) -> float:
     if count < 2:
         return 0.0
     return float(np.median(distances[~np.eye(count, dtype=bool)]))
+
+
+def silhouette(distances: Distances, labels: Labels) -> float:
+    """Return the mean silhouette of clusters: how much nearer each client is to its own.
+
+    ``s = (b - a) / max(a, b)``: ``a`` is a client's mean distance to the others of its cluster,
+    ``b`` the least of its mean distances to another cluster; 0 for a client that is alone
+    (Rousseeuw 1987). As scikit-learn's ``silhouette_score`` to the last bit, without its import of
+    two seconds.
+
+    Parameters
+    ----------
+    distances : ndarray
+        (K, K) symmetric, zero diagonal.
+    labels : ndarray
+        (K,) cluster of each client; at least two clusters.
+    """
+    _, labels = np.unique(labels, return_inverse=True)
+    sizes = np.bincount(labels)
+    sums: Distances = np.stack([np.bincount(labels, row, len(sizes)) for row in distances])
+    rows = np.arange(len(labels))
+    own = sums[rows, labels]
+    sums[rows, labels] = np.inf
+    nearest = (sums / sizes).min(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = own / (sizes - 1)[labels]
+        values = (nearest - own) / np.maximum(own, nearest)
+    return float(np.mean(np.nan_to_num(values)))
 
 
 def adaptive_clusters(distances: Distances, max_clusters: int, min_silhouette: float) -> Labels:
@@ -46,7 +73,7 @@ def adaptive_clusters(distances: Distances, max_clusters: int, min_silhouette: f
         labels = fcluster(tree, k, "maxclust").astype(np.int64) - 1
         if len(np.unique(labels)) < 2:
             continue
-        quality = float(silhouette_score(distances, labels, metric="precomputed"))
+        quality = silhouette(distances, labels)
         if quality > best:
             best, best_labels = quality, labels
     return best_labels

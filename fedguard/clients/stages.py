@@ -1,0 +1,150 @@
+"""What a small convolutional network is made of, read off its graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.modules.utils import _pair
+
+from fedguard.clients.dense import FLATTENS, RELUS, Layer
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution: parameter names, its numbers, and whether a ReLU follows."""
+
+    weight: str
+    bias: str | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Max-pooling of windows that do not overlap, and whether a ReLU follows it."""
+
+    window: tuple[int, int]
+    relu: bool = False
+
+
+@dataclass(frozen=True)
+class Stages:
+    """A network ``(convolution | max-pooling | ReLU) ..., flatten, linear, (ReLU, linear) ...``.
+
+    A ReLU in front of a max-pooling stands behind it here: a maximum and a ReLU may change
+    places, and the pooled picture is smaller. Slopes are the same too: where the maximum is
+    positive its place is, and where it is not, both are 0.
+    """
+
+    pictures: tuple[Conv | Pool, ...]
+    layers: tuple[Layer, ...]
+
+
+def stages_of(module: nn.Module) -> Stages | None:
+    """Return the stages of a network of this form, else None; it is traced with `torch.fx`."""
+    try:
+        graph = fx.symbolic_trace(module).graph
+    except Exception:  # tracing a user's network can fail in any way
+        return None
+    reader = _Reader(module)
+    previous: fx.Node | None = None
+    for node in graph.nodes:
+        if node.op == "placeholder" and previous is None:
+            previous = node
+            continue
+        if previous is None or node.args[:1] != (previous,) or len(previous.users) != 1:
+            return None
+        if node.op == "output":
+            break
+        if not reader.takes(node):
+            return None
+        previous = node
+    return reader.found()
+
+
+class _Reader:
+    """Reads a graph's nodes one after another."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.pictures: list[Conv | Pool] = []
+        self.layers: list[Layer] = []
+        self.flat = False
+
+    def takes(self, node: fx.Node) -> bool:
+        """Take one node; return whether it fits."""
+        if node.op == "call_module":
+            part = self.module.get_submodule(str(node.target))
+            hooked = part._forward_hooks or part._forward_pre_hooks
+            return not hooked and self._part(str(node.target), part)
+        if node.op not in ("call_function", "call_method"):
+            return False
+        if node.target in FLATTENS:
+            whole = node.args[1:] == (1,) and not node.kwargs
+            return self._flatten(whole or (not node.args[1:] and node.kwargs == {"start_dim": 1}))
+        return node.target in RELUS and self._rectify()
+
+    def _part(self, name: str, part: nn.Module) -> bool:
+        kind = type(part)
+        if kind is nn.Identity:
+            return True
+        if kind is nn.ReLU:
+            return self._rectify()
+        if isinstance(part, nn.Flatten) and kind is nn.Flatten:
+            return self._flatten((part.start_dim, part.end_dim) == (1, -1))
+        if isinstance(part, nn.Linear) and kind is nn.Linear:
+            bias = None if part.bias is None else f"{name}.bias"
+            self.layers.append(Layer(f"{name}.weight", bias, relu=False))
+            return self.flat
+        if isinstance(part, nn.Conv2d) and kind is nn.Conv2d:
+            return self._convolution(name, part)
+        return isinstance(part, nn.MaxPool2d) and kind is nn.MaxPool2d and self._pool(part)
+
+    def _convolution(self, name: str, part: nn.Conv2d) -> bool:
+        if isinstance(part.padding, str) or part.padding_mode != "zeros":
+            return False
+        bias = None if part.bias is None else f"{name}.bias"
+        numbers: tuple[Any, ...] = (part.stride, part.padding, part.dilation)
+        self.pictures.append(Conv(f"{name}.weight", bias, *numbers, part.groups))
+        return not self.flat
+
+    def _pool(self, part: nn.MaxPool2d) -> bool:
+        window = _pair(part.kernel_size)
+        apart = _pair(part.stride) == window and _pair(part.dilation) == (1, 1)
+        plain = _pair(part.padding) == (0, 0) and not part.ceil_mode and not part.return_indices
+        relu = bool(self.pictures) and self.pictures[-1].relu
+        if relu:
+            self.pictures[-1] = replace(self.pictures[-1], relu=False)
+        self.pictures.append(Pool((int(window[0]), int(window[1])), relu))
+        return apart and plain and not self.flat
+
+    def _flatten(self, whole: bool) -> bool:
+        first, self.flat = not self.flat, True
+        return whole and first
+
+    def _rectify(self) -> bool:
+        if self.layers:
+            self.layers[-1] = replace(self.layers[-1], relu=True)
+        elif self.pictures and not self.flat:
+            self.pictures[-1] = replace(self.pictures[-1], relu=True)
+        else:
+            return False
+        return True
+
+    def found(self) -> Stages | None:
+        """Return the stages, if every tensor of the network is a trained one of theirs."""
+        convolutions = [stage for stage in self.pictures if isinstance(stage, Conv)]
+        parts = [*convolutions, *self.layers]
+        used = [name for part in parts for name in (part.weight, part.bias) if name is not None]
+        whole = sorted(used) == sorted(self.module.state_dict())
+        trained = all(parameter.requires_grad for parameter in self.module.parameters())
+        if not (convolutions and self.layers and whole and trained) or self.layers[-1].relu:
+            return None
+        if not isinstance(self.pictures[0], Conv):
+            return None
+        return Stages(tuple(self.pictures), tuple(self.layers))
