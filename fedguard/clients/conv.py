@@ -72,7 +72,8 @@ class ConvProgram(DenseProgram):
         return torch.stack(flat)
 
     def _ahead(self, stage: Conv | Pool, x: Tensor, client: int, seen: list[_Seen]) -> Tensor:
-        places = None
+        out: Tensor
+        places: Tensor | None = None
         if isinstance(stage, Pool):
             out, places = _ops.max_pool2d_with_indices.default(x, stage.window, stage.window)
         else:

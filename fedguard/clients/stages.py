@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import fx, nn
 from torch.nn.modules.utils import _pair
@@ -109,8 +108,10 @@ class _Reader:
         if isinstance(part.padding, str) or part.padding_mode != "zeros":
             return False
         bias = None if part.bias is None else f"{name}.bias"
-        numbers: tuple[Any, ...] = (part.stride, part.padding, part.dilation)
-        self.pictures.append(Conv(f"{name}.weight", bias, *numbers, part.groups))
+        stride, padding = _pair(part.stride), _pair(part.padding)
+        dilation = _pair(part.dilation)
+        stage = Conv(f"{name}.weight", bias, stride, padding, dilation, part.groups)
+        self.pictures.append(stage)
         return not self.flat
 
     def _pool(self, part: nn.MaxPool2d) -> bool:
@@ -139,7 +140,7 @@ class _Reader:
     def found(self) -> Stages | None:
         """Return the stages, if every tensor of the network is a trained one of theirs."""
         convolutions = [stage for stage in self.pictures if isinstance(stage, Conv)]
-        parts = [*convolutions, *self.layers]
+        parts: list[Conv | Layer] = [*convolutions, *self.layers]
         used = [name for part in parts for name in (part.weight, part.bias) if name is not None]
         whole = sorted(used) == sorted(self.module.state_dict())
         trained = all(parameter.requires_grad for parameter in self.module.parameters())

@@ -141,12 +141,12 @@ def run(
     track: Sequence[str] = (),
 ) -> None:
     """Run one configuration with progress and a summary on the terminal."""
-    from rich.console import Console
+    directory, summary = perform(config, out, resume=resume, track=track)
+    from rich.console import Console  # what round 1 does not need is imported after it
 
     from fedguard.reporting.report import write_report
     from fedguard.reporting.summary import render_summary
 
-    directory, summary = perform(config, out, resume=resume, track=track)
     summary["report"] = str(write_report(directory))
     Console(stderr=as_json).print(render_summary(summary))
     if as_json:

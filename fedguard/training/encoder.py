@@ -132,13 +132,13 @@ def _tensors(path: Path, sha256: str | None) -> dict[str, Tensor]:
         raise _refused(path, "there is no such file")
     try:
         content = path.read_bytes()
-        own = hashlib.sha256(content).hexdigest()
-        if sha256 is not None and own != sha256.strip().lower():
-            raise _refused(path, f"its SHA-256 is {own}, not the one that was asked for")
         found: dict[str, Tensor] = load(content)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise _refused(path, f"it cannot be read: {reason}") from error
+    own = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and own != sha256.strip().lower():
+        raise _refused(path, f"its SHA-256 is {own}, not the one that was asked for")
     return found
 
 
