@@ -47,6 +47,7 @@ class ConvProgram(DenseProgram):
     """
 
     deep = True
+    form = "chain of convolutions, max-pooling, ReLU and linear layers"
     _tape: list[list[_Seen]]
     """The stages of each client on the way forward, in the step that is being taken."""
 

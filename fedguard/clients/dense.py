@@ -104,10 +104,13 @@ class DenseProgram(Program):
         super().__init__(trainer, size)
         chain = self._layers()
         if chain is None:
-            raise ValueError(f"{type(self).__name__} cannot train this network")
+            raise ValueError(f"the network is no {self.form}")
         self.chain = chain
         self._places = {name: index for index, name in enumerate(self.layout.names)}
         self._minus_one = torch.full((1, 1, 1), -1.0, device=self.vectors.device)
+
+    form = "chain of linear layers and ReLU"
+    """The networks that it trains."""
 
     def _layers(self) -> tuple[Layer, ...] | None:
         """Return the linear layers, or None where the network has another form."""

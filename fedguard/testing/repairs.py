@@ -52,15 +52,20 @@ def check_model_kept(make: RepairFactory) -> None:
 
 
 def check_figures(make: RepairFactory) -> None:
-    """Check that what a repair tells are finite numbers, or rows of them, with names."""
+    """Check that what a repair tells are finite numbers, or rows or tables of them, with names."""
     _, figures = _mended(make(), small_tools())
     assert isinstance(figures, Mapping), f"mend returned {type(figures).__name__}, no mapping"
     for name, value in figures.items():
-        many = value if isinstance(value, list | tuple) else [value]
-        finite = all(isinstance(each, int | float) and math.isfinite(each) for each in many)
-        good = isinstance(name, str) and finite
+        good = isinstance(name, str) and _finite(value)
         assert good, f"figure {name!r} is {value!r}"
         assert name not in ("round", "repair", "seconds"), f"figure {name!r} is the record's own"
+
+
+def _finite(value: object, depth: int = 2) -> bool:
+    """Return whether it is a finite number, or a list of such, or of lists of such."""
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(_finite(each, depth - 1) for each in value)
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def check_repair_determinism(make: RepairFactory) -> None:

@@ -140,7 +140,7 @@ def test_the_help_of_every_command_names_types_and_defaults(
             continue
         (line,) = [one for one in lines if re.match(rf"│ +{param.opts[0]}\s", one)]
         if not param.is_flag:
-            assert re.search(r"[A-Z]{4,}|\[[a-z]+\|[a-z|]+\]", line), line
+            assert re.search(r"[A-Z]{4,}|\[[a-z0-9]+\|[a-z0-9|]+\]", line), line
             field = SimulationConfig.model_fields.get(param.name)
             default = spelt_default(field) if field and command == "simulate" else param.default
             if isinstance(default, int | float | str) and str(default):

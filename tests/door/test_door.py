@@ -66,7 +66,7 @@ class TestFields:
                 wanted = PartLike | Sequence[PartLike] | None
             elif name == "client_config":
                 wanted = Mapping[str, bool | int | float | str]
-            elif name in ("data_dir", "start_from"):
+            elif name in ("data_dir", "start_from", "update_dir"):
                 wanted = Path | str | None
             elif name in ("faults", "unlearn"):
                 rates = Mapping[str, Any]
