@@ -125,10 +125,10 @@ def a_run(out, attack, **values):
     base = {
         "clients": 5,
         "malicious": 0.0,
-        "poisoned_clients": 0.6,
+        "poisoned_clients": 1.0,
         "strategy": "fedavg",
         "partition": "iid",
-        "attack": {"target_class": 8, "source_class": 1, "targets": 20, **attack},
+        "attack": {"target_class": 8, "source_class": 1, "targets": 1, **attack},
     }
     return Simulation(parse({**base, **values})).run(out)["final"]["attack_success_rate"]
 
@@ -139,18 +139,20 @@ def test_a_collision_takes_in_a_head_on_the_encoder_that_honest_clients_train(tm
     write_encoder(of_digits(), path)
     values = {
         "model": {"name": "encoder-head", "encoder": str(path)},
-        "rounds": 4,
-        "local_epochs": 2,
-        "lr": 0.05,
+        "rounds": 8,
+        "local_epochs": 4,
+        "lr": 0.1,
     }
     attack = {"name": "feature-collision", "encoder": str(path)}
     floor = a_run(tmp_path / "never", attack, **values, poisoned_clients=0.0)
-    assert a_run(tmp_path / "poisoned", attack, **values) > floor + 0.3
+    assert floor == 0.0
+    assert a_run(tmp_path / "poisoned", attack, **values) == 1.0
 
 
 @pytest.mark.slow
 def test_gradient_matching_takes_in_a_network_that_honest_clients_train_from_nothing(tmp_path):
-    values = {"model": "cnn", "rounds": 6, "local_epochs": 2, "lr": 0.05}
+    values = {"model": "cnn", "rounds": 10, "local_epochs": 4, "lr": 0.05}
     attack = {"name": "gradient-matching", "eps": 0.5}
     floor = a_run(tmp_path / "never", attack, **values, poisoned_clients=0.0)
-    assert a_run(tmp_path / "poisoned", attack, **values) > floor + 0.3
+    assert floor == 0.0
+    assert a_run(tmp_path / "poisoned", attack, **values) == 1.0

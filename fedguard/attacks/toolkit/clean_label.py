@@ -32,7 +32,8 @@ class CleanLabel(Attack):
     source_class : int
         Class of the targets; another one.
     targets : int
-        Targets, at least 1; as many as the test set holds, if it holds fewer.
+        Targets, at least 1; as many as the test set holds, if it holds fewer. More than one are
+        hardly taken in together (``docs/repairs.md``).
     poison_fraction : float
         Share of the client's pictures of `target_class` that are perturbed, 0 to 1.
     """
@@ -47,7 +48,7 @@ class CleanLabel(Attack):
         *,
         target_class: int = 0,
         source_class: int = 1,
-        targets: int = 10,
+        targets: int = 1,
         poison_fraction: float = 1.0,
     ) -> None:
         check_number("target_class", target_class, at_least=0)
