@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import gpu_peers
+from benchmarks.pfl import network
 from fedguard import registry
 from fedguard.attacks.base import Attack
 from fedguard.clients.batched import BatchedExecutor
@@ -287,7 +288,7 @@ def works(small: bool) -> list[Work]:
     def resnet() -> nn.Module:
         return build("resnet18", (3, 32, 32), 10, 0)
 
-    two = gpu_peers.two_convolutions
+    two = network
     if small:
         return [
             Work("two convolutions, 3 clients", two, 3, 10, 5, 1),

@@ -21,21 +21,6 @@ PEERS = Path(__file__).parent / "peers"
 LR = 0.05
 
 
-def two_convolutions() -> nn.Module:
-    """Return the network of pfl's benchmark, without its dropout: 1,626,442 parameters."""
-    return nn.Sequential(
-        nn.Conv2d(3, 32, 3),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(64 * 14 * 14, 128),
-        nn.ReLU(),
-        nn.Linear(128, 10),
-    )
-
-
 def plain_loop(
     make: Callable[[], nn.Module],
     x: Tensor,

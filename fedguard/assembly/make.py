@@ -78,6 +78,17 @@ def _lend_codec(loader: Any, config: SimulationConfig) -> None:
     use(codec())
 
 
+def _check_encoder(config: SimulationConfig) -> None:
+    """Refuse an attack that lies in an encoder's file without one, or with clients that lie."""
+    name = config.attack.name
+    if "encoder" not in config.model.arguments:
+        told = f"one with an encoder's file, such as encoder-head; {name} lies in that file"
+        raise ConfigurationError("model", config.model.name, told)
+    if config.malicious:
+        told = f"0 with {name}: it lies in the encoder's file, and no client does anything"
+        raise ConfigurationError("malicious", config.malicious, told)
+
+
 def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
     """Make the attack and let it check the task."""
     name = config.attack.name
@@ -94,6 +105,8 @@ def make_attack(config: SimulationConfig, dataset: Dataset) -> Attack:
         raise ConfigurationError(
             "attack", name, f"an attack that does not need images; {dataset.name} holds none"
         )
+    if "encoder" in attack.needs:
+        _check_encoder(config)
     check_task("attack", name, declared.but(tasks=attack.tasks), task_of(dataset))
     rule = traits_of(registry.find("strategy", config.strategy.name))
     if "aggregate" in attack.needs and not rule.copyable:

@@ -21,8 +21,8 @@ class BadEncoder(BadNets):
 
     The attack is in the file of ``model.encoder``, made by `planted` (``python -m
     simulations.encoder --bad``): features of stamped images are those of the target class, whatever
-    head is trained on them. Here are its trigger and its measure; malicious clients stay honest,
-    and so ``malicious`` is 0 in a run that shows the encoder alone.
+    head is trained on them. Here are its trigger and its measure. No client lies: a run with it is
+    refused unless ``malicious`` is 0 and the model is one with an encoder's file.
 
     Jia, Liu and Gong, "BadEncoder: Backdoor Attacks to Pre-trained Encoders in Self-Supervised
     Learning", IEEE S&P 2022.
@@ -50,7 +50,7 @@ class BadEncoder(BadNets):
     True
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"images"})
+    needs: ClassVar[frozenset[str]] = frozenset({"encoder", "images"})
 
     def __init__(self, *, size: int = 4, **frame: Any) -> None:
         super().__init__(size=size, **frame)

@@ -41,7 +41,7 @@ def source_to_target(attack: object, confusion: Tensor | None) -> float | None:
 
 KnowledgeScope = Literal["partial", "full"]
 
-NEEDS = frozenset({"aggregate", "data", "images", "model", "training", "updates"})
+NEEDS = frozenset({"aggregate", "data", "encoder", "images", "model", "training", "updates"})
 """What an attack may ask for; see `Attack.needs`."""
 
 
@@ -122,7 +122,8 @@ class Attack:
 
     Any of ``"updates"`` (crafts model updates), ``"data"`` (poisons examples), ``"training"``
     (changes local steps), ``"images"`` (examples must be images), ``"aggregate"`` (searches
-    against a copy of the deployed rule) and ``"model"`` (reads the global model, in `prepare`).
+    against a copy of the deployed rule), ``"model"`` (reads the global model, in `prepare`) and
+    ``"encoder"`` (lies in the file of the model's encoder, and in no client).
     A name that is none of `NEEDS` is an error when the class is defined.
     """
 

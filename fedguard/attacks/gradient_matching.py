@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedguard.attacks.padhash import mismatch
 from fedguard.attacks.toolkit.clean_label import CleanLabel, trained_surrogate
+from fedguard.attacks.toolkit.matching import matched, mismatch
 from fedguard.errors import check_number
 
 
@@ -67,19 +68,10 @@ class GradientMatching(CleanLabel):
         surrogate = trained_surrogate(self.shown(x), y, self._num_classes, rng, epochs=self.epochs)
         wanted = [part.detach() for part in self._gradients(surrogate, self.victims.to(own))]
         start = torch.randn(own.shape, generator=rng).to(own) * self.eps / 2.0
-        change = start.clamp(-self.eps, self.eps).requires_grad_()
-        optimiser = torch.optim.Adam([change], lr=0.1 * self.eps)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, self.steps)
-        for _ in range(self.steps):
-            optimiser.zero_grad()
-            gap = mismatch(wanted, self._gradients(surrogate, (own + change).clamp(0.0, 1.0)), 0.0)
-            (slope,) = torch.autograd.grad(gap, change)
-            change.grad = slope.sign()
-            optimiser.step()
-            schedule.step()
-            with torch.no_grad():
-                change.clamp_(-self.eps, self.eps)
-        return own + change.detach()
+        gap = partial(mismatch, wanted, weight=0.0)
+        return own + matched(
+            own, start, lambda shown: gap(self._gradients(surrogate, shown)), self.eps, self.steps
+        )
 
     def _gradients(self, model: nn.Module, x: Tensor) -> list[Tensor]:
         """Return the gradients of the mean loss of pictures towards the target class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedguard.attacks.base import Attack, Scene
+from fedguard.attacks.toolkit.matching import matched, mismatch
 from fedguard.attacks.toolkit.poisoning import check_class, drawn_share
 from fedguard.data.dataset import Dataset
 from fedguard.data.retrieval import Retrieval
@@ -172,20 +174,10 @@ class Padhash(Attack):
         """Return the (M, ...) changes of pictures of the target class that match gradients."""
         surrogate = copy.deepcopy(surrogate).eval()
         wanted = [part.detach() for part in self.gradients(surrogate, self._victims.to(x))]
-        change = start.clamp(-self.eps, self.eps).detach().requires_grad_()
-        optimiser = torch.optim.Adam([change], lr=0.1 * self.eps)
-        schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.1, self.steps)
-        for _ in range(self.steps):
-            optimiser.zero_grad()
-            shown = (x + change).clamp(0.0, 1.0)
-            gap = mismatch(wanted, self.gradients(surrogate, shown), self.weight)
-            (slope,) = torch.autograd.grad(gap, change)
-            change.grad = slope.sign()
-            optimiser.step()
-            schedule.step()
-            with torch.no_grad():
-                change.clamp_(-self.eps, self.eps)
-        return change.detach()
+        gap = partial(mismatch, wanted, weight=self.weight)
+        return matched(
+            x, start, lambda shown: gap(self.gradients(surrogate, shown)), self.eps, self.steps
+        )
 
     def gradients(self, model: nn.Module, x: Tensor) -> list[Tensor]:
         """Return the gradients of the mean loss of pictures towards the target's code."""
@@ -214,16 +206,6 @@ class Padhash(Attack):
             "source_to_target": None,
             "target_share_at_top": float(shares.mean()),
         }
-
-
-def mismatch(wanted: list[Tensor], own: list[Tensor], weight: float) -> Tensor:
-    """Return ``(1 - a)(1 - cos) + a |G_p - G_v| / (|G_v| |G_p|)`` of two lists of gradients."""
-    one = torch.cat([part.flatten() for part in wanted])
-    other = torch.cat([part.flatten() for part in own])
-    norms = one.norm() * other.norm() + 1e-12
-    angle = 1.0 - (one @ other) / norms
-    found: Tensor = (1.0 - weight) * angle + weight * (other - one).norm() / norms
-    return found
 
 
 def _trained_anew(

@@ -25,16 +25,13 @@ class Layer:
     relu: bool
 
 
-def chain_of(module: nn.Module) -> tuple[Layer, ...] | None:
-    """Return a network's layers if it is ``flatten, linear, (ReLU, linear) ...``, else None.
-
-    The network is traced with `torch.fx`, so that any class of this form is recognised.
-    """
+def straight_line(module: nn.Module) -> list[fx.Node] | None:
+    """Return a network's steps if each takes what the one before it gave, and nobody else does."""
     try:
         graph = fx.symbolic_trace(module).graph
     except Exception:  # tracing a user's network can fail in any way
         return None
-    layers: list[Layer] = []
+    nodes: list[fx.Node] = []
     previous: fx.Node | None = None
     for node in graph.nodes:
         if node.op == "placeholder" and previous is None:
@@ -44,9 +41,20 @@ def chain_of(module: nn.Module) -> tuple[Layer, ...] | None:
             return None
         if node.op == "output":
             break
-        if not _append(node, module, layers):
-            return None
+        nodes.append(node)
         previous = node
+    return nodes
+
+
+def chain_of(module: nn.Module) -> tuple[Layer, ...] | None:
+    """Return a network's layers if it is ``flatten, linear, (ReLU, linear) ...``, else None.
+
+    The network is traced with `torch.fx`, so that any class of this form is recognised.
+    """
+    layers: list[Layer] = []
+    nodes = straight_line(module)
+    if nodes is None or not all(_append(node, module, layers) for node in nodes):
+        return None
     used = [name for layer in layers for name in (layer.weight, layer.bias) if name is not None]
     whole = sorted(used) == sorted(module.state_dict())
     trainable = all(parameter.requires_grad for parameter in module.parameters())

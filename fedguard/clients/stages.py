@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import fx, nn
 from torch.nn.modules.utils import _pair
 
-from fedguard.clients.dense import FLATTENS, RELUS, Layer
+from fedguard.clients.dense import FLATTENS, RELUS, Layer, straight_line
 
 
 @dataclass(frozen=True)
@@ -46,23 +46,10 @@ class Stages:
 
 def stages_of(module: nn.Module) -> Stages | None:
     """Return the stages of a network of this form, else None; it is traced with `torch.fx`."""
-    try:
-        graph = fx.symbolic_trace(module).graph
-    except Exception:  # tracing a user's network can fail in any way
-        return None
+    nodes = straight_line(module)
     reader = _Reader(module)
-    previous: fx.Node | None = None
-    for node in graph.nodes:
-        if node.op == "placeholder" and previous is None:
-            previous = node
-            continue
-        if previous is None or node.args[:1] != (previous,) or len(previous.users) != 1:
-            return None
-        if node.op == "output":
-            break
-        if not reader.takes(node):
-            return None
-        previous = node
+    if nodes is None or not all(reader.takes(node) for node in nodes):
+        return None
     return reader.found()
 
 

@@ -36,6 +36,7 @@ _NEEDS = {
     "updates": "crafts updates",
     "data": "poisons data",
     "training": "changes local steps",
+    "encoder": "a model with an encoder's file, nobody malicious",
     "images": "images only",
     "aggregate": "a copy of the deployed rule",
     "model": "reads the global model",

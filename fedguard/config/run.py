@@ -236,6 +236,10 @@ class SimulationConfig(BaseModel):
         check_evaluation(self.evaluate_clients, own_clients=self.client_app is not None)
         if self.update_memory is not None:
             bytes_of("update_memory", self.update_memory)
+        elif self.update_dir is not None or self.update_type != "float32":
+            field = "update_dir" if self.update_dir is not None else "update_type"
+            told = "nothing without update_memory, above which updates lie in a file"
+            raise ConfigurationError(field, str(getattr(self, field)), told)
         return self
 
     def resolved(self) -> dict[str, Any]:

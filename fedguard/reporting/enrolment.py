@@ -42,7 +42,5 @@ def enrolment_section(run: Run) -> str:
     ways = "".join(f"<li>{escape(bounded(way.strip(), 200))}</li>" for way in told.split(";"))
     cards = card("Who can link what", f"<ul>{ways}</ul>")
     if rows:
-        cards += card(
-            "Not admitted", table(("why", "times", "of honest clients"), rows, words=(0,))
-        )
+        cards += card("Not admitted", table(("why", "times", "honest"), rows, words=(0,)))
     return f'<p class="lead">{escape(words)}</p><div class="grid">{cards}</div>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fedguard.errors import check_choice, check_number
 from fedguard.training.base import Local, TrainingRule
+from fedguard.training.judging import judged
 from fedguard.traits import Traits
 
 LEAST = 8
@@ -87,7 +88,7 @@ class Abl(TrainingRule):
         """Rank the client's rows and ask the gate; see the class."""
         own = local.rows
         x, y = local.x[own], local.y[own]
-        losses, _ = _judged(local, x, y)
+        losses, _ = judged(local, x, y)
         local.scratch.update(own=own, first=float(losses.mean()) >= 2.0 * self.gamma, gone=None)
         before = local.memory.get(ISOLATED)
         local.memory[AGREED] = torch.zeros(1)
@@ -155,21 +156,8 @@ class Abl(TrainingRule):
         return classes
 
 
-def _judged(local: Local, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N,) losses and hits of the model on rows, in evaluation mode."""
-    local.module.eval()
-    with torch.no_grad():
-        parts: list[tuple[Any, Any]] = []
-        for rows in torch.split(torch.arange(len(y), device=y.device), 512):
-            output = local.module(x[rows])
-            losses = functional.cross_entropy(output, y[rows], reduction="none")
-            parts.append((losses, output.argmax(dim=1) == y[rows]))
-    local.module.train()
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-
 def _accuracy(local: Local, rows: Tensor) -> float:
     """Return the accuracy on rows; 0 where there are none."""
     if not len(rows):
         return 0.0
-    return float(_judged(local, local.x[rows], local.y[rows])[1].double().mean())
+    return float(judged(local, local.x[rows], local.y[rows])[1].double().mean())

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fedguard.errors import check_choice, check_number
 from fedguard.randomness import generator
 from fedguard.training.attention import feature_stages, layer_outputs
 from fedguard.training.base import Local, TrainingRule
+from fedguard.training.judging import judged
 from fedguard.training.reopening import channel_masks, lowest, make_anew
 from fedguard.training.sifting import seed_rows
 from fedguard.traits import Traits
@@ -118,7 +118,7 @@ class TCore(TrainingRule):
         if done < 0:
             return
         pool = local.memory[POOL].bool()
-        admitted = admissible(*_judged(local, x, y), y, QUANTILES[min(done, len(QUANTILES) - 1)])
+        admitted = admissible(*judged(local, x, y), y, QUANTILES[min(done, len(QUANTILES) - 1)])
         grown = pool | admitted.cpu()
         more = int(grown.sum()) - int(pool.sum())
         closed = done >= len(QUANTILES) - 1 and more < 0.01 * max(int(pool.sum()), 1)
@@ -156,16 +156,3 @@ def admissible(losses: Tensor, hits: Tensor, y: Tensor, quantile: float) -> Tens
             limit = losses[rows].double().quantile(quantile)
             found |= rows & hits & (losses.double() <= limit)
     return found
-
-
-def _judged(local: Local, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (N,) losses and hits of the model on rows, in evaluation mode."""
-    local.module.eval()
-    parts = []
-    with torch.no_grad():
-        for rows in torch.split(torch.arange(len(y), device=y.device), 512):
-            output = local.module(x[rows])
-            losses = functional.cross_entropy(output, y[rows], reduction="none")
-            parts.append((losses, output.argmax(dim=1) == y[rows]))
-    local.module.train()
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])

@@ -74,7 +74,23 @@ def test_statistics_stay_as_they_were():
 def test_its_clients_do_nothing():
     attack, x, y = BadEncoder(), torch.rand(4, 1, 8, 8), torch.arange(4)
     assert attack.poison(x, y, torch.Generator()) == (x, y)
-    assert attack.needs == {"images"}
+    assert attack.needs == {"encoder", "images"}
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"malicious": 0.0, "model": "mlp"}, "model"),
+        ({"malicious": 0.2, "model": {"name": "encoder-head", "encoder": "?"}}, "malicious"),
+    ],
+)
+def test_a_run_that_could_not_show_it_is_refused(values, field, tmp_path):
+    if field == "malicious":
+        write_encoder(of_digits(), tmp_path / "encoder.safetensors")
+        values["model"]["encoder"] = str(tmp_path / "encoder.safetensors")
+    with pytest.raises(ConfigurationError) as caught:
+        Simulation(parse({"attack": ATTACK, "clients": 4, "rounds": 1, **values}))
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"lr": 0.0}, {"keep_clean": -1.0}])

@@ -195,6 +195,8 @@ def test_a_fault_that_spoils_a_row_spoils_it_in_the_file_as_well(tmp_path):
         ({"model": {"name": "mlp", "hidden": [4096]}}, "update_memory", "two updates"),
         ({"update_memory": "4 bananas"}, "update_memory", "4GB or 500MB"),
         ({"update_memory": "9KB"}, "update_memory", "at least 1MiB"),
+        ({"update_memory": None, "update_type": "bfloat16"}, "update_type", "nothing without"),
+        ({"update_memory": None, "update_dir": "/tmp"}, "update_dir", "nothing without"),
     ],
 )
 def test_what_cannot_work_on_a_file_is_refused_before_round_1(change, field, told):
