@@ -259,7 +259,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "tests/attacks/test_clean_label.py",
     ),
     (
-        f"{_A}/gradient_matching.py",
+        f"{_A}/toolkit/matching.py",
         "change.grad = slope.sign()",
         "change.grad = -slope.sign()",
         "tests/attacks/test_clean_label.py",

@@ -75,8 +75,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/clients/dense.py",
-        "                    below.mul_(h > 0)",
-        "                    below.mul_(h >= 0)",
+        "                below.mul_(h > 0)",
+        "                below.mul_(h >= 0)",
         _LOCAL,
     ),
     (

@@ -78,13 +78,13 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/runs/observed.py",
-        "        self._check_form(current, arrays)\n",
+        "        arrays = self._in_form(current, arrays)\n",
         "",
         _TALLIES,
     ),
     (
         "fedguard/runs/tending.py",
-        "        model.load(vector.to(self.scene.device))\n",
+        "        self.scene.model.load(vector.to(self.scene.device))\n",
         "",
         _TENDING,
     ),

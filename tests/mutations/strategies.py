@@ -38,8 +38,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_S}/toolkit/verification.py",
-        "pruned = self._prune(shares, effect, self.trigger_margin, teach)",
-        "pruned = self._prune(shares, effect, self.trigger_margin, ~teach)",
+        "pruned = self._prune(shares, effect, self.trigger_margin, teach, ",
+        "pruned = self._prune(shares, effect, self.trigger_margin, ~teach, ",
         f"{_T}/test_verification.py",
     ),
     (
