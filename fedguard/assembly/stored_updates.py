@@ -91,10 +91,6 @@ def stored_updates(
     if config.engine == "flower" or config.client_app is not None:
         what = "engine" if config.engine == "flower" else "client_app"
         raise ConfigurationError(what, "flower", f"engine inprocess or ray, or {enough}")
-    if any(part.name == "touched-rows" for part in config.pre):
-        raise ConfigurationError(
-            "pre", "touched-rows", f"one that mixes whole updates, or {enough}"
-        )
     for field in ("repair", "audit", "enrolment"):
         part = getattr(config, field)
         if part is not None:

@@ -6,6 +6,7 @@ from torch.nn import functional
 from worlds import a_round, images
 
 from fedguard.attacks.anticipate import Anticipate, moved_by
+from fedguard.attacks.badnets import BadNets
 from fedguard.attacks.toolkit.own_training import trained
 from fedguard.errors import ConfigurationError
 
@@ -58,6 +59,24 @@ def test_the_backdoor_outlives_the_repair_that_it_foresaw_better_than_one_that_f
         aim = torch.full((len(shown),), 4)
         left[weight] = float(functional.cross_entropy(mended(shown), aim).detach())
     assert left[1.0] < left[0.0]
+
+
+def test_what_is_judged_is_the_backdoor_before_the_repair_and_after_it():
+    (x, y), model = rows(100), network()
+    attack = Anticipate(size=3, epochs=1, target_class=4)
+    stream = torch.Generator().manual_seed(1)
+    order = torch.randperm(len(y), generator=stream)
+    shift = attack._shift(model, x[order], y[order], stream)
+    mixed, labels = BadNets.poison(attack, x[order], y[order], stream)
+    attack.prepare(model, x, y, torch.Generator().manual_seed(1))
+    planted = moved_by(model, attack.change).eval()
+    now = float(functional.cross_entropy(planted(mixed), labels).detach())
+    with torch.no_grad():
+        for name, value in planted.named_parameters():
+            value.add_(shift[name])
+    later = float(functional.cross_entropy(planted(mixed), labels).detach())
+    assert abs(now - later) > 0.01
+    assert attack._loss(attack.change) == pytest.approx(now + later, rel=1e-5)
 
 
 def test_the_factor_is_the_one_after_which_the_rehearsed_model_is_best():
