@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ.setdefault("RAY_ADDRESS", "local")  # never a cluster that something else left behind
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedguard.auditing.clients import AnyClients
 from fedguard.auditing.project import Project
 from fedguard.errors import RunError
-from fedguard.grids.flower import FlowerGrid
+from fedguard.grids.flower import FlowerGrid, on_ray
 from fedguard.grids.identity import PARTITION_KEY, SIZE_KEY
 
 _PATIENCE = 600.0
@@ -103,7 +103,7 @@ def with_simulated_clients(project: Project, use: Callable[[Grid], Any]) -> Any:
                 app,
                 SimulatedClients(project, os.getcwd()),
                 num_supernodes=project.clients,
-                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+                backend_config=on_ray(),
             )
         except RuntimeError as error:  # that of the simulation, not of the app
             reason = error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterable
 from logging import WARNING
+from typing import Any
 
 from flwr.app import Error, Message, MessageType, RecordDict
 from flwr.common.logger import log
@@ -248,3 +250,15 @@ def _said_by_client(reason: str) -> str:
     """Return what a client said; Flower's simulation wraps it in tracebacks."""
     _, wrapped, said = reason.rpartition(_WRAPPED)
     return " ".join(said.removesuffix("'>").split()) if wrapped else reason
+
+
+def on_ray() -> dict[str, Any]:
+    """Return how Flower's simulation runtime is to start Ray: on this machine, a CPU per client.
+
+    Without an address Ray joins whichever cluster was started last here, also one that is gone:
+    only ``RAY_ADDRESS`` says that one is meant.
+    """
+    return {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"address": os.environ.get("RAY_ADDRESS") or "local"},
+    }

@@ -10,7 +10,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedguard.config import SimulationConfig
-from fedguard.grids.flower import FlowerGrid
+from fedguard.grids.flower import FlowerGrid, on_ray
 from fedguard.nodes.app import make_client_app
 
 _SIMULATED_PATIENCE = 1800.0
@@ -43,5 +43,5 @@ def run_in_flower(config: SimulationConfig, serve: Callable[[Grid], None]) -> No
             server_app,
             make_client_app(config.model_dump_json()),
             num_supernodes=config.clients,
-            backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+            backend_config=on_ray(),
         )

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from flwr.app import Error, Message, MetricRecord, RecordDict
@@ -73,7 +76,17 @@ def test_errors_come_back_under_the_clients_id():
     assert reply.metadata.src_node_id == 700
 
 
-def test_flowers_runtime_gives_the_model_of_the_inprocess_engine(tmp_path):
+@pytest.fixture
+def cluster_that_is_gone(monkeypatch):
+    """Ray's note of the cluster started last on this machine, which nobody took away."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as place:
+        (Path(place) / "ray_current_cluster").write_text("127.0.0.1:1")
+        monkeypatch.setenv("RAY_TMPDIR", place)
+        monkeypatch.delenv("RAY_ADDRESS")
+        yield
+
+
+def test_flowers_runtime_gives_the_model_of_the_inprocess_engine(tmp_path, cluster_that_is_gone):
     values = {
         "strategy": "geminiguard",
         "clients": 6,

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,14 @@ def test_a_node_that_is_killed_costs_its_clients_time_and_nothing_else(tmp_path)
     here = Simulation(parse({**VALUES, "engine": "inprocess"})).run(tmp_path / "here")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     environment["RAY_worker_niceness"] = "0"  # else a busy machine starves its workers
+    # Whoever starts Ray later on this machine must not find this cluster: a place of its own.
+    place = tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
+    environment["RAY_TMPDIR"] = place.name
     command = [sys.executable, "-c", TWO_NODES, json.dumps(VALUES), str(tmp_path / "there")]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=280
-    )
+    with place:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=280
+        )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["sha"] == here["model_sha256"]
