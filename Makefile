@@ -8,6 +8,7 @@
 # make docs   the documentation site into site/; a warning is an error
 # make notebooks    runs every notebook of docs/notebooks
 # make package      wheel and sdist into dist/, checked, installed and run in a fresh environment
+# make sbom         what .venv holds as a CycloneDX bill of materials, dist/fedguard.cdx.json
 # make leaderboard  the leaderboard at its quick size into leaderboard/v1-quick.html
 PYTHON ?= python3
 BIN := .venv/bin
@@ -15,7 +16,7 @@ READY := .venv/.ready
 # Two processes share the files of tests; threads inside them would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: demo test test-all compose-test soak fuzz schema docs notebooks package leaderboard \
+.PHONY: demo test test-all compose-test soak fuzz schema docs notebooks package sbom leaderboard \
 	lint format clean
 
 demo: $(READY)
@@ -49,6 +50,11 @@ notebooks: $(READY) .venv/.docs
 
 package: $(READY) .venv/.docs
 	$(BIN)/python tests/package/fresh.py
+
+sbom: $(READY) .venv/.docs
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py environment --of JSON --pyproject pyproject.toml \
+		-o dist/fedguard.cdx.json $(BIN)/python
 
 leaderboard: $(READY)
 	$(BIN)/python -m fedguard.simulate leaderboard
