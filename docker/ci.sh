@@ -67,6 +67,10 @@ reaches() { # SERVICE HOST PORT: whether one can connect to the other
         >/dev/null 2>&1
 }
 
+holds() { # SERVICE FOLDER ...: the files that it sees there
+    compose exec -T "$1" find "${@:2}" -type f 2>/dev/null || true
+}
+
 enrolment() { # a registrar that sees no update, a server that can name no sender
     export ENROLMENT=k-pseudonym ATTACK=feature-noise SUPERNODES=5 STRATEGY=median ROUNDS=3
     stand 5 registrar relay
@@ -77,10 +81,10 @@ enrolment() { # a registrar that sees no update, a server that can name no sende
     ! reaches registrar relay 8003 || fail "the registrar reaches the relay"
     reaches supernode-0 relay 8003 || fail "a SuperNode does not reach the relay"
     reaches superlink registrar 8001 || fail "the server does not reach the registrar"
-    ! compose exec -T superlink ls /federation/registrar /federation/members >/dev/null 2>&1 ||
+    [[ -z "$(holds superlink /federation/registrar /federation/members)" ]] ||
         fail "the server sees the registrar's files"
-    ! compose exec -T registrar ls /federation/runs >/dev/null 2>&1 ||
-        fail "the registrar sees runs"
+    [[ -z "$(holds registrar /federation/runs)" ]] || fail "the registrar sees runs"
+    [[ -n "$(holds registrar /federation/registrar)" ]] || fail "the registrar has no files"
     say "updates without names; registrar and SuperNodes do not reach one another"
     compose down -v >/dev/null 2>&1
     up=

@@ -124,8 +124,10 @@ YAML
         compose -f "$work/docker/compose.clock.yaml" up -d --no-build --no-deps "$TARGET" \
             >>"$work/up.log" 2>&1 || { tail -n 5 "$work/up.log" && return 1; }
         submit ROUNDS=2 ROUND_TIMEOUT=60 JOIN_TIMEOUT=45
-        ended 0 || return 1
-        found=$(compose logs --tail 400 "$TARGET" 2>&1 | grep -ioE 'certificate[^|]{0,60}|not yet valid|expired|unauthenticated[^|]{0,60}' | tail -n 1 || true)
+        ended 0 && missed || return 1
+        found=$(compose logs --tail 400 "$TARGET" 2>&1 | tr -d '\033' |
+            grep -iE 'verify failed|unauthenticated|permission|refused|error' | tail -n 2 |
+            cut -c1-160 || true)
         echo "clock $offset: $(python3 - "$(newest)" <<'PYTHON'
 import json, sys
 from pathlib import Path
