@@ -1,7 +1,7 @@
 """Training rules where honest clients' own data are poisoned by a third party.
 
-Fashion-MNIST, ten clients, half of the rows of three of them with a patch or a blended picture. What
-the trigger does to a model that was never attacked is the floor; plain SGD is the control.
+Fashion-MNIST, ten clients, half of the rows of three of them with a patch or a blended picture.
+What the trigger does to a model that was never attacked is the floor; plain SGD is the control.
 
     python -m simulations.poisoned_data_table --data-dir DIR     # torchvision's files
     python -m simulations.poisoned_data_table --data-dir DIR --seeds 1 --rules sgd,t-core
