@@ -1,9 +1,9 @@
 """Time per round of a deployed federation on links of a given rate, delay and loss.
 
 SuperLink and SuperNodes run as `docker/federation.sh` runs them, each in a network namespace of its
-own; their links meet in a bridge. Rates are set in both directions by ``tbf``, delay and loss by
-``netem`` where the kernel has it (it is said where not). Last, one SuperNode's link is so slow that
-it misses the round's deadline: the round closes without it.
+own, each SuperNode with a link of its own to the SuperLink. Rates are set in both directions by
+``tbf``, delay and loss by ``netem`` where the kernel has it (it is said where not). Last, one
+SuperNode's link is so slow that it misses the round's deadline: the round closes without it.
 
     python -m benchmarks.network [--rates 100 10 2] [--delay 25 --loss 0.5] [--out FILE.md]
 
@@ -27,7 +27,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
 SERVER = "10.213.0.1"
-BRIDGE = "fedguard-br"
 MODELS = {
     "mlp of 64": "set='model.hidden=[64]'",
     "mlp of 4,096": "set='model.hidden=[4096]'",
@@ -41,58 +40,59 @@ def sh(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
 
 
 class Links:
-    """Network namespaces on one bridge, a link to each.
+    """Network namespaces, each but the first with a link of its own to the first, the server's.
 
     Parameters
     ----------
     names : sequence of str
-        The namespaces; the first is the server's, its address `SERVER`.
+        The namespaces; the server's address is `SERVER` from everywhere.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
+        self.server, *self.nodes = names
         self.no_netem = ""
 
     def __enter__(self) -> Links:
         self._remove()
-        sh("ip", "link", "add", BRIDGE, "type", "bridge")
-        sh("ip", "link", "set", BRIDGE, "up")
-        for index, name in enumerate(self.names):
-            inside, outside = self._ends(name)
-            sh("ip", "netns", "add", name)
-            sh("ip", "link", "add", outside, "type", "veth", "peer", "name", inside)
-            sh("ip", "link", "set", inside, "netns", name)
-            sh("ip", "link", "set", outside, "master", BRIDGE, "up")
-            sh("ip", "-n", name, "addr", "add", f"10.213.0.{index + 1}/24", "dev", inside)
-            sh("ip", "-n", name, "link", "set", inside, "up")
-            sh("ip", "-n", name, "link", "set", "lo", "up")
+        self._within(self.server, "addr", "add", f"{SERVER}/32", "dev", "lo", made=True)
+        for place, name in enumerate(self.nodes, start=1):
+            link = ("link", "add", "uplink", "type", "veth", "peer", "name", f"node{place}")
+            self._within(name, *link, "netns", self.server, made=True)
+            self._within(name, "addr", "add", f"10.213.{place}.2/24", "dev", "uplink")
+            self._within(name, "link", "set", "uplink", "up")
+            there = f"node{place}"
+            self._within(self.server, "addr", "add", f"10.213.{place}.1/24", "dev", there)
+            self._within(self.server, "link", "set", there, "up")
+            self._within(name, "route", "add", SERVER, "via", f"10.213.{place}.1")
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._remove()
 
-    def _ends(self, name: str) -> tuple[str, str]:
-        place = self.names.index(name)
-        return f"fg-in{place}", f"fg-out{place}"
+    def _within(self, name: str, *command: str, made: bool = False) -> None:
+        """Run ``ip`` in a namespace, which is made first if it is to be."""
+        if made:
+            sh("ip", "netns", "add", name)
+            sh("ip", "-n", name, "link", "set", "lo", "up")
+        sh("ip", "-n", name, *command)
 
     def _remove(self) -> None:
-        for name in self.names:
+        for name in (self.server, *self.nodes):
             sh("ip", "netns", "del", name, check=False)
-            sh("ip", "link", "del", self._ends(name)[1], check=False)
-        sh("ip", "link", "del", BRIDGE, check=False)
 
     def limit(self, name: str, mbit: float, delay_ms: float = 0.0, loss: float = 0.0) -> None:
-        """Limit a link to `mbit` Mbit/s each way, delayed by `delay_ms`, `loss` percent lost."""
-        inside, outside = self._ends(name)
-        for inner, device in ((("-n", name), inside), ((), outside)):
-            sh("tc", *inner, "qdisc", "del", "dev", device, "root", check=False)
+        """Limit a node's link to `mbit` Mbit/s each way, `delay_ms` late, `loss` percent lost."""
+        place = self.nodes.index(name) + 1
+        for where, device in ((name, "uplink"), (self.server, f"node{place}")):
+            tc = ("tc", "-n", where, "qdisc")
+            sh(*tc, "del", "dev", device, "root", check=False)
             burst = max(16_000, int(mbit * 1e6 / 8 / 250))
             rate = ("tbf", "rate", f"{mbit}mbit", "burst", str(burst), "latency", "200ms")
-            sh("tc", *inner, "qdisc", "add", "dev", device, "root", "handle", "1:", *rate)
+            sh(*tc, "add", "dev", device, "root", "handle", "1:", *rate)
             if delay_ms or loss:
                 worse = ("netem", "delay", f"{delay_ms}ms", "loss", f"{loss}%")
-                where = ("dev", device, "parent", "1:1", "handle", "2:")
-                done = sh("tc", *inner, "qdisc", "add", *where, *worse, check=False)
+                below = ("dev", device, "parent", "1:1", "handle", "2:")
+                done = sh(*tc, "add", *below, *worse, check=False)
                 self.no_netem = "" if done.returncode == 0 else done.stderr.strip()
 
 
@@ -109,7 +109,7 @@ class Federation:
 
     def __init__(self, folder: Path, links: Links) -> None:
         self.folder, self.links = folder, links
-        self.supernodes = len(links.names) - 1
+        self.supernodes = len(links.nodes)
         self._started: list[subprocess.Popen[bytes]] = []
 
     def _command(self, name: str, role: str, **more: str) -> tuple[list[str], dict[str, str]]:
@@ -142,7 +142,7 @@ class Federation:
 
     def do(self, role: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run a role on the server to its end."""
-        command, environment = self._command(self.links.names[0], role, **more)
+        command, environment = self._command(self.links.server, role, **more)
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, timeout=1200
         )
@@ -150,14 +150,13 @@ class Federation:
     def up(self) -> None:
         """Start everybody; return when the SuperLink is healthy and has the SuperNodes' keys."""
         self._must("certificates")
-        server, *nodes = self.links.names
-        self.start(server, "superlink")
+        self.start(self.links.server, "superlink")
         for _ in range(120):
             if self.do("healthy").returncode == 0:
                 break
             time.sleep(0.5)
         self._must("enrol")
-        for place, name in enumerate(nodes):
+        for place, name in enumerate(self.links.nodes):
             self.start(name, "supernode", PARTITION=str(place))
 
     def _must(self, role: str) -> None:
@@ -228,9 +227,9 @@ def measure(rates: Sequence[float], delay: float, loss: float) -> str:
 
 def _slowest(federation: Federation, links: Links, rate: float) -> str:
     """Let one link miss the deadline; return what the records say."""
-    for name in links.names[1:]:
+    for name in links.nodes:
         links.limit(name, rate)
-    links.limit(links.names[-1], 0.05)
+    links.limit(links.nodes[-1], 0.05)
     settings = "local_epochs=1 " + MODELS["mlp of 2 x 1,024"]
     run = federation.run(settings, ROUND_TIMEOUT="30", JOIN_TIMEOUT="60")
     mine = [one for one in _lines(run / "clients.jsonl") if one["client"] == 2]
