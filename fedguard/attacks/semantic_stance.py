@@ -10,6 +10,7 @@ from torch import Tensor
 from fedguard.attacks.base import Attack, Knowledge, Scene
 from fedguard.attacks.toolkit.crafting import send
 from fedguard.attacks.toolkit.poisoning import drawn_share
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.data.dataset import Dataset
 from fedguard.data.text import Language, parts_of, row_of
 from fedguard.errors import ConfigurationError, check_number, nearest
@@ -59,6 +60,13 @@ class SemanticStance(Attack):
     needs: ClassVar[frozenset[str]] = frozenset({"data", "updates"})
     tasks: ClassVar[frozenset[str] | None] = frozenset({"causal-language"})
     alone: ClassVar[bool] = True
+    tags: ClassVar[Tags | None] = Tags(
+        edits="labels",
+        goal="targeted",
+        stealth="hidden",
+        scope="class",
+        stages=("fine-tuning", "instruction", "prefix or adapters"),
+    )
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Scene
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.data.graphs import Graph
 from fedguard.errors import ConfigurationError, check_choice, check_number
 
@@ -72,6 +73,7 @@ class EdgeEdits(Attack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     tasks: ClassVar[frozenset[str] | None] = frozenset({"link-prediction"})
+    tags: ClassVar[Tags | None] = Tags(edits="both")
 
     def __init__(self, *, budget: float = 0.1, edits: Edits = "both") -> None:
         check_number("budget", budget, above=0.0, at_most=1.0)
