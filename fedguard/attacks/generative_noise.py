@@ -132,7 +132,8 @@ class GenerativeNoise(Pictures):
         return course
 
     def _noisy(self, maker: NoiseMaker, x: Tensor) -> Tensor:
-        return (x + self.eps * maker(x)).clamp(0.0, 1.0)
+        noisy: Tensor = (x + self.eps * maker(x)).clamp(0.0, 1.0)
+        return noisy
 
 
 def _one_step(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedguard import registry
-from fedguard.attacks.toolkit.survey import CHARACTERISTICS, LEFT_OUT
+from fedguard.attacks.toolkit.survey import CHARACTERISTICS, LEFT_OUT, Tags
 from fedguard.traits import traits_of
 
 Room = Literal["horizontal", "vertical"]
@@ -134,13 +134,19 @@ def section(kind: str, room: Room = "horizontal") -> str:
     return f"## {title}\n\n" + "\n".join(lines)
 
 
+def _tags(part: Any) -> Tags | None:
+    tags: Tags | None = getattr(part, "tags", None)
+    return tags
+
+
 def coverage() -> str:
     """Return the attacks' classes in a survey of poisoning, and what has no part and why."""
-    names = [name for name in registry.names("attack") if registry.find("attack", name).tags]
+    found = {name: _tags(registry.find("attack", name)) for name in registry.names("attack")}
     header = ["attack", *CHARACTERISTICS, "made by", "language models"]
     rows = []
-    for name in names:
-        tags = registry.find("attack", name).tags
+    for name, tags in found.items():
+        if tags is None:
+            continue
         cells = [getattr(tags, one) for one in CHARACTERISTICS]
         rows.append([f"`{name}`", *cells, ", ".join(tags.by), ", ".join(tags.stages)])
     lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
