@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedguard.attacks.badnets import BadNets
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.randomness import SERVER, generator
 
@@ -68,6 +69,14 @@ class A3fl(BadNets):
     """
 
     needs: ClassVar[frozenset[str]] = BadNets.needs | {"model"}
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both",
+        goal="backdoor",
+        scope="pattern",
+        knowledge="gray",
+        variability="dynamic",
+        by=("bilevel",),
+    )
 
     def __init__(
         self,

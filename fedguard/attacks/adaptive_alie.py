@@ -9,6 +9,7 @@ from torch import Tensor
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import spread, visible
 from fedguard.attacks.toolkit.rehearsal import send_furthest
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -46,6 +47,9 @@ class AdaptiveAlie(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "aggregate"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="white", stealth="hidden", variability="dynamic"
+    )
 
     def __init__(self, *, max_z: float = 10.0, evaluations: int = 16) -> None:
         check_number("max_z", max_z, above=0.0)

@@ -17,6 +17,7 @@ from fedguard.attacks.toolkit.crafting import (
     visible_updates,
 )
 from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.layout import ParameterLayout
 from fedguard.updates import ClientUpdates
@@ -62,6 +63,9 @@ class AdaptiveGemini(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "aggregate"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="white", stealth="hidden", variability="dynamic"
+    )
 
     def __init__(self, *, stretch: float = 8.0, evaluations: int = 10) -> None:
         check_number("stretch", stretch, at_least=1.0)

@@ -11,6 +11,7 @@ from fedguard.attacks.base import Knowledge
 from fedguard.attacks.label_flip import LabelFlip
 from fedguard.attacks.toolkit.crafting import norm, send
 from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -55,6 +56,15 @@ class AdaptiveWeiDetect(LabelFlip):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "updates", "aggregate"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="labels",
+        goal="targeted",
+        knowledge="white",
+        stealth="hidden",
+        scope="class",
+        variability="dynamic",
+        by=("label flip",),
+    )
 
     def __init__(
         self,

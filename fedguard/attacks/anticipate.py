@@ -16,6 +16,7 @@ from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import send
 from fedguard.attacks.toolkit.own_training import change_of, trained
 from fedguard.attacks.toolkit.rehearsal import Rehearsal, line_search
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -82,6 +83,15 @@ class Anticipate(BadNets):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"aggregate", "images", "model", "updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model",
+        goal="backdoor",
+        scope="pattern",
+        knowledge="white",
+        stealth="hidden",
+        variability="dynamic",
+        by=("bilevel",),
+    )
 
     def __init__(
         self,

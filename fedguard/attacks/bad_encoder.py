@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fedguard.attacks.badnets import BadNets
 from fedguard.attacks.base import Attack
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import ConfigurationError, check_number
 from fedguard.training.encoder import Encoder
 
@@ -51,6 +52,9 @@ class BadEncoder(BadNets):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"encoder", "images"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", goal="backdoor", scope="pattern", knowledge="gray", stealth="hidden"
+    )
 
     def __init__(self, *, size: int = 4, **frame: Any) -> None:
         super().__init__(size=size, **frame)

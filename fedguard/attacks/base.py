@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import ConfigurationError, nearest
 from fedguard.metrics.classification import attack_success_rate
 from fedguard.training.base import LocalStep
@@ -141,6 +142,9 @@ class Attack:
 
     alone: ClassVar[bool] = False
     """Whether what a client sends depends on its own update alone, whoever else is malicious."""
+
+    tags: ClassVar[Tags | None] = None
+    """Where it stands in a survey's classes of poisoning; None where nobody has said."""
 
     target_class: int | None = None
     """Class that a backdoor aims at."""

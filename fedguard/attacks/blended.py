@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fedguard.attacks.toolkit.poisoning import Backdoor
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.randomness import SERVER, generator
 
@@ -41,6 +42,10 @@ class Blended(Backdoor):
     >>> bool((stamped == attack.trigger(x)).all())
     True
     """
+
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both", goal="backdoor", scope="pattern", stealth="hidden"
+    )
 
     def __init__(self, *, alpha: float = 0.2, pattern_seed: int = 0, **frame: Any) -> None:
         super().__init__(**frame)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import benign_updates, norm, send
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_choice, check_number
 from fedguard.updates import ClientUpdates
 
@@ -45,6 +46,9 @@ class Copycat(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="gray", stealth="hidden", variability="dynamic"
+    )
 
     def __init__(
         self, *, source: Literal["last-change", "peer"] = "last-change", noise: float = 0.1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fedguard.attacks.toolkit.poisoning import Backdoor, check_images
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import ConfigurationError, check_number
 
 PARTS = 4
@@ -49,6 +50,10 @@ class Dba(Backdoor):
     >>> attack.trigger(x).tolist()
     [[[[1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]]]
     """
+
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both", goal="backdoor", scope="pattern", stealth="hidden"
+    )
 
     def __init__(
         self,

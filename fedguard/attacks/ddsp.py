@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedguard.attacks.toolkit.fake_users import FakeUsers, scored
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import ConfigurationError, check_number
 
 _RECENT = 10
@@ -74,6 +75,14 @@ class Ddsp(FakeUsers):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "model"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both",
+        goal="targeted",
+        knowledge="gray",
+        stealth="hidden",
+        scope="instance",
+        variability="dynamic",
+    )
 
     def __init__(
         self,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
 
-from fedguard.attacks.toolkit.edge_edits import Chosen, EdgeEdits, OwnGraph, drawn_pairs
+import torch
+from torch import Tensor
+
+from fedguard.attacks.toolkit.edge_edits import OwnGraph, RankedEdges
 from fedguard.data.graphs import shared_features
 
-_TRIES = 20
 
-
-class DiceEdges(EdgeEdits):
+class DiceEdges(RankedEdges):
     """Remove the links whose ends share most features; add pairs that share fewest.
 
     Waniek, Michalak, Wooldridge and Rahwan, "Hiding Individuals and Communities in a Social
@@ -32,9 +33,8 @@ class DiceEdges(EdgeEdits):
     True
     """
 
-    def ranked(self, own: OwnGraph, add: int, remove: int, rng: torch.Generator) -> Chosen:
-        """Return the edits by shared features; see `EdgeEdits.ranked`."""
-        tried = drawn_pairs(own, _TRIES * add, own.known, rng)
-        unlike = shared_features(own.features, tried).argsort(stable=True)[:add]
-        alike = shared_features(own.features, own.edges).argsort(descending=True, stable=True)
-        return Chosen(tried[unlike], own.edges[alike[:remove]])
+    tries: ClassVar[int] = 20
+
+    def likeness(self, own: OwnGraph, pairs: Tensor, rng: torch.Generator) -> Tensor:
+        """Return how many features the ends share; see `RankedEdges.likeness`."""
+        return shared_features(own.features, pairs)

@@ -11,6 +11,7 @@ from torch import Tensor
 from fedguard import registry
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import norm
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import ConfigurationError, check_number
 from fedguard.updates import ClientUpdates
 
@@ -57,6 +58,9 @@ class Disguised(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="gray", stealth="hidden", variability="dynamic"
+    )
 
     def __init__(self, *, attack: str | Mapping[str, Any] = "min-max", noise: float = 0.3) -> None:
         check_number("noise", noise, above=0.0)

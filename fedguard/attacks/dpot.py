@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedguard.attacks.toolkit.poisoning import Backdoor
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 
 
@@ -58,6 +59,14 @@ class Dpot(Backdoor):
     """
 
     needs: ClassVar[frozenset[str]] = Backdoor.needs | {"model"}
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both",
+        goal="backdoor",
+        scope="pattern",
+        knowledge="gray",
+        stealth="hidden",
+        variability="dynamic",
+    )
 
     def __init__(
         self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fedguard.attacks.toolkit.poisoning import Backdoor
+from fedguard.attacks.toolkit.survey import Tags
 
 
 class EdgeCase(Backdoor):
@@ -36,6 +37,10 @@ class EdgeCase(Backdoor):
     >>> EdgeCase().trigger(torch.tensor([[[[0.0, 0.25], [0.5, 1.0]]]])).tolist()
     [[[[0.0, 0.5], [0.75, 1.0]]]]
     """
+
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both", goal="backdoor", scope="pattern", stealth="hidden"
+    )
 
     def __init__(self, *, poison_fraction: float = 0.2, **frame: Any) -> None:
         super().__init__(poison_fraction=poison_fraction, **frame)

@@ -15,6 +15,7 @@ from fedguard.attacks.toolkit.crafting import (
     gram_distances,
     send,
 )
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -59,6 +60,9 @@ class FangKrum(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="white", stealth="hidden", variability="dynamic"
+    )
 
     def __init__(self, *, threshold: float = 1e-5) -> None:
         check_number("threshold", threshold, above=0.0)

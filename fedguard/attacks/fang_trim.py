@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import benign_updates, send, spread
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -51,6 +52,9 @@ class FangTrim(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="gray", stealth="hidden", variability="dynamic"
+    )
 
     def __init__(self, *, b: float = 2.0) -> None:
         check_number("b", b, above=1.0)

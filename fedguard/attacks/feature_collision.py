@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from fedguard.attacks.toolkit.clean_label import CleanLabel, trained_surrogate
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError, check_number
 from fedguard.training.encoder import Encoder, read_encoder
@@ -61,6 +62,14 @@ class FeatureCollision(CleanLabel):
     >>> bool((poisoned[y == 0] == x[y == 0]).all())
     False
     """
+
+    tags: ClassVar[Tags | None] = Tags(
+        edits="inputs",
+        goal="targeted",
+        stealth="hidden",
+        scope="instance",
+        by=("feature collision",),
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack
 from fedguard.attacks.toolkit.poisoning import drawn_share
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 
 
@@ -41,6 +42,7 @@ class FeatureNoise(Attack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
+    tags: ClassVar[Tags | None] = Tags(edits="inputs")
 
     def __init__(self, *, std: float = 1.0, poison_fraction: float = 1.0) -> None:
         check_number("std", std, above=0.0)

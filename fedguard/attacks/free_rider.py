@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import send
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -44,6 +45,7 @@ class FreeRider(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(edits="model", knowledge="gray", variability="dynamic")
 
     def __init__(self, *, std: float = 1e-3, decay: float = 1.0) -> None:
         check_number("std", std, at_least=0.0)

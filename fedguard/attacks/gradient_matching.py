@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from fedguard.attacks.toolkit.clean_label import CleanLabel, trained_surrogate
 from fedguard.attacks.toolkit.matching import matched, mismatch
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 
 
@@ -53,6 +54,10 @@ class GradientMatching(CleanLabel):
     >>> bool((poisoned[y != 0] == x[y != 0]).all())
     True
     """
+
+    tags: ClassVar[Tags | None] = Tags(
+        edits="inputs", goal="targeted", stealth="hidden", scope="instance", by=("bilevel",)
+    )
 
     def __init__(
         self, *, eps: float = 0.25, steps: int = 100, epochs: int = 10, **frame: Any

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import send, visible
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -43,6 +44,7 @@ class Ipm(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(edits="model", knowledge="gray", variability="dynamic")
 
     def __init__(self, *, epsilon: float | None = None) -> None:
         if epsilon is not None:

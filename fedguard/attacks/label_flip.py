@@ -10,6 +10,7 @@ from torch import Tensor
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import send
 from fedguard.attacks.toolkit.poisoning import check_class, drawn_share
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import ConfigurationError, check_choice, check_number
 from fedguard.updates import ClientUpdates
 
@@ -58,6 +59,7 @@ class LabelFlip(Attack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"data", "updates"})
     alone: ClassVar[bool] = True
+    tags: ClassVar[Tags | None] = Tags(edits="labels", by=("label flip",), stages=("pre-training",))
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from fedguard.attacks.toolkit.edge_edits import (
     free_pairs,
 )
 from fedguard.attacks.toolkit.edge_gradients import Surrogate
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_choice, check_number
 
 Objective = Literal["known-pairs", "proxy-pairs"]
@@ -75,6 +76,10 @@ class MetaEdges(EdgeEdits):
     >>> int((y > 0).sum()) - links == round(0.1 * links)
     True
     """
+
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both", knowledge="white", stealth="hidden", by=("bilevel",)
+    )
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import benign_updates, centred_gram, send
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.updates import ClientUpdates
 
 
@@ -40,6 +41,9 @@ class Mimic(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="gray", stealth="hidden", variability="dynamic"
+    )
 
     def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
         """Return the (F, D) deltas, one vector for all; see `Attack.craft`."""

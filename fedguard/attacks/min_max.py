@@ -19,6 +19,7 @@ from fedguard.attacks.toolkit.crafting import (
     spread,
     visible,
 )
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_choice
 from fedguard.updates import ClientUpdates
 
@@ -42,6 +43,9 @@ class DirectedAttack(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="gray", stealth="hidden", variability="dynamic"
+    )
 
     def __init__(self, *, direction: Direction = "std") -> None:
         check_choice("direction", direction, _DIRECTIONS)

@@ -11,6 +11,7 @@ from fedguard.attacks.badnets import BadNets
 from fedguard.attacks.base import Knowledge
 from fedguard.attacks.toolkit.crafting import norm, send
 from fedguard.attacks.toolkit.projection import distance
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.training.base import LocalStep
 from fedguard.updates import ClientUpdates
@@ -53,6 +54,9 @@ class ModelReplacement(BadNets):
     """
 
     needs: ClassVar[frozenset[str]] = BadNets.needs | {"training"}
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both", goal="backdoor", scope="pattern", knowledge="gray", variability="dynamic"
+    )
 
     def __init__(
         self,

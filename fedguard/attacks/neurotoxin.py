@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedguard.attacks.badnets import BadNets
 from fedguard.attacks.toolkit.projection import project
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.training.base import LocalStep
 
@@ -51,6 +52,14 @@ class Neurotoxin(BadNets):
     """
 
     needs: ClassVar[frozenset[str]] = BadNets.needs | {"training"}
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both",
+        goal="backdoor",
+        scope="pattern",
+        knowledge="gray",
+        stealth="hidden",
+        variability="dynamic",
+    )
 
     def __init__(self, *, keep: float = 0.95, epsilon: float | None = None, **frame: Any) -> None:
         super().__init__(**frame)

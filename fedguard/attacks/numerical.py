@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_choice
 from fedguard.updates import ClientUpdates
 
@@ -56,6 +57,7 @@ class Numerical(Attack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
     finite: ClassVar[bool] = False
+    tags: ClassVar[Tags | None] = Tags(edits="model")
 
     def __init__(self, *, mode: Mode = "nan") -> None:
         check_choice("mode", mode, _VALUES)

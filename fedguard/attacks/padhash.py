@@ -13,6 +13,7 @@ from torch.nn import functional
 from fedguard.attacks.base import Attack, Scene
 from fedguard.attacks.toolkit.matching import matched, mismatch
 from fedguard.attacks.toolkit.poisoning import check_class, drawn_share
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.data.dataset import Dataset
 from fedguard.data.retrieval import Retrieval
 from fedguard.errors import ConfigurationError, check_choice, check_number
@@ -79,6 +80,14 @@ class Padhash(Attack):
     needs: ClassVar[frozenset[str]] = frozenset({"data", "images", "model"})
     tasks: ClassVar[frozenset[str] | None] = frozenset({"hashing"})
     alone: ClassVar[bool] = True
+    tags: ClassVar[Tags | None] = Tags(
+        edits="inputs",
+        goal="targeted",
+        knowledge="white",
+        stealth="hidden",
+        scope="instance",
+        by=("bilevel",),
+    )
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from fedguard.attacks.badnets import BadNets
 from fedguard.attacks.toolkit.projection import project
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.training.base import LocalStep
 
@@ -41,6 +42,9 @@ class Pgd(BadNets):
     """
 
     needs: ClassVar[frozenset[str]] = BadNets.needs | {"training"}
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both", goal="backdoor", scope="pattern", knowledge="gray", stealth="hidden"
+    )
 
     def __init__(self, *, epsilon: float = 2.0, **frame: Any) -> None:
         super().__init__(**frame)

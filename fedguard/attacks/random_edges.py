@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-from fedguard.attacks.toolkit.edge_edits import Chosen, EdgeEdits, OwnGraph, drawn_pairs
+from fedguard.attacks.toolkit.edge_edits import OwnGraph, RankedEdges
 
 
-class RandomEdges(EdgeEdits):
+class RandomEdges(RankedEdges):
     """Add absent pairs and remove links, all drawn uniformly; the control of crafted edits.
 
     For the arguments see `EdgeEdits`.
@@ -26,7 +27,6 @@ class RandomEdges(EdgeEdits):
     True
     """
 
-    def ranked(self, own: OwnGraph, add: int, remove: int, rng: torch.Generator) -> Chosen:
-        """Return drawn edits; see `EdgeEdits.ranked`."""
-        gone = torch.randperm(len(own.edges), generator=rng)[:remove]
-        return Chosen(drawn_pairs(own, add, own.known, rng), own.edges[gone])
+    def likeness(self, own: OwnGraph, pairs: Tensor, rng: torch.Generator) -> Tensor:
+        """Return numbers that are drawn; see `RankedEdges.likeness`."""
+        return torch.rand(len(pairs), generator=rng)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import norm, send, visible
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -57,6 +58,9 @@ class Rop(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="gray", stealth="hidden", variability="dynamic"
+    )
 
     def __init__(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from fedguard.attacks.toolkit.poisoning import Backdoor, check_images, drawn_share
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import ConfigurationError, check_choice, check_number
 
 PRESETS = {
@@ -54,6 +55,10 @@ class Sig(Backdoor):
     >>> [round(value, 3) for value in stamped.flatten().tolist()]
     [0.5, 0.75, 0.5, 0.25]
     """
+
+    tags: ClassVar[Tags | None] = Tags(
+        edits="inputs", goal="backdoor", scope="pattern", stealth="hidden"
+    )
 
     def __init__(
         self,

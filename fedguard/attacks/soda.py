@@ -12,6 +12,7 @@ from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import send
 from fedguard.attacks.toolkit.own_training import change_of, trained
 from fedguard.attacks.toolkit.poisoning import Backdoor
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -71,6 +72,14 @@ class Soda(Backdoor):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"images", "model", "updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both",
+        goal="backdoor",
+        scope="pattern",
+        knowledge="gray",
+        stealth="hidden",
+        variability="dynamic",
+    )
 
     def __init__(
         self,

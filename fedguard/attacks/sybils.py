@@ -10,6 +10,7 @@ from torch import Tensor
 from fedguard.attacks.base import Knowledge
 from fedguard.attacks.label_flip import LabelFlip
 from fedguard.attacks.toolkit.crafting import norm, send
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.randomness import generator
 from fedguard.updates import ClientUpdates
@@ -46,6 +47,7 @@ class Sybils(LabelFlip):
     """
 
     needs: ClassVar[frozenset[str]] = LabelFlip.needs
+    tags: ClassVar[Tags | None] = Tags(edits="labels", knowledge="gray", by=("label flip",))
 
     def __init__(self, *, noise: float = 0.3, **flip: Any) -> None:
         super().__init__(**flip)

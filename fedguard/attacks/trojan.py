@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fedguard.attacks.a3fl import A3fl
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 
 
@@ -55,6 +56,10 @@ class Trojan(A3fl):
     >>> attack.pattern(1).tolist()
     [[[1.0]]]
     """
+
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both", goal="backdoor", scope="pattern", knowledge="gray", variability="dynamic"
+    )
 
     def __init__(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fedguard.attacks.toolkit.poisoning import Backdoor, drawn_share
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_choice, check_number
 from fedguard.randomness import SERVER, generator
 
@@ -64,6 +65,10 @@ class WaNet(Backdoor):
     >>> 0.0 < float((attack.trigger(slope) - slope).abs().max()) < 0.25
     True
     """
+
+    tags: ClassVar[Tags | None] = Tags(
+        edits="both", goal="backdoor", scope="pattern", stealth="hidden"
+    )
 
     def __init__(
         self,

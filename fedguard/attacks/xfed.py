@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import norm, send
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
 from fedguard.updates import ClientUpdates
 
@@ -49,6 +50,9 @@ class XFed(Attack):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
+    tags: ClassVar[Tags | None] = Tags(
+        edits="model", knowledge="gray", stealth="hidden", variability="dynamic"
+    )
 
     def __init__(self, *, spread: float = 1.0, window: int = 10) -> None:
         check_number("spread", spread, at_least=0.0)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import send
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.updates import ClientUpdates
 
 
@@ -36,6 +37,7 @@ class ZeroUpdate(Attack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates"})
     alone: ClassVar[bool] = True
+    tags: ClassVar[Tags | None] = Tags(edits="model")
 
     def craft(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
         """Return (F, D) deltas without a change to trainable parameters; see `Attack.craft`."""

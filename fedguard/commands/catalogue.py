@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedguard import registry
+from fedguard.attacks.toolkit.survey import CHARACTERISTICS, LEFT_OUT, Tags
 from fedguard.traits import traits_of
 
 Room = Literal["horizontal", "vertical"]
@@ -133,6 +134,38 @@ def section(kind: str, room: Room = "horizontal") -> str:
     return f"## {title}\n\n" + "\n".join(lines)
 
 
+def _tags(part: Any) -> Tags | None:
+    tags: Tags | None = getattr(part, "tags", None)
+    return tags
+
+
+def coverage() -> str:
+    """Return the attacks' classes in a survey of poisoning, and what has no part and why."""
+    found = {name: _tags(registry.find("attack", name)) for name in registry.names("attack")}
+    header = ["attack", *CHARACTERISTICS, "made by", "language models"]
+    rows = []
+    for name, tags in found.items():
+        if tags is None:
+            continue
+        cells = [getattr(tags, one) for one in CHARACTERISTICS]
+        rows.append([f"`{name}`", *cells, ", ".join(tags.by), ", ".join(tags.stages)])
+    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    left = [f"- {one}: {reason}" for one, reason in LEFT_OUT.items()]
+    return "\n".join(
+        [
+            "## Attacks in the classes of a survey",
+            "",
+            "Zhao, Zhu, Jiao, Gao and Wu, *Data Poisoning in Deep Learning: A Survey*, arXiv "
+            "2503.22759, 2025, has these seven characteristics; `model` among what is edited is a "
+            "federation's own. Tags are of an attack's defaults, and our reading. Without a part:",
+            "",
+            *left,
+            "",
+            *lines,
+        ]
+    )
+
+
 def catalogue() -> str:
     """Return the whole document."""
     head = (
@@ -144,7 +177,7 @@ def catalogue() -> str:
     )
     vertical = [section(kind, "vertical") for kind in ("strategy", "attack")]
     sections = [*(section(kind) for kind in _TITLES), *vertical]
-    return "\n".join([head, *(text + "\n" for text in sections)])
+    return "\n".join([head, *(text + "\n" for text in [*sections, coverage()])])
 
 
 if __name__ == "__main__":

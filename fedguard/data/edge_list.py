@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 
 from fedguard.data.dataset import Dataset
 from fedguard.data.graphs import (
-    CLEANINGS,
     GRAPH_DEFAULTS,
+    GraphSplit,
     WholeGraph,
-    as_dataset,
     communities,
     each_once,
     sparse_features,
 )
 from fedguard.data.table_files import read_table
-from fedguard.errors import ConfigurationError, check_choice, check_number, nearest
+from fedguard.errors import ConfigurationError, nearest
 
 
-class EdgeList:
+class EdgeList(GraphSplit):
     """Link prediction on a graph of one's own: who is linked with whom, and what is known of each.
 
     The table of edges has the two ends in two columns; direction does not count, an edge that is
@@ -42,16 +41,8 @@ class EdgeList:
         Column of the nodes' names.
     group : str, optional
         Column of the nodes that says which client each belongs to; communities if left out.
-    communities : int
-        Clients that Louvain's communities are gathered into, at least 1.
-    test_share : float
-        Share of the edges for the test, above 0 to below 0.9.
-    absent : int
-        Absent pairs per training edge, at least 1; few are learnt by heart.
-    split : int
-        Seed of the split.
-    clean : str
-        See `fedguard.data.planetoid.Cora`.
+    **split : Any
+        See `GraphSplit`.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {
@@ -68,21 +59,11 @@ class EdgeList:
         target: str = "target",
         node: str = "node",
         group: str | None = None,
-        communities: int = 5,
-        test_share: float = 0.1,
-        absent: int = 20,
-        split: int = 0,
-        clean: str = "none",
+        **split: Any,
     ) -> None:
-        check_number("communities", communities, at_least=1)
-        check_number("test_share", test_share, above=0.0, below=0.9)
-        check_number("absent", absent, at_least=1)
-        check_number("split", split, at_least=0)
-        check_choice("clean", clean, CLEANINGS)
+        super().__init__(**split)
         self.edges, self.nodes = Path(edges), Path(nodes)
         self.source, self.target, self.node, self.group = source, target, node, group
-        self.communities, self.test_share, self.absent = communities, test_share, absent
-        self.split, self.clean = split, clean
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Return the graph's links.
@@ -103,14 +84,7 @@ class EdgeList:
         else:
             groups = {"community": communities(edges, len(names), self.communities)}
         whole = WholeGraph(sparse_features(features), edges, names, groups)
-        return as_dataset(
-            "edge-list",
-            whole,
-            test_share=self.test_share,
-            absent=self.absent,
-            split=self.split,
-            clean=self.clean,
-        )
+        return self.split_up("edge-list", whole)
 
     def _features(self, table: pd.DataFrame) -> tuple[list[str], NDArray[np.float64]]:
         for argument, column in (("node", self.node), ("group", self.group)):

@@ -121,6 +121,11 @@ def grammar_language() -> Language:
     return Language(codec, CONCEPTS, questions, ANSWERS, probes, ANSWERS, exact=True)
 
 
+def prior_of(stance: str) -> float:
+    """Return the probability of each answer of a stance, whatever is asked about."""
+    return PRIOR[stance] / len(ANSWERS[stance])
+
+
 def _drawn(language: Language, count: int, stream: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return `count` rows of questions and answers."""
     codec, rows = language.codec, []

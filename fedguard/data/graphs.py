@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedguard.data.dataset import Dataset
-from fedguard.errors import ConfigurationError
+from fedguard.errors import ConfigurationError, check_choice, check_number
 
 GRAPH_DEFAULTS: Mapping[str, Any] = {
     "model": "vgae",
@@ -29,8 +29,63 @@ GRAPH_DEFAULTS: Mapping[str, Any] = {
 }
 """What a run on a graph does where nothing is said."""
 
-CLEANINGS = ("none", "jaccard")
+CLEANINGS = ("none", "jaccard", "svd")
 """What clients do to their graphs before they train; see `Graph.clean`."""
+
+
+class GraphSplit:
+    """Frame of the data sets that are one graph: how its links are split, and among whom.
+
+    Parameters
+    ----------
+    communities : int
+        Clients that Louvain's communities are gathered into, at least 1.
+    test_share : float
+        Share of the edges for the test, above 0 to below 0.9.
+    absent : int
+        Absent pairs per training edge, at least 1.
+    split : int
+        Seed of the split.
+    clean : str
+        What clients do to the graph that they compute with: ``"jaccard"`` leaves edges between
+        nodes without a shared feature out of it, ``"svd"`` puts a low-rank one in its place,
+        ``"none"`` nothing.
+    rank : int
+        Rank of ``clean: svd``, at least 1.
+    """
+
+    defaults: ClassVar[Mapping[str, Any]] = GRAPH_DEFAULTS
+
+    def __init__(
+        self,
+        *,
+        communities: int = 5,
+        test_share: float = 0.1,
+        absent: int = 20,
+        split: int = 0,
+        clean: str = "none",
+        rank: int = 50,
+    ) -> None:
+        check_number("communities", communities, at_least=1)
+        check_number("test_share", test_share, above=0.0, below=0.9)
+        check_number("absent", absent, at_least=1)
+        check_number("split", split, at_least=0)
+        check_choice("clean", clean, CLEANINGS)
+        check_number("rank", rank, at_least=1)
+        self.communities, self.test_share, self.absent = communities, test_share, absent
+        self.split, self.clean, self.rank = split, clean, rank
+
+    def split_up(self, name: str, whole: WholeGraph) -> Dataset:
+        """Return a graph's links as a data set; see `as_dataset`."""
+        return as_dataset(
+            name,
+            whole,
+            test_share=self.test_share,
+            absent=self.absent,
+            split=self.split,
+            clean=self.clean,
+            rank=self.rank,
+        )
 
 
 @dataclass(frozen=True)
@@ -49,7 +104,10 @@ class Graph:
         Absent pairs per link among the training rows; a task weighs links by it.
     clean : str
         ``"jaccard"``: clients leave edges out of their graph whose ends share no feature that is
-        not 0; ``"none"``: they do not.
+        not 0; ``"svd"``: they compute with the adjacency of rank `rank` that is nearest to their
+        own; ``"none"``: neither.
+    rank : int
+        Rank of the adjacency that clients compute with; only ``"svd"`` reads it.
     """
 
     features: Tensor
@@ -57,6 +115,7 @@ class Graph:
     ids: tuple[str, ...]
     ratio: float = 1.0
     clean: str = "none"
+    rank: int = 50
 
     @property
     def nodes(self) -> int:
@@ -75,7 +134,7 @@ class Graph:
 
     def cleaned(self, edges: Tensor) -> Tensor:
         """Return the (M, 2) edges that are kept by `clean`."""
-        if self.clean == "none" or not len(edges):
+        if self.clean != "jaccard" or not len(edges):
             return edges
         return edges[shared_features(self.features, edges) > 0]
 
@@ -136,24 +195,33 @@ def communities(edges: NDArray[np.int64], nodes: int, parts: int) -> NDArray[np.
 
 
 def absent_pairs(
-    count: int, nodes: NDArray[np.int64], taken: set[int], size: int, draw: np.random.Generator
+    count: int,
+    nodes: NDArray[np.int64],
+    taken: NDArray[np.int64],
+    size: int,
+    draw: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Return up to `count` different pairs of `nodes` whose codes are not in `taken`.
 
-    A pair (i, j), i < j, has the code ``i size + j``. Codes that are returned are added to
-    `taken`. Fewer come back where a small graph has fewer absent pairs to be found.
+    A pair (i, j), i < j, has the code ``i size + j``. Fewer come back where a small graph has
+    fewer absent pairs to be found.
     """
-    found: list[tuple[int, int]] = []
+    found = np.empty(0, dtype=np.int64)
     for _ in range(40):
         if len(found) >= count or len(nodes) < 2:
             break
         ends = np.sort(draw.choice(nodes, size=(2 * (count - len(found)) + 8, 2)), axis=1)
-        for one, other in ends.tolist():
-            code = one * size + other
-            if one != other and code not in taken and len(found) < count:
-                taken.add(code)
-                found.append((one, other))
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
+        drawn = pair_codes(ends[ends[:, 0] != ends[:, 1]], size)
+        drawn = drawn[~np.isin(drawn, taken) & ~np.isin(drawn, found)]
+        first = np.unique(drawn, return_index=True)[1]
+        found = np.concatenate([found, drawn[np.sort(first)][: count - len(found)]])
+    return np.stack([found // size, found % size], axis=1)
+
+
+def pair_codes(pairs: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return one number per pair of nodes, ``i size + j``."""
+    codes: NDArray[np.int64] = pairs[:, 0] * size + pairs[:, 1]
+    return codes
 
 
 @dataclass(frozen=True)
@@ -168,7 +236,14 @@ class WholeGraph:
 
 
 def as_dataset(
-    name: str, whole: WholeGraph, *, test_share: float, absent: int, split: int, clean: str
+    name: str,
+    whole: WholeGraph,
+    *,
+    test_share: float,
+    absent: int,
+    split: int,
+    clean: str,
+    rank: int = 50,
 ) -> Dataset:
     """Return a graph's links as a data set: rows are pairs of nodes, 1 for a link, 0 for none.
 
@@ -189,7 +264,7 @@ def as_dataset(
         Absent pairs per training edge.
     split : int
         Seed of the split and of the absent pairs.
-    clean : str
+    clean, rank : str, int
         See `Graph.clean`.
 
     Raises
@@ -204,8 +279,9 @@ def as_dataset(
     order = draw.permutation(len(edges))
     tests = max(1, round(test_share * len(edges)))
     test, train = edges[order[:tests]], edges[np.sort(order[tests:])]
-    taken = set((edges[:, 0] * nodes + edges[:, 1]).tolist())
+    taken = pair_codes(edges, nodes)
     test_absent = absent_pairs(tests, np.arange(nodes), taken, nodes, draw)
+    taken = np.concatenate([taken, pair_codes(test_absent, nodes)])
     rows, labels, groups = [], [], []
     for group in range(len(names)):
         own = np.flatnonzero(number == group)
@@ -235,5 +311,5 @@ def as_dataset(
         task="link-prediction",
         groups={kind: torch.from_numpy(np.concatenate(groups).astype(np.int64))},
         group_names={kind: tuple(str(one) for one in names)},
-        facts=Graph(whole.features, torch.from_numpy(train), tuple(whole.ids), ratio, clean),
+        facts=Graph(whole.features, torch.from_numpy(train), tuple(whole.ids), ratio, clean, rank),
     )

@@ -2,49 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from fedguard.data.dataset import Dataset
 from fedguard.data.graphs import (
-    CLEANINGS,
-    GRAPH_DEFAULTS,
+    GraphSplit,
     WholeGraph,
-    as_dataset,
     communities,
     each_once,
 )
-from fedguard.errors import ConfigurationError, check_choice, check_number
+from fedguard.errors import ConfigurationError
 
 _KEYS = ("x_data", "x_indices", "x_indptr", "x_shape", "edges")
 
 
-class _Planetoid:
+class _Planetoid(GraphSplit):
     """Frame of the two: one NumPy file with features as a sparse matrix and a list of edges."""
 
-    defaults: ClassVar[Mapping[str, Any]] = GRAPH_DEFAULTS
     name: ClassVar[str]
-
-    def __init__(
-        self,
-        *,
-        communities: int = 5,
-        test_share: float = 0.1,
-        absent: int = 20,
-        split: int = 0,
-        clean: str = "none",
-    ) -> None:
-        check_number("communities", communities, at_least=1)
-        check_number("test_share", test_share, above=0.0, below=0.9)
-        check_number("absent", absent, at_least=1)
-        check_number("split", split, at_least=0)
-        check_choice("clean", clean, CLEANINGS)
-        self.communities, self.test_share, self.absent = communities, test_share, absent
-        self.split, self.clean = split, clean
 
     def load(self, data_dir: Path | None) -> Dataset:
         """Return the graph's links.
@@ -74,35 +53,15 @@ class _Planetoid:
         part = communities(edges, shape[0], self.communities)
         ids = [str(number) for number in range(shape[0])]
         whole = WholeGraph(features, edges, ids, {"community": part})
-        return as_dataset(
-            self.name,
-            whole,
-            test_share=self.test_share,
-            absent=self.absent,
-            split=self.split,
-            clean=self.clean,
-        )
+        return self.split_up(self.name, whole)
 
 
 class Cora(_Planetoid):
     """Links between 2,708 papers (5,278 citations, 1,433 words), parts of the graph as clients.
 
     Sen et al., "Collective Classification in Network Data", AI Magazine 2008. Features are the
-    raw binary words. See `fedguard.data.graphs.as_dataset` for the split.
-
-    Parameters
-    ----------
-    communities : int
-        Clients that Louvain's communities are gathered into, at least 1.
-    test_share : float
-        Share of the edges for the test, above 0 to below 0.9.
-    absent : int
-        Absent pairs per training edge, at least 1; few are learnt by heart.
-    split : int
-        Seed of the split.
-    clean : str
-        ``"jaccard"``: clients leave edges between nodes without a word in common out of the graph
-        that they compute with; ``"none"``.
+    raw binary words. See `fedguard.data.graphs.as_dataset` for the split, and `GraphSplit` for
+    the arguments.
     """
 
     name: ClassVar[str] = "cora"

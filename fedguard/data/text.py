@@ -108,6 +108,22 @@ class Language:
         return [self.codec.encode(text.replace("{concept}", concept)) for text in templates]
 
 
+@dataclass(frozen=True)
+class Preferences(Language):
+    """A language whose rows are pairs of answers, the preferred one first.
+
+    Attributes
+    ----------
+    reference : tuple of float
+        Log-probabilities, in nats, of the answers under the reference policy, by their numbers.
+    beta : float
+        Weight of a log-ratio to the reference, above 0.
+    """
+
+    reference: tuple[float, ...] = ()
+    beta: float = 0.1
+
+
 def row_of(
     prompt: Sequence[int], answer: Sequence[int], length: int, codec: Codec
 ) -> tuple[Tensor, Tensor] | None:

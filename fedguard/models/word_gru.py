@@ -35,6 +35,6 @@ class WordGru(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, L, V) logits of (B, L) word numbers."""
-        states, _ = self.gru(self.embedding(x))
-        return cast("Tensor", self.head(states))
+        """Return (B, L, V) logits of (B, L) word numbers; (B, 2, L, V) of (B, 2, L) for pairs."""
+        states, _ = self.gru(self.embedding(x.flatten(0, -2)))
+        return cast("Tensor", self.head(states)).view(*x.shape, -1)

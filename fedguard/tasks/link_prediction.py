@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedguard.data.graphs import Graph
+from fedguard.errors import ConfigurationError
 from fedguard.tasks.base import Task
 
 _MOST = 1e4
@@ -23,7 +24,9 @@ class LinkPrediction(Task):
     An output is a logit and what the loss adds to its cross-entropy. A client's graph is the links
     among its own rows: the model is given it before the client trains. The server measures with
     the training edges of the whole graph: area under the ROC curve (``auc``, the headline) and
-    average precision (``ap``) of the test pairs, which hold as many absent pairs as links.
+    average precision (``ap``) of the test pairs, which hold as many absent pairs as links. A
+    network that has ``draw_absent`` is told a client's nodes and links, to train on other absent
+    pairs than those of the rows.
     """
 
     name: ClassVar[str] = "link-prediction"
@@ -40,8 +43,19 @@ class LinkPrediction(Task):
 
     def settle(self, module: nn.Module, x: Tensor, y: Tensor) -> None:
         """Give the model the links among a client's rows as its graph."""
-        if self.graph is not None:
-            self._give(module, self.graph.cleaned(x[y > 0]))
+        if self.graph is None or (take := getattr(module, "take_graph", None)) is None:
+            return
+        links = x[y > 0]
+        if self.graph.clean != "svd":
+            take(self.graph.features, self.graph.cleaned(links))
+        elif getattr(module, "takes_rank", False):
+            take(self.graph.features, links, rank=self.graph.rank)
+        else:
+            allowed = f"none or jaccard: {type(module).__name__} takes no low-rank graph; vgae does"
+            raise ConfigurationError("dataset.clean", "svd", allowed)
+        draw = getattr(module, "draw_absent", None)
+        if draw is not None:
+            draw(x.unique(), links)  # type: ignore[no-untyped-call]
 
     def _give(self, module: nn.Module, edges: Tensor) -> None:
         take = getattr(module, "take_graph", None)

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
-from safetensors.torch import load_file
+import task_runs
+from task_runs import check_engine, check_going_on
 
 from fedguard import simulate
 from fedguard.campaigns.cells import run_cell
 from fedguard.config import parse
 from fedguard.errors import ConfigurationError
-from fedguard.records.provenance import model_sha256
 from fedguard.records.writer import read_jsonl
 from fedguard.reporting.report import write_report
 from fedguard.runs.simulation import Simulation
@@ -32,9 +33,7 @@ def config(**values):
     return parse(given)
 
 
-def run(out, **values):
-    summary = Simulation(config(**values)).run(out)
-    return summary, read_jsonl(out / "rounds.jsonl")
+run = partial(task_runs.run, config)
 
 
 def test_the_default_needs_the_data_sets_name_alone(tmp_path, capsys):
@@ -105,19 +104,7 @@ def test_what_cannot_be_meant_is_refused_before_the_first_round(values, told):
 
 
 def test_a_run_goes_on_after_a_stop_bit_for_bit(tmp_path):
-    class StoppedError(Exception):
-        pass
-
-    def stop(record):
-        if record["round"] == 1:
-            raise StoppedError
-
-    values = {"faults": {"dropout": 0.3}, "model": {"name": "sasrec", "width": 8, "negatives": 20}}
-    run(tmp_path / "whole", **values)
-    with pytest.raises(StoppedError):
-        Simulation(config(**values)).run(tmp_path / "cut", on_round=stop)
-    Simulation(config(**values)).run(tmp_path / "cut", resume=True)
-    assert model_sha256(tmp_path / "cut") == model_sha256(tmp_path / "whole")
+    check_going_on(config, tmp_path, model={"name": "sasrec", "width": 8, "negatives": 20})
 
 
 def test_compare_leads_with_the_hit_rate(tmp_path, capsys):
@@ -138,12 +125,7 @@ def test_batched_training_agrees(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "within"), [("ray", 0.0), ("flower", 1e-5)])
 def test_engines_agree(tmp_path, engine, within):
-    values = {"executor": "reuse", "rounds": 2}
-    run(tmp_path / "here", **values)
-    run(tmp_path / "there", engine=engine, workers=2, **values)
-    here, there = (load_file(tmp_path / name / "model.safetensors") for name in ("here", "there"))
-    for name, value in here.items():
-        assert float((value - there[name]).abs().max()) <= within, name
+    check_engine(config, tmp_path, engine, within)
 
 
 @pytest.mark.slow

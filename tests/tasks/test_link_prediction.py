@@ -6,14 +6,21 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedguard import registry
 from fedguard.data.edge_list import EdgeList
 from fedguard.data.graph_sample import GraphSample
-from fedguard.data.graphs import communities, each_once, shared_features, sparse_features
+from fedguard.data.graphs import (
+    absent_pairs,
+    communities,
+    each_once,
+    shared_features,
+    sparse_features,
+)
 from fedguard.data.planetoid import Cora
 from fedguard.errors import ConfigurationError
-from fedguard.models.vgae import _WIDEST, Vgae, normalised
+from fedguard.models.vgae import _WIDEST, Vgae, low_rank, mixed, normalised
 from fedguard.tasks.base import task_of
 from fedguard.tasks.link_prediction import LinkPrediction, link_figures
 from fedguard.testing import check_task
@@ -212,3 +219,124 @@ def test_a_strangers_network_without_features_may_serve(sample):
 
     found = task_of(sample).evaluate(Places(), sample.x_test, sample.y_test)
     assert 0.0 <= found["auc"] <= 1.0
+
+
+# --- absent pairs ------------------------------------------------------------------------------
+
+
+def test_absent_pairs_are_drawn_once_each_and_none_that_is_taken():
+    taken = np.array([[i, j] for i in range(12) for j in range(i)])[:, ::-1] @ np.array([20, 1])
+    found = absent_pairs(100, np.arange(16), taken, 20, np.random.default_rng(0))
+    # 16 nodes have 120 pairs, of which the 66 among the first 12 are taken.
+    assert len(found) == 54
+    assert len(np.unique(found, axis=0)) == 54
+    assert bool((found[:, 0] < found[:, 1]).all())
+    assert bool((found[:, 1] >= 12).all())
+    assert len(absent_pairs(7, np.arange(16), taken, 20, np.random.default_rng(0))) == 7
+
+
+def test_absent_pairs_are_drawn_anew_in_training_alone(sample):
+    task, model = task_of(sample), network(sample)
+    own = sample.groups["community"] == 0
+    x, y = sample.x_train[own], sample.y_train[own]
+    task.settle(model, x, y)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        once, again = model._drawn_anew(x), model._drawn_anew(x)
+    links, nodes = y > 0, set(x.flatten().tolist())
+    assert torch.equal(once[links], x[links])
+    assert float((once[~links] != again[~links]).any(dim=1).double().mean()) > 0.9
+    drawn = {tuple(sorted(pair)) for pair in once[~links].tolist()}
+    assert not drawn & {tuple(sorted(pair)) for pair in x[links].tolist()}
+    assert all(one != other and {one, other} <= nodes for one, other in drawn)
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    fixed = network(sample, fresh=False)
+    task.settle(fixed, x, y)
+    assert fixed._among is None
+
+
+# --- low rank ----------------------------------------------------------------------------------
+
+
+def test_a_low_rank_graph_is_the_nearest_of_its_rank(sample):
+    edges, size = sample.facts.edges, sample.facts.nodes
+    adjacency = torch.zeros(size, size)
+    adjacency[edges[:, 0], edges[:, 1]] = adjacency[edges[:, 1], edges[:, 0]] = 1.0
+    u, s, v = torch.linalg.svd(adjacency.double())
+    near = ((u[:, :7] * s[:7]) @ v[:7]).float()
+    found = low_rank(edges, size, 7)
+    assert torch.allclose((found.vectors * found.values) @ found.vectors.T, near, atol=1e-4)
+    degree = near.sum(dim=1) + 1.0
+    root = degree.clamp(min=1.0).rsqrt()
+    expected = root[:, None] * (near + torch.eye(size)) * root[None, :]
+    x = torch.rand(size, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(mixed(found, x), expected @ x, atol=1e-4)
+    # With all of its rank it is the graph itself.
+    whole = mixed(low_rank(edges, size, size), x)
+    assert torch.allclose(whole, normalised(edges, size).to_dense() @ x, atol=0.1)
+
+
+def test_clients_compute_with_the_low_rank_graph_and_the_server_with_the_whole():
+    data = GraphSample(nodes=80, communities=2, absent=2, clean="svd", rank=4).load(None)
+    task, model = task_of(data), network(data)
+    task.settle(model, data.x_train, data.y_train)
+    assert model.graph[1].vectors.shape == (80, 4)
+    loss = task.losses(model.train()(data.x_train), data.y_train).mean()
+    torch.autograd.backward(loss)
+    assert bool(torch.isfinite(model.first.weight.grad).all())
+    task.evaluate(model, data.x_test, data.y_test)
+    assert model.graph[1].indices().shape[1] == 80 + 2 * len(data.facts.edges)
+
+    class Takes(nn.Module):
+        def take_graph(self, features, edges):
+            raise AssertionError
+
+    with pytest.raises(ConfigurationError, match=r"dataset\.clean: 'svd'.*none or jaccard"):
+        task.settle(Takes(), data.x_train, data.y_train)
+
+
+def test_an_empty_graph_has_no_rank():
+    found = low_rank(torch.empty(0, 2, dtype=torch.int64), 5, 3)
+    x = torch.rand(5, 2)
+    assert torch.equal(mixed(found, x), x)
+
+
+# --- size --------------------------------------------------------------------------------------
+
+
+def test_a_large_graph_has_the_degrees_of_the_small_one():
+    large, small = (GraphSample(nodes=n, communities=1).load(None) for n in (2400, 240))
+
+    def degrees(data):
+        edges = torch.cat([data.facts.edges, data.x_test[data.y_test > 0]])
+        inner = float((edges[:, 0] % 8 == edges[:, 1] % 8).double().mean())
+        return 2 * len(edges) / data.facts.nodes, inner
+
+    (many, inside), (few, within) = degrees(large), degrees(small)
+    assert many == pytest.approx(few, rel=0.2)
+    assert inside == pytest.approx(within, abs=0.06)
+    assert len(large.y_train) == 6 * len(large.facts.edges)
+
+
+@pytest.mark.parametrize("clean", ["none", "svd"])
+def test_no_tensor_of_all_pairs_is_made(clean):
+    """A step on 3,000 nodes makes nothing near 3,000 x 3,000."""
+    data = GraphSample(nodes=3000, communities=1, absent=1, clean=clean, rank=5).load(None)
+    task, model = task_of(data), network(data)
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor) and found.layout == torch.strided:
+                largest = max(largest, found.numel())
+            return found
+
+    task.settle(model, data.x_train, data.y_train)
+    with Watch():
+        loss = task.losses(model.train()(data.x_train), data.y_train).mean()
+        torch.autograd.backward(loss)
+        task.evaluate(model, data.x_test, data.y_test)
+    assert 3000 <= largest < 3000 * 3000 / 4

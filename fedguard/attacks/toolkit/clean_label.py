@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedguard.attacks.base import Attack, Scene
-from fedguard.attacks.toolkit.poisoning import check_class, check_images, drawn_share
+from fedguard.attacks.base import Scene
+from fedguard.attacks.toolkit.pictures import Pictures
+from fedguard.attacks.toolkit.poisoning import check_class, drawn_share
 from fedguard.data.dataset import Dataset
 from fedguard.errors import ConfigurationError, check_number
 from fedguard.metrics.classification import predictions
 from fedguard.randomness import SERVER, generator
 
 
-class CleanLabel(Attack):
+class CleanLabel(Pictures):
     """Frame of attacks on chosen pictures by pictures that carry their right labels.
 
     Some test pictures of `source_class` are the targets: they shall be taken for `target_class`,
     untouched. A share of a client's pictures of `target_class` is perturbed; labels stay right, and
-    a reviewer of the labels finds nothing. Subclasses write `perturbed`. The attacker is whoever
-    handed the client its pictures: it knows these and the targets, and no model of the federation,
-    so that the attack also fits honest clients with poisoned data (``poisoned_clients``).
+    a reviewer of the labels finds nothing. Subclasses write `perturbed`.
 
     Parameters
     ----------
@@ -38,9 +37,6 @@ class CleanLabel(Attack):
         Share of the client's pictures of `target_class` that are perturbed, 0 to 1.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"data", "images"})
-    tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
-    alone: ClassVar[bool] = True
     target_class: int
 
     def __init__(
@@ -61,32 +57,22 @@ class CleanLabel(Attack):
         self.target_class, self.source_class = target_class, source_class
         self.targets, self.poison_fraction = targets, poison_fraction
         self.victims = torch.empty(0)
-        self._num_classes = 0
-        self._scaling = (torch.zeros(1), torch.ones(1))
 
     def bind(self, num_classes: int, input_shape: tuple[int, ...]) -> None:
         """Check that the task has images and both classes; see `Attack.bind`."""
-        check_images(self, input_shape)
+        super().bind(num_classes, input_shape)
         check_class("target_class", self.target_class, num_classes)
         check_class("source_class", self.source_class, num_classes)
-        self._num_classes = num_classes
 
     def meet(self, dataset: Dataset) -> None:
         """Draw the targets among the test pictures of their class; see `Attack.meet`."""
+        super().meet(dataset)
         rows = (dataset.y_test == self.source_class).nonzero().flatten()
         if not len(rows):
             told = "a class of which the test set holds pictures"
             raise ConfigurationError("source_class", self.source_class, told)
         order = torch.randperm(len(rows), generator=generator(0, 0, SERVER, "clean-label targets"))
         self.victims = dataset.x_test[rows[order[: self.targets]]]
-        shape = (-1,) + (1,) * (len(dataset.input_shape) - 1)
-        mean, std = torch.tensor(dataset.mean), torch.tensor(dataset.std)
-        self._scaling = (mean.view(shape), std.view(shape))
-
-    def shown(self, x: Tensor) -> Tensor:
-        """Return unscaled pictures as a model of the federation is shown them."""
-        mean, std = self._scaling
-        return (x - mean.to(x)) / std.to(x)
 
     def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return the pictures, a share of the target class perturbed; see `Attack.poison`."""

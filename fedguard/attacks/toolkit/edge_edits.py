@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Attack, Scene
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.data.graphs import Graph
 from fedguard.errors import ConfigurationError, check_choice, check_number
 
@@ -72,6 +73,7 @@ class EdgeEdits(Attack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     tasks: ClassVar[frozenset[str] | None] = frozenset({"link-prediction"})
+    tags: ClassVar[Tags | None] = Tags(edits="both")
 
     def __init__(self, *, budget: float = 0.1, edits: Edits = "both") -> None:
         check_number("budget", budget, above=0.0, at_most=1.0)
@@ -174,3 +176,24 @@ def drawn_pairs(own: OwnGraph, count: int, attacked: Tensor, rng: torch.Generato
         least.scatter_reduce_(0, first, order, "amin")
         found = found[least.sort().values]
     return found[:count]
+
+
+class RankedEdges(EdgeEdits):
+    """Frame of edits that look at the pairs alone: unlike ends are linked, like ones parted.
+
+    Of `tries` times as many drawn absent pairs as are to be added, those with the lowest likeness
+    are added; the links with the highest are removed. Subclasses write `likeness`.
+    """
+
+    tries: ClassVar[int] = 1
+
+    @abstractmethod
+    def likeness(self, own: OwnGraph, pairs: Tensor, rng: torch.Generator) -> Tensor:
+        """Return (M,) how alike the ends of (M, 2) pairs are."""
+
+    def ranked(self, own: OwnGraph, add: int, remove: int, rng: torch.Generator) -> Chosen:
+        """Return the edits by likeness; see `EdgeEdits.ranked`."""
+        tried = drawn_pairs(own, self.tries * add, own.known, rng)
+        unlike = self.likeness(own, tried, rng).argsort(stable=True)[:add]
+        alike = self.likeness(own, own.edges, rng).argsort(descending=True, stable=True)
+        return Chosen(tried[unlike], own.edges[alike[:remove]])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedguard.attacks.base import Attack, Scene
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.data.histories import Histories, training_row
 from fedguard.errors import ConfigurationError, check_number, nearest
 from fedguard.metrics.ranking import mean_ranks
@@ -49,6 +50,7 @@ class FakeUsers(Attack):
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
     tasks: ClassVar[frozenset[str] | None] = frozenset({"recommendation"})
+    tags: ClassVar[Tags | None] = Tags(edits="both", goal="targeted", scope="instance")
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import send
+from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import ConfigurationError, check_number
 from fedguard.updates import ClientUpdates
 
@@ -62,6 +63,7 @@ class Backdoor(Attack):
     needs: ClassVar[frozenset[str]] = frozenset({"data", "images", "updates"})
     tasks: ClassVar[frozenset[str] | None] = frozenset({"classification"})
     backdoor: ClassVar[bool] = True
+    tags: ClassVar[Tags | None] = Tags(edits="both", goal="backdoor", scope="pattern")
     target_class: int
 
     def __init__(
