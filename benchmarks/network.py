@@ -229,14 +229,14 @@ def _slowest(federation: Federation, links: Links, rate: float) -> str:
     """Let one link miss the deadline; return what the records say."""
     for name in links.nodes:
         links.limit(name, rate)
-    links.limit(links.nodes[-1], 0.05)
+    links.limit(links.nodes[-1], 0.5)
     settings = "local_epochs=1 " + MODELS["mlp of 2 x 1,024"]
     run = federation.run(settings, ROUND_TIMEOUT="30", JOIN_TIMEOUT="60")
     mine = [one for one in _lines(run / "clients.jsonl") if one["client"] == 2]
     lost = [one for one in mine if one["num_examples"] is None]
     reason = lost[0]["reason"] if lost else "none was missed"
     return (
-        f"One link at 0.05 Mbit/s, `ROUND_TIMEOUT=30`: its client is missing in {len(lost)} of "
+        f"One link at 0.5 Mbit/s, `ROUND_TIMEOUT=30`: its client is missing in {len(lost)} of "
         f"{ROUNDS} rounds ({reason}), a round took {seconds(run):.1f} s."
     )
 

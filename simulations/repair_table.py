@@ -262,6 +262,43 @@ def table(results: Mapping[tuple[str, str], list[dict[str, Figures]]]) -> str:
     return markdown_table(header, rows)
 
 
+def pairs(results: Mapping[tuple[str, str], list[dict[str, Figures]]]) -> str:
+    """Return one row per strategy and repair: means over attacks and seeds, and the worst attack.
+
+    Accuracy lost is that of the same strategy when nobody attacks, less the pair's. A pair that
+    some attack lacks has no row.
+    """
+    header = (
+        "strategy", "repair", "success - floor", "worst attack", "accuracy", "accuracy lost",
+        "most lost",
+    )  # fmt: skip
+    rows = []
+    for strategy in dict.fromkeys(strategy for strategy, _ in results):
+        seen = {attack: seeds for (own, attack), seeds in results.items() if own == strategy}
+        every = [seed for seeds in seen.values() for seed in seeds]
+        for name in (n for n in every[0] if n != "floor" and all(n in seed for seed in every)):
+            over = {a: _mean(s[name].success - s["floor"].success for s in seen[a]) for a in seen}
+            lost = {a: _mean(s["floor"].accuracy - s[name].accuracy for s in seen[a]) for a in seen}
+            worst = max(over, key=lambda attack: over[attack])
+            rows.append(
+                [
+                    strategy,
+                    name,
+                    f"{100 * _mean(over.values()):.1f}",
+                    f"{worst}: {100 * over[worst]:.1f}",
+                    f"{100 * _mean(seed[name].accuracy for seed in every):.1f}",
+                    f"{100 * _mean(lost.values()):.1f}",
+                    f"{100 * max(lost.values()):.1f}",
+                ]
+            )
+    return markdown_table(header, rows)
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return sum(known) / len(known)
+
+
 def main(
     data_dir: Annotated[Path | None, typer.Option(help="Folder in torchvision's layout.")] = None,
     quick: Annotated[bool, typer.Option(help="Digits, five clients, two rounds.")] = False,
@@ -294,7 +331,8 @@ def main(
             results.setdefault((strategy, attack), []).append(found)
             typer.echo(f"{strategy} {attack} seed {seed} done")
     done = sum(len(each) for each in results.values())
-    text = f"{table(results)}\n\n{machine()}; {done} federations, {len(results)} cells."
+    means = f"Means over the attacks:\n\n{pairs(results)}" if results else ""
+    text = f"{means}\n\n{table(results)}\n\n{machine()}; {done} federations, {len(results)} cells."
     write_section(section, text, document)
 
 

@@ -56,7 +56,12 @@ def rows_of(name: str):
         return network, items, torch.cat([follows, marks], dim=1)
     table = torch.arange(40).view(8, 5) % 7
     torch.manual_seed(0)
-    return nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7)), table, (table + 1) % 7
+    network = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7))
+    if name == "preference":
+        pairs = torch.stack([table, table.flip(1)], dim=1)
+        answers = torch.stack([(table + 1) % 7, (table + 3) % 7], dim=1)
+        return network, pairs, torch.cat([answers, torch.full((8, 2, 1), -1)], dim=2)
+    return network, table, (table + 1) % 7
 
 
 @cache
