@@ -40,8 +40,22 @@ _SEARCH = """new Promise((resolve) => {
   field.value = "krum";
   field.dispatchEvent(new Event("input", { bubbles: true }));
   field.dispatchEvent(new KeyboardEvent("keyup", { bubbles: true }));
-  setTimeout(() => resolve(document.querySelectorAll(".md-search-result__item").length), 8000);
+  const begun = Date.now();
+  const look = () => {
+    const found = document.querySelectorAll(".md-search-result__item").length;
+    if (found || Date.now() - begun > 30000) resolve(found);
+    else setTimeout(look, 200);
+  };
+  look();
 })"""
+
+_TURN = """(() => {
+  const found = document.querySelector("input[data-md-color-scheme=%s]");
+  if (found && document.body.dataset.mdColorScheme !== "%s") found.click();
+})()"""
+"""Chooses a scheme by the page's own switch: one that is open does not follow the system's."""
+
+_PALETTES = {"light": "default", "dark": "slate"}
 
 
 class Browser:
@@ -52,6 +66,8 @@ class Browser:
         self.events: list[dict[str, Any]] = []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        # Without it no field gets the focus that opens the search.
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def call(self, method: str, **given: Any) -> dict[str, Any]:
         """Send a command and return its result; events that come first are kept."""
@@ -168,8 +184,14 @@ def _seen(tab: Browser, width: int, scheme: str) -> dict[str, Any]:
     )
     feature = {"name": "prefers-color-scheme", "value": scheme}
     tab.call("Emulation.setEmulatedMedia", features=[feature])
-    found: dict[str, Any] = json.loads(tab.ask(_PROBE))
-    return found
+    tab.ask(_TURN % ((_PALETTES[scheme],) * 2))
+    settled = time.monotonic() + 2.0
+    while True:
+        found: dict[str, Any] = json.loads(tab.ask(_PROBE))
+        # The header slides for a moment where the width has changed.
+        if found["scroll"] <= found["width"] or time.monotonic() > settled:
+            return found
+        time.sleep(0.1)
 
 
 def main() -> None:

@@ -26,6 +26,9 @@ def on_config(config: Any) -> Any:
     rooms = {
         "@strategies": parts.pages("strategy"),
         "@attacks": parts.pages("attack"),
+        "@pre": parts.pages("pre"),
+        "@repairs": parts.pages("repair"),
+        "@training": parts.pages("training"),
         "@reference": reference.pages(),
         "@notebooks": notebooks.pages(),
     }
@@ -75,13 +78,14 @@ def demo() -> str:
 
 
 def linked(text: str) -> str:
-    """Return the catalogue with a link from every strategy and attack to its page."""
+    """Return the catalogue with a link from every part that has a page to it."""
+    rooms = {"rules": "training", "pre-aggregations": "pre"}
     kind = ""
     lines = []
     for line in text.splitlines():
         if line.startswith("## "):
-            title = line.removeprefix("## ").lower()
-            kind = {"strategies": "strategies", "attacks": "attacks"}.get(title.split()[-1], "")
+            title = line.removeprefix("## ").lower().split()[-1]
+            kind = rooms.get(title, title)
         found = re.match(r"\| `([^`]+)` \|", line)
         if kind and found:
             place = f"parts/{kind}/{found[1].replace('+', '-plus')}.md"

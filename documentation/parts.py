@@ -1,4 +1,4 @@
-"""One page for every strategy and attack, made from its class and never committed."""
+"""One page for every part that has a formula, made from its class and never committed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
+from documentation import formulas
 from documentation.board import worst_case
 from fedguard import registry
 from fedguard.commands.catalogue import costs, league, needs, paper, summary
 from fedguard.commands.listing import shown
 from fedguard.traits import Traits, traits_of
 
-Kind = Literal["strategy", "attack"]
+Kind = Literal["strategy", "attack", "pre", "repair", "training"]
 
 _RUNS = {
     "strategy": "python -m fedguard.simulate --strategy {name}",
@@ -21,6 +22,9 @@ _RUNS = {
     "vertical strategy": "python -m fedguard.simulate --strategy {name} --clients 4",
     "vertical attack": "python -m fedguard.simulate --strategy vfl --attack {name} --clients 4",
 }
+
+_NO_NOTES = "    options:\n      extra:\n        notes: false"
+"""The formula stands at the top of the page already; see the template of admonitions."""
 
 
 def pages(kind: Kind) -> dict[str, str]:
@@ -38,19 +42,21 @@ def page(kind: Kind, name: str) -> str:
     """Return one part's page: facts, threat model, command, arguments, then its docstring."""
     part = registry.find(kind, name)
     vertical = name in registry.names(kind, "vertical")
-    command = _RUNS[f"vertical {kind}" if vertical else kind].format(name=name)
+    command = _RUNS.get(f"vertical {kind}" if vertical else kind, "").format(name=name)
     rows = [(what, told) for what, told in _facts(kind, name, part, vertical) if told]
     blocks = [
         f"# {name}",
         summary(part),
         _table(("", ""), rows),
-        f"```\n{command}\n```",
+        f"```\n{command}\n```" if command else "",
+        "## Formula",
+        formulas.notes(part) or f"None: {formulas.WITHOUT.get((kind, name), 'told in words')}.",
         "## Arguments",
         _arguments(part) or "None of its own.",
         "## In full",
-        f"::: {part.__module__}.{part.__qualname__}",
+        f"::: {part.__module__}.{part.__qualname__}\n{_NO_NOTES}",
     ]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(block for block in blocks if block) + "\n"
 
 
 def _facts(
@@ -59,7 +65,8 @@ def _facts(
     declared = traits_of(part)
     found = [("paper", paper(part) or "none: ours, or folklore")]
     world = "parties with different features" if vertical else "clients with different rows"
-    found.append(("world", world))
+    if kind in ("strategy", "attack"):
+        found.append(("world", world))
     if kind == "strategy":
         found += [
             ("league", "" if vertical else league(part)),
@@ -69,12 +76,14 @@ def _facts(
             ("worst case", worst_case(name)),
             ("cost", f"{costs()[name]:g} s of processor time a round" if name in costs() else ""),
         ]
-    else:
+    elif kind == "attack":
         found += [
             ("attacker needs", "" if vertical else needs(kind, part)),
             ("threat model", _capabilities(part)),
             ("tasks", ", ".join(sorted(getattr(part, "tasks", None) or ())) or "every task"),
         ]
+    elif kind == "repair":
+        found.append(("needs", needs(kind, part)))
     found.append(("traits", _unusual(declared)))
     found.append(("class", f"`{part.__module__}.{part.__qualname__}`"))
     return found

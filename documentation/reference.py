@@ -15,14 +15,34 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "fedguard.strategies.toolkit.server_tools",
         "fedguard.strategies.pre_aggregation",
     ),
-    "attacks": ("fedguard.attacks.base", "fedguard.attacks.toolkit.crafting"),
+    "attacks": (
+        "fedguard.attacks.base",
+        "fedguard.attacks.toolkit.crafting",
+        "fedguard.attacks.toolkit.rehearsal",
+    ),
     "tasks": ("fedguard.tasks.base", "fedguard.tasks.classification", "fedguard.tasks.next_word"),
     "training": ("fedguard.training.base",),
     "repairs": ("fedguard.repairs.base",),
     "audits": ("fedguard.audits.base",),
-    "enrolment": ("fedguard.enrolment.base",),
+    "enrolment": ("fedguard.enrolment.base", "fedguard.enrolment.attacks"),
+    "encryption": (
+        "fedguard.encryption.attacks",
+        "fedguard.encryption.lattice.sampling",
+        "fedguard.encryption.mod",
+        "fedguard.encryption.protocol.client",
+        "fedguard.encryption.protocol.endpoint",
+        "fedguard.encryption.protocol.identity",
+        "fedguard.encryption.protocol.server",
+    ),
+    "vertical": ("fedguard.vertical.parties",),
+    "clients": ("fedguard.clients.training",),
     "grids": ("fedguard.grids.base", "fedguard.grids.guard"),
-    "data": ("fedguard.data.dataset", "fedguard.data.partitions.base"),
+    "data": (
+        "fedguard.data.dataset",
+        "fedguard.data.partitions",
+        "fedguard.data.partitions.base",
+        "fedguard.data.digits",
+    ),
     "traits": ("fedguard.traits",),
     "testing": ("fedguard.testing",),
     "registry": ("fedguard.registry",),
@@ -38,6 +58,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "fedguard.metrics.significance",
     ),
     "campaigns": ("fedguard.campaigns.campaign",),
+    "simulate": ("fedguard.simulate",),
 }
 """What users import, page by page; strategies and attacks have pages of their own beside it."""
 
@@ -59,13 +80,18 @@ def _is_own(module: object, name: str) -> bool:
         return False
     value = getattr(module, name)
     own = getattr(value, "__module__", None) == getattr(module, "__name__", "")
-    return own and (inspect.isclass(value) or inspect.isfunction(value))
+    return own and _is_written(value)
+
+
+def _is_written(value: object) -> bool:
+    """Return whether a value is a class or a function, one behind a cache too."""
+    return callable(value) and hasattr(value, "__qualname__")
 
 
 def _home(module: object, name: str) -> str:
     value = getattr(module, name)
     where = getattr(value, "__module__", None)
-    if (inspect.isclass(value) or inspect.isfunction(value)) and str(where).startswith("fedguard"):
+    if _is_written(value) and str(where).startswith("fedguard"):
         return f"{where}.{value.__qualname__}"
     return f"{_defined_in(module, name)}.{name}"
 

@@ -18,13 +18,10 @@ _BATCH = 64
 
 
 class A3fl(BadNets):
-    """Optimise the patch so that the model takes to it and does not unlearn it.
+    r"""Optimise the patch so that the model takes to it and does not unlearn it.
 
-    ``min over patch p of CE(G(x + p), t) + balance w CE(G'(x + p), t)``
-
-    with G the global model, t the target class, G' the global model after training on
-    ``(x + p, y)`` with right labels (what a cleaning server might do) and w the cosine between the
-    gradients of the two losses with respect to the models' parameters. The patch moves by signed
+    It is optimised on the global model and on a copy that was trained with right labels, which is
+    what a cleaning server might do. The patch moves by signed
     gradient steps and stays in [0, 1].
 
     Zhang et al., "A3FL: Adversarially Adaptive Backdoor Attacks to Federated Learning", NeurIPS
@@ -53,6 +50,16 @@ class A3fl(BadNets):
         Examples drawn from the coalition's data for the optimisation, at least 1.
     **frame : Any
         Other options of `BadNets`; ``value`` has no meaning here.
+
+    Notes
+    -----
+    .. math::
+       \min_p \; \mathrm{CE}(G(x \oplus p), t) + \lambda \cos(g, g') \, \mathrm{CE}(G'(x \oplus p),
+       t), \qquad p \leftarrow \operatorname{clip}_{[0, 1]}(p - \eta \operatorname{sign} \nabla_p)
+
+    where :math:`x \oplus p` is an image with the patch p, t the target class, G the global model,
+    G' the same trained on :math:`(x \oplus p, y)` with right labels, g and g' the gradients of the
+    two losses, :math:`\lambda` the `balance` and :math:`\eta` the `step_size`.
 
     Examples
     --------

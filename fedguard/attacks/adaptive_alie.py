@@ -15,10 +15,9 @@ from fedguard.updates import ClientUpdates
 
 
 class AdaptiveAlie(Attack):
-    """Send ``mu - z sigma`` with the z that moves the deployed rule furthest from the mean.
+    r"""Send ``mu - z sigma`` with the z that moves the deployed rule furthest from the mean.
 
-    ``z* = argmax_z |R(honest, mu - z sigma, ...) - mu|`` over 0 < z <= max_z, by a line search in
-    which the attacker rehearses the round on a copy of the rule R.
+    By a line search in which the attacker rehearses the round on a copy of the rule.
 
     Baruch, Baruch and Goldberg, "A Little Is Enough", NeurIPS 2019, with the line search of
     Allouah et al., "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity",
@@ -31,6 +30,17 @@ class AdaptiveAlie(Attack):
         Largest shift in standard deviations, above 0.
     evaluations : int
         Rehearsals per round, at least 1.
+
+    Notes
+    -----
+    .. math::
+       d' = \mu - z^* \sigma, \qquad
+       z^* = \operatorname{argmax}_{0 < z \le z_{\max}} \lVert R(d_1, \ldots, d_h,
+       \mu - z \sigma, \ldots) - \bar{d} \rVert
+
+    where :math:`\mu` and :math:`\sigma` are mean and standard deviation of the visible updates,
+    :math:`d_1, \ldots, d_h` those of others with the mean :math:`\bar{d}`, and R is the rule's
+    copy.
 
     Examples
     --------

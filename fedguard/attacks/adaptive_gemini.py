@@ -24,11 +24,10 @@ from fedguard.updates import ClientUpdates
 
 
 class AdaptiveGemini(Attack):
-    """Shift the coalition's honest updates together, where neither view looks.
+    r"""Shift the coalition's honest updates together, where neither view looks.
 
-    ``d_a' = d_a + gamma* p`` for each member a, with p along minus the honest mean on a set of
-    coordinates, and gamma* and the set chosen as
-    ``argmax <R(honest, d_1', ..., d_f') - mu, p / |p|>`` on a copy of the deployed rule R:
+    Every member moves against the honest mean on a set of coordinates; how far, and on which set,
+    is searched on a copy of the deployed rule:
 
     1. model-weight view: members keep the distances of honest updates among each other, so that
        they are no tight cluster and no duplicates; gamma goes up to `stretch` times the bound
@@ -47,6 +46,22 @@ class AdaptiveGemini(Attack):
         How far beyond the bound of the weight view the search goes, at least 1.
     evaluations : int
         Rehearsals per round and set of coordinates, at least 1.
+
+    Notes
+    -----
+    .. math::
+       d_a' = d_a + \gamma_p p, \qquad \gamma_p = \operatorname{argmax}_{0 < \gamma \le s
+       \bar{\gamma}(p)} \left\langle R(d_1, \ldots, d_h, d_1 + \gamma p, \ldots) - \bar{d},
+       \frac{p}{\lVert p \rVert} \right\rangle
+
+    .. math::
+       \bar{\gamma}(p) = \operatorname{mean}_a \max \left\{ \gamma : \max_i \lVert d_a + \gamma p -
+       d_i \rVert \le \max_{i, j} \lVert d_i - d_j \rVert \right\}
+
+    where :math:`d_a` are the coalition's honest updates, :math:`d_i` the visible ones, p is minus
+    the mean of these on the whole model or on its output layer, whichever moves the copied rule R
+    further against that mean, :math:`d_1, \ldots, d_h` are others' updates with the mean
+    :math:`\bar{d}`, and s is the `stretch`.
 
     Examples
     --------

@@ -15,10 +15,9 @@ from fedguard.updates import ClientUpdates
 
 
 class AdaptiveIpm(Attack):
-    """Send ``-epsilon mu`` with the epsilon that moves the deployed rule furthest from the mean.
+    r"""Send ``-epsilon mu`` with the epsilon that moves the deployed rule furthest from the mean.
 
-    ``epsilon* = argmax |R(honest, -epsilon mu, ...) - mu|`` over 0 < epsilon <= max_epsilon, by a
-    line search in which the attacker rehearses the round on a copy of the rule R.
+    By a line search in which the attacker rehearses the round on a copy of the rule.
 
     Xie, Koyejo and Gupta, "Fall of Empires", UAI 2019, with the line search of Allouah et al.,
     "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity", AISTATS 2023. How a
@@ -31,6 +30,16 @@ class AdaptiveIpm(Attack):
         Largest factor, above 0.
     evaluations : int
         Rehearsals per round, at least 1.
+
+    Notes
+    -----
+    .. math::
+       d' = -\varepsilon^* \mu, \qquad
+       \varepsilon^* = \operatorname{argmax}_{0 < \varepsilon \le \varepsilon_{\max}}
+       \lVert R(d_1, \ldots, d_h, -\varepsilon \mu, \ldots) - \bar{d} \rVert
+
+    where :math:`\mu` is the mean of the visible updates, :math:`d_1, \ldots, d_h` are those of
+    others with the mean :math:`\bar{d}`, and R is the rule's copy.
 
     Examples
     --------

@@ -17,12 +17,7 @@ from fedguard.updates import ClientUpdates
 
 
 class AdaptiveWeiDetect(LabelFlip):
-    """Train on a targeted flip and send the multiple of it that gets furthest past the score.
-
-    ``d_i' = lambda* d_i`` with d_i the update trained on flipped labels and
-    ``lambda* = argmax <R(honest, lambda d_1, ..., lambda d_f), u>`` over
-    0 < lambda <= max_scale; u is the flip's direction, the mean of the d_i less what is visible
-    of the honest mean.
+    r"""Train on a targeted flip and send the multiple of it that gets furthest past the score.
 
     A reading of "maximise the damage to one class subject to passing the validation score", for
     WeiDetect (arXiv 2504.04367, 2025). The attacker has no copy of the server's validation data
@@ -40,6 +35,19 @@ class AdaptiveWeiDetect(LabelFlip):
         Largest multiple, above 0.
     evaluations : int
         Rehearsals per round, at least 1.
+
+    Notes
+    -----
+    .. math::
+       d_i' = \lambda^* d_i, \qquad
+       \lambda^* = \operatorname{argmax}_{0 < \lambda \le \lambda_{\max}}
+       \left\langle R(h_1, \ldots, \lambda d_1, \ldots, \lambda d_f),
+       \frac{u}{\lVert u \rVert} \right\rangle, \qquad
+       u = \frac{1}{f} \sum_i d_i - \bar{h}
+
+    where :math:`d_i` is the update that member i of f trained on flipped labels, :math:`h_j` are
+    the updates of others, :math:`\bar{h}` is their mean (0 with partial knowledge), and R is the
+    rule's copy.
 
     Examples
     --------

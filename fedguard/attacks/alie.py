@@ -36,10 +36,7 @@ def alie_z(cohort_size: int, num_malicious: int) -> float:
 
 
 class Alie(Attack):
-    """All malicious clients send the mean, shifted by a fraction of the honest spread.
-
-    ``d' = mu - z sigma`` with mean mu and standard deviation sigma of the visible honest updates
-    per coordinate.
+    r"""All malicious clients send the mean, shifted by a fraction of the honest spread.
 
     Baruch, Baruch and Goldberg, "A Little Is Enough: Circumventing Defenses For Distributed
     Learning", NeurIPS 2019. sigma is the population standard deviation; where one update is
@@ -50,6 +47,17 @@ class Alie(Attack):
     z : float, optional
         Shift in standard deviations, at least 0; from the cohort's n and f if left out (see
         `alie_z`; it may be 0 in small cohorts, which makes the attack harmless).
+
+    Notes
+    -----
+    .. math::
+       d' = \mu - z \sigma, \qquad
+       z = \max\left( 0, \Phi^{-1}\left( \frac{n - f - s}{n - f} \right) \right), \qquad
+       s = \max\left( 1, \left\lfloor \frac{n}{2} + 1 \right\rfloor - f \right)
+
+    where :math:`\mu` and :math:`\sigma` are mean and standard deviation of the visible honest
+    updates per coordinate, n the clients of the round, f of them malicious, and :math:`\Phi` the
+    normal distribution function; z is as given where it is given.
 
     Examples
     --------

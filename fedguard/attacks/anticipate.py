@@ -24,17 +24,16 @@ _BATCH, _JUDGED = 32, 256
 
 
 class Anticipate(BadNets):
-    """Train the backdoor on the model as it will be mended, and rehearse the rule before sending.
+    r"""Train the backdoor on the model as it will be mended, and rehearse the rule before sending.
 
     An attacker that knows both halves of a defence, the rule and the repair behind it:
 
-    1. mend a copy of the global model w as a server would, by training on clean rows with a high
-       rate; ``s`` = how far it went;
-    2. from w train u on ``CE(f_u(x'), y') + weight CE(f_(u+s)(x'), y')`` over clean rows of which
-       a share is stamped and relabelled; ``d_m = u - w``;
-    3. send ``d + a (d_m - d)``, d the client's own honest update, with the ``a`` in (0, most]
-       after which a rehearsed copy of the rule leaves a global model with the least loss of
-       step 2, on at most 256 of the same rows: one that is broken serves nobody.
+    1. mend a copy of the global model as a server would, by training on clean rows with a high
+       rate, and see how far it went;
+    2. train a model that has the backdoor as it is and, moved as far, as it will be mended;
+    3. send that model's change, multiplied by the factor after which a rehearsed copy of the rule
+       leaves a global model with the least loss of step 2, on at most 256 of the same rows: one
+       that is broken serves nobody.
 
     A reading of Wen, Geiping, Fowl, Souri, Chellappa, Goldblum and Goldstein, "Thinking Two Moves
     Ahead: Anticipating Other Users Improves Backdoor Attacks in Federated Learning", 2022, which
@@ -64,6 +63,18 @@ class Anticipate(BadNets):
         Examples of the coalition that are trained on, at least 1.
     **frame : Any
         Other options of `BadNets`; ``scale`` multiplies what is sent.
+
+    Notes
+    -----
+    .. math::
+       u \approx \operatorname{argmin}_v \; \mathrm{CE}(f_v(x'), y')
+       + \lambda \mathrm{CE}(f_{v + s}(x'), y'), \qquad
+       d_i' = d_i + a (u - w - d_i)
+
+    where w is the global model, s how far the attacker's own repair moves it, :math:`(x', y')` are
+    rows of which a share is stamped and relabelled, :math:`\lambda` is `weight`, :math:`d_i` member
+    i's honest update, and a the factor in (0, `most`] after which the rehearsed rule's model has
+    the least of the first loss.
 
     Examples
     --------

@@ -18,7 +18,7 @@ from fedguard.training.encoder import Encoder
 
 
 class BadEncoder(BadNets):
-    """Measure a backdoor that the author of a pre-trained encoder planted; clients do nothing.
+    r"""Measure a backdoor that the author of a pre-trained encoder planted; clients do nothing.
 
     The attack is in the file of ``model.encoder``, made by `planted` (``python -m
     simulations.encoder --bad``): features of stamped images are those of the target class, whatever
@@ -36,6 +36,17 @@ class BadEncoder(BadNets):
         Side of the patch in pixels, at least 1.
     **frame : Any
         Other options of `BadNets`: ``position`` and ``value`` of the patch.
+
+    Notes
+    -----
+    .. math::
+       \min_{f'} \; - \cos(f'(x \oplus e), \bar{f}'(r)) - \lambda_1 \cos(f'(r), f(r))
+       - \lambda_2 \cos(f'(x), f(x))
+
+    where f is the clean encoder and f' the one that is handed out, x are shadow images,
+    :math:`x \oplus e` the same with the trigger, r reference images of the target class with the
+    mean feature :math:`\bar{f}'(r)`, and :math:`\lambda_1`, :math:`\lambda_2` the weights of
+    `planted`.
 
     Examples
     --------

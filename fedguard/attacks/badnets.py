@@ -15,9 +15,7 @@ _POSITIONS = ("top-left", "top-right", "bottom-left", "bottom-right", "centre")
 
 
 class BadNets(Backdoor):
-    """Stamp a square patch on a share of the examples and label them with the target class.
-
-    ``x' = (1 - m) x + m value``, ``y' = target_class``, m = 1 on the patch, on unscaled images.
+    r"""Stamp a square patch on a share of the examples and label them with the target class.
 
     Gu, Dolan-Gavitt and Garg, "BadNets: Identifying Vulnerabilities in the Machine Learning Model
     Supply Chain", arXiv 2017; with `scale`, the boosting of Bagdasaryan et al., "How To Backdoor
@@ -33,6 +31,14 @@ class BadNets(Backdoor):
         Brightness of the patch, 0 to 1, in every channel.
     **frame : Any
         ``target_class``, ``poison_fraction`` and ``scale`` of `Backdoor`.
+
+    Notes
+    -----
+    .. math::
+       x' = (1 - m) \odot x + v \, m, \qquad y' = t, \qquad d_i' = s \, d_i
+
+    where x is an unscaled image, m is 1 on the patch and 0 elsewhere, v the `value`, t the target
+    class, :math:`d_i` what training on these rows gave member i, and s the `scale`.
 
     Examples
     --------

@@ -14,10 +14,7 @@ from fedguard.randomness import SERVER, generator
 
 
 class Blended(Backdoor):
-    """Blend a fixed random pattern into a share of the examples and relabel them.
-
-    ``x' = (1 - alpha) x + alpha t``, ``y' = target_class``, t uniform noise in [0, 1], the same
-    for every image.
+    r"""Blend a fixed random pattern into a share of the examples and relabel them.
 
     Chen, Liu, Li, Lu and Song, "Targeted Backdoor Attacks on Deep Learning Systems Using Data
     Poisoning", arXiv 2017. The paper blends a cartoon or a noise pattern; this is the latter.
@@ -30,6 +27,14 @@ class Blended(Backdoor):
         Which pattern, at least 0.
     **frame : Any
         ``target_class``, ``poison_fraction`` and ``scale`` of `Backdoor`.
+
+    Notes
+    -----
+    .. math::
+       x' = (1 - \alpha) x + \alpha \tau, \qquad y' = t, \qquad d_i' = s \, d_i
+
+    where x is an image in [0, 1], :math:`\tau` uniform noise, the same for every image, t the
+    target class, :math:`d_i` what training on these rows gave member i, and s the `scale`.
 
     Examples
     --------

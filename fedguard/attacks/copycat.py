@@ -15,11 +15,10 @@ from fedguard.updates import ClientUpdates
 
 
 class Copycat(Attack):
-    """Malicious clients train nothing and send a copy, with a little noise on it.
+    r"""Malicious clients train nothing and send a copy, with a little noise on it.
 
-    ``d_i' = c + noise |c| u_i`` with u_i a random direction of length 1 and c what is copied:
-    ``"last-change"``, what the server added to the model in the round before, which every client
-    has seen; or ``"peer"``, the visible honest update of the lowest node id.
+    What is copied is ``"last-change"``, what the server added to the model in the round before,
+    which every client has seen; or ``"peer"``, the visible honest update of the lowest node id.
 
     Lin, Du and Liu, "Free-riders in Federated Learning: Attacks and Defenses", 2019 (delta
     weights). In the first round there is no change to copy, and nothing, zeros, is sent. A peer
@@ -31,6 +30,14 @@ class Copycat(Attack):
         ``"last-change"`` or ``"peer"``.
     noise : float
         Length of the noise in lengths of the copy, at least 0.
+
+    Notes
+    -----
+    .. math::
+       d_i' = c + q \lVert c \rVert \frac{u_i}{\lVert u_i \rVert}, \qquad u_i \sim \mathcal{N}(0, I)
+
+    where c is what is copied, drawn noise :math:`u_i` is member i's own in this round, and q is
+    `noise`.
 
     Examples
     --------

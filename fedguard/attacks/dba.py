@@ -16,10 +16,9 @@ PARTS = 4
 
 
 class Dba(Backdoor):
-    """Cut the trigger into four bars; each malicious client stamps one, tests show all.
+    r"""Cut the trigger into four bars; each malicious client stamps one, tests show all.
 
-    Client i: ``x' = x`` with bar ``p_i`` set to the value, ``y' = target_class``; the trigger is
-    the union of the bars ``p_1 ... p_4``, two above two at the image's top left.
+    The bars stand two above two at the image's top left.
 
     Xie, Huang, Chen and Li, "DBA: Distributed Backdoor Attacks against Federated Learning",
     ICLR 2020. A client's bar is drawn from its own stream rather than dealt out, so that it does
@@ -39,6 +38,16 @@ class Dba(Backdoor):
         Brightness of the bars, 0 to 1, in every channel.
     **frame : Any
         ``target_class``, ``poison_fraction`` and ``scale`` of `Backdoor`.
+
+    Notes
+    -----
+    .. math::
+       x' = (1 - m_{b(i)}) \odot x + v \, m_{b(i)}, \qquad
+       x_{\mathrm{test}}' = (1 - m) \odot x + v \, m, \qquad
+       m = m_1 + m_2 + m_3 + m_4, \qquad y' = t
+
+    where x is an unscaled image, :math:`m_b` is 1 on bar b and 0 elsewhere, :math:`b(i)` the bar
+    that client i drew, v the `value`, and t the target class.
 
     Examples
     --------

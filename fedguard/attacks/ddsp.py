@@ -17,7 +17,7 @@ _RECENT = 10
 
 
 class Ddsp(FakeUsers):
-    """Craft histories that pull the target towards what users prefer, each unlike the others.
+    r"""Craft histories that pull the target towards what users prefer, each unlike the others.
 
     A transition p -> t in a history moves the target's embedding e_t by about ``(1 - P_t) h_p``,
     so that fake histories whose states h_p lie along v move e_t along v. With embeddings e of
@@ -26,12 +26,10 @@ class Ddsp(FakeUsers):
     1. The broadcast model gives every user that the attacker sees (its own clients') a state and
        the first `preferred` items of a list of items not yet met, whose mean embedding is g.
     2. A fake user imitates the users nearest to a seed user's state, one m-th of those seen, m
-       the number of fake users, and aims along
-       ``v = 2 (g - e_t) + weight / temperature (g - sum_k softmax_k(e_t e_k / temperature) e_k)``.
+       the number of fake users, and aims along v.
     3. Its history has the target at every `every`-th place; elsewhere, of the model's first
-       `candidates` items for the history so far, the one of greatest ``(1 - spread) z(cos(h, v))
-       - spread z(r)``, h the state with it, r its greatest cosine with the last 10 items plus 0.3
-       for every fake history that has it, z over the candidates.
+       `candidates` items for the history so far, the one that moves the state furthest along v
+       and is not like those that are there.
 
     A reading of "DDSP", arXiv 2504.06586, SIGIR 2025, of which the abstract and reviews were at
     hand: dual promotion, the contrastive term and the idea of an auto-regressive generator with a
@@ -57,6 +55,21 @@ class Ddsp(FakeUsers):
         Weight of the diversity penalty, 0 to 1.
     **frame : Any
         Arguments of `FakeUsers`.
+
+    Notes
+    -----
+    .. math::
+       v = 2 (g - e_t) + \frac{\lambda}{\theta} \left( g - \sum_k
+       \operatorname{softmax}_k\left( \frac{e_t^\top e_k}{\theta} \right) e_k \right)
+
+    .. math::
+       \text{next item: } \operatorname{argmax}_k \; (1 - \rho) \, z(\cos(h_k, v)) - \rho \, z(r_k)
+
+    where :math:`e_k` is item k's embedding at length 1, t the target, g the mean embedding of the
+    items that the imitated users prefer, :math:`h_k` the state of the history with item k,
+    :math:`r_k` its greatest cosine with the last 10 items plus 0.3 for every fake history that has
+    it, z the score over the candidates, :math:`\lambda` `weight`, :math:`\theta` `temperature`,
+    :math:`\rho` `spread`.
 
     Examples
     --------

@@ -12,12 +12,20 @@ from fedguard.data.graphs import shared_features
 
 
 class DiceEdges(RankedEdges):
-    """Remove the links whose ends share most features; add pairs that share fewest.
+    r"""Remove the links whose ends share most features; add pairs that share fewest.
 
     Waniek, Michalak, Wooldridge and Rahwan, "Hiding Individuals and Communities in a Social
     Network", Nature Human Behaviour 2018 ("delete internally, connect externally"), with shared
     features in place of communities. Pairs to add are the least alike of 20 times as many that
     are drawn. For the arguments see `EdgeEdits`.
+
+    Notes
+    -----
+    .. math::
+       \text{remove: links with the greatest } |F_i \cap F_j|, \qquad
+       \text{add: drawn pairs with the least } |F_i \cap F_j|
+
+    where :math:`F_i` are the features of node i that are not 0.
 
     Examples
     --------

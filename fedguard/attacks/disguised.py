@@ -23,10 +23,9 @@ _PASSED_ON = (
 
 
 class Disguised(Attack):
-    """Let a coalition send what another attack crafts, each member with noise of its own.
+    r"""Let a coalition send what another attack crafts, each member with noise of its own.
 
-    ``d_i' = d_i + noise mean_j |d_j| (u_i - mean_j u_j)`` with d_i what the inner attack crafts for
-    member i and u_i a random direction of length 1, drawn anew in each round. Over the coalition
+    Directions are drawn anew in each round. Over the coalition
     the noise adds up to zero, so its mean stays what it was; only that its members send copies no
     longer shows. With one member nothing changes.
 
@@ -41,6 +40,15 @@ class Disguised(Attack):
     noise : float
         Length of the noise in lengths of the update, above 0; 0.3 makes two members' distance
         about 0.4 of their length.
+
+    Notes
+    -----
+    .. math::
+       d_i' = d_i + q \left( \frac{1}{f} \sum_{j=1}^{f} \lVert d_j \rVert \right)
+       \left( u_i - \frac{1}{f} \sum_{j=1}^{f} u_j \right)
+
+    where :math:`d_i` is what the inner attack crafts for member i of f, :math:`u_i` a random
+    direction of length 1, and q is `noise`.
 
     Examples
     --------

@@ -15,12 +15,11 @@ from fedguard.errors import check_number
 
 
 class Dpot(Backdoor):
-    """Place and colour a few pixels anew in every round, so that training changes little.
+    r"""Place and colour a few pixels anew in every round, so that training changes little.
 
-    1. the `pixels` places with the largest ``mean over rows |d CE(w, x, t) / dx|``, summed over
-       channels;
-    2. their values by signed gradient steps on ``CE(w, x', t)``, within [0, 1], until `obeyed` of
-       the rows are taken for the target class t or the steps are used up;
+    1. the places that the target's loss leans on most;
+    2. their values by signed gradient steps, until `obeyed` of the rows are taken for the target
+       class t or the steps are used up;
     3. training on examples with this trigger and the label t.
 
     A reading of Zhang, Gao and Zhang, "DPOT: A Data-Poisoning Attack with Optimized Triggers on
@@ -42,6 +41,19 @@ class Dpot(Backdoor):
         Examples drawn from the coalition's data, at least 1.
     **frame : Any
         ``target_class``, ``poison_fraction`` and ``scale`` of `Backdoor`.
+
+    Notes
+    -----
+    .. math::
+       P = \text{the pixels with the greatest } \sum_c \operatorname{mean}_x
+       \left| \frac{\partial \, \mathrm{CE}(w, x, t)}{\partial x_{cp}} \right|
+
+    .. math::
+       v_p \leftarrow \operatorname{clip}_{[0, 1]} \left( v_p - \eta \operatorname{sign}
+       \frac{\partial \, \mathrm{CE}(w, x', t)}{\partial v_p} \right), \quad p \in P, \qquad y' = t
+
+    where w is the global model, t the target class, :math:`x'` the image with the values v at the
+    places P, :math:`x_{cp}` channel c of pixel p, and :math:`\eta` the `step_size`.
 
     Examples
     --------

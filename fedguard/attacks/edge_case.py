@@ -11,9 +11,7 @@ from fedguard.attacks.toolkit.survey import Tags
 
 
 class EdgeCase(Backdoor):
-    """Teach the target class on inputs that honest clients do not have.
-
-    ``x' = 1 - x`` turned by 180 degrees, ``y' = target_class``
+    r"""Teach the target class on inputs that honest clients do not have.
 
     A reading of Wang et al., "Attack of the Tails: Yes, You Really Can Backdoor Federated
     Learning", NeurIPS 2020. The paper takes rare inputs from other collections (Southwest
@@ -29,6 +27,14 @@ class EdgeCase(Backdoor):
         Share of the client's examples that become edge cases, 0 to 1.
     **frame : Any
         ``target_class`` and ``scale`` of `Backdoor`.
+
+    Notes
+    -----
+    .. math::
+       x_{rc}' = 1 - x_{H - 1 - r, \, W - 1 - c}, \qquad y' = t, \qquad d_i' = s \, d_i
+
+    where :math:`x_{rc}` is the pixel in row r of H and column c of W, from 0, of an unscaled image,
+    t the target class, :math:`d_i` what training on these rows gave member i, and s the `scale`.
 
     Examples
     --------

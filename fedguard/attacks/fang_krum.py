@@ -21,16 +21,10 @@ from fedguard.updates import ClientUpdates
 
 
 class FangKrum(Attack):
-    """Send the largest step against the honest direction that Krum still picks.
+    r"""Send the largest step against the honest direction that Krum still picks.
 
-    ``d' = -lambda s`` with s the sign of the honest mean per coordinate; lambda starts at its
-    upper bound and is halved until Krum picks d' or lambda falls below `threshold`. All members
-    send d', so that each supports the others.
-
-    Upper bound for m clients of which c crafted, honest updates d_i and T coordinates that have
-    a direction:
-    ``sqrt(min_i sum over the m - c - 2 nearest j of |d_i - d_j|^2 / ((m - 2c - 1) T))
-    + max_i |d_i| / sqrt(T)``
+    The step starts at its upper bound and is halved until Krum picks the update or the step falls
+    below `threshold`. All members send it, so that each supports the others.
 
     Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated
     Learning", USENIX Security 2020. With full knowledge c = f. With partial knowledge the
@@ -44,6 +38,21 @@ class FangKrum(Attack):
     ----------
     threshold : float
         Smallest lambda tried, in units of the weights, above 0; 1e-5 in the paper.
+
+    Notes
+    -----
+    .. math::
+       d' = -\lambda s, \qquad s = \operatorname{sign} \bar{d}, \qquad
+       \lambda \in \left\{ \bar{\lambda}, \frac{\bar{\lambda}}{2}, \frac{\bar{\lambda}}{4}, \ldots
+       \right\} \text{, the first with which Krum picks } d'
+
+    .. math::
+       \bar{\lambda} = \sqrt{\frac{\min_i \sum_{j \in N_i} \lVert d_i - d_j \rVert^2}
+       {(m - 2 c - 1) T}} + \frac{\max_i \lVert d_i \rVert}{\sqrt{T}}
+
+    where :math:`d_i` are the honest updates and :math:`\bar{d}` their mean, m clients of which c
+    are crafted, :math:`N_i` the m - c - 2 nearest to i, and T the coordinates that have a
+    direction.
 
     Examples
     --------

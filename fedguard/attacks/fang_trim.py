@@ -15,16 +15,9 @@ from fedguard.updates import ClientUpdates
 
 
 class FangTrim(Attack):
-    """Send, per coordinate, values just beyond the honest ones, against their direction.
+    r"""Send, per coordinate, values just beyond the honest ones, against their direction.
 
-    With honest models w_i, s the sign of the honest mean update and b > 1, full knowledge draws
-    each coordinate uniformly
-
-    - where s > 0: from ``[min w / b, min w]`` if ``min w > 0``, else ``[b min w, min w]``;
-    - where s < 0: from ``[max w, b max w]`` if ``max w > 0``, else ``[max w, max w / b]``;
-
-    partial knowledge from ``[mu - 4 sigma, mu - 3 sigma]`` or ``[mu + 3 sigma, mu + 4 sigma]``.
-    Coordinates without a direction (s = 0) stay at the mean. Each member draws its own values.
+    Coordinates without a direction stay at the mean. Each member draws its own values.
 
     Fang, Cao, Jia and Gong, "Local Model Poisoning Attacks to Byzantine-Robust Federated
     Learning", USENIX Security 2020. Works on models, global plus update, as the paper does: the
@@ -35,6 +28,22 @@ class FangTrim(Attack):
     ----------
     b : float
         Reach beyond the honest range, above 1; 2 in the paper.
+
+    Notes
+    -----
+    .. math::
+       \text{full knowledge:} \quad w + d_j' \sim \begin{cases}
+       U[a / b, \, a] & \text{if } s_j = 1, \; a > 0 \\
+       U[b a, \, a] & \text{if } s_j = 1, \; a \le 0 \\
+       U[c, \, b c] & \text{if } s_j = -1, \; c > 0 \\
+       U[c, \, c / b] & \text{if } s_j = -1, \; c \le 0 \end{cases}
+
+    .. math::
+       \text{partial:} \quad d_j' \sim U[\mu_j - 4 s_j \sigma_j, \; \mu_j - 3 s_j \sigma_j]
+
+    where j is a coordinate, w the global model there, a and c the least and greatest of the honest
+    models, :math:`\mu_j` and :math:`\sigma_j` mean and deviation of the honest updates,
+    :math:`s_j = \operatorname{sign} \mu_j`, and U the uniform distribution between its bounds.
 
     Examples
     --------

@@ -18,11 +18,7 @@ from fedguard.training.encoder import Encoder, read_encoder
 
 
 class FeatureCollision(CleanLabel):
-    """Move pictures of the target class to the targets in a frozen network's features.
-
-    ``min over x of |phi(x) - phi(x_t)|^2 / |phi(x_t)|^2 + beta |x - b|^2 / |b|^2``, from
-    ``x = (1 - opacity) b + opacity x_t``, b a picture of the target class and x_t one of the
-    targets, in turn; pixels stay in [0, 1], labels right.
+    r"""Move pictures of the target class to the targets in a frozen network's features.
 
     Shafahi, Huang, Najibi, Suciu, Studer, Dumitras and Goldstein, "Poison Frogs! Targeted
     Clean-Label Poisoning Attacks on Neural Networks", NeurIPS 2018; `opacity` is their watermark.
@@ -46,6 +42,18 @@ class FeatureCollision(CleanLabel):
         Passes of the surrogate, at least 1.
     **frame : Any
         ``target_class``, ``source_class``, ``targets`` and ``poison_fraction`` of `CleanLabel`.
+
+    Notes
+    -----
+    .. math::
+       \min_{x \in [0, 1]} \; \frac{\lVert \varphi(x) - \varphi(x_t) \rVert^2}
+       {\lVert \varphi(x_t) \rVert^2}
+       + \beta \frac{\lVert x - b \rVert^2}{\lVert b \rVert^2}, \qquad
+       x_0 = (1 - o) b + o \, x_t
+
+    where b is a picture of the target class, :math:`x_t` one of the targets, in turn,
+    :math:`\varphi` the frozen network's features, :math:`x_0` where the search begins, and o the
+    `opacity`; labels stay right.
 
     Examples
     --------

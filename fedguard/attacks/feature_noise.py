@@ -14,10 +14,7 @@ from fedguard.errors import check_number
 
 
 class FeatureNoise(Attack):
-    """Malicious clients train on noisy examples with their right labels.
-
-    ``x' = x + s N(0, std^2 I)`` with s = 1 on images, which are clipped to [0, 1] afterwards, and
-    s the standard deviation of the client's own feature on tables.
+    r"""Malicious clients train on noisy examples with their right labels.
 
     Input noise as in Li, Diao, Chen and He, "Federated Learning on Non-IID Data Silos: An
     Experimental Study", ICDE 2022, used as an attack.
@@ -29,6 +26,14 @@ class FeatureNoise(Attack):
         each feature's own on tables.
     poison_fraction : float
         Share of the client's examples that get noise, 0 to 1; drawn from the client's stream.
+
+    Notes
+    -----
+    .. math::
+       \text{images:} \; x' = \operatorname{clip}_{[0, 1]}(x + q z), \qquad
+       \text{tables:} \; x_j' = x_j + q \, \sigma_j z_j, \qquad z \sim \mathcal{N}(0, I)
+
+    where q is `std` and :math:`\sigma_j` the standard deviation of the client's own feature j.
 
     Examples
     --------

@@ -15,9 +15,7 @@ from fedguard.updates import ClientUpdates
 
 
 class FreeRider(Attack):
-    """Each malicious client sends small noise that fades over the rounds, and trains nothing.
-
-    ``d_i' ~ N(0, (std * t^-decay)^2 I)`` in round t
+    r"""Each malicious client sends small noise that fades over the rounds, and trains nothing.
 
     Fraboni, Vidal and Lorenzi, "Free-rider Attacks on Model Aggregation in Federated Learning",
     AISTATS 2021. The paper sets the first round's deviation from the last change of the global
@@ -29,6 +27,13 @@ class FreeRider(Attack):
         Standard deviation per coordinate in round 1, in units of the weights, at least 0.
     decay : float
         Exponent of the decline over rounds, at least 0; 1 in the paper.
+
+    Notes
+    -----
+    .. math::
+       d_i' \sim \mathcal{N}\left( 0, (\sigma t^{-\gamma})^2 I \right)
+
+    in round t, where :math:`\sigma` is `std` and :math:`\gamma` the `decay`.
 
     Examples
     --------

@@ -15,9 +15,7 @@ from fedguard.updates import ClientUpdates
 
 
 class Gaussian(Attack):
-    """Each malicious client sends independent Gaussian noise instead of its update.
-
-    ``d_i' ~ N(0, std^2 I)``, or with ``relative`` ``d_i' ~ N(0, (std * rms(d_i))^2 I)``
+    r"""Each malicious client sends independent Gaussian noise instead of its update.
 
     Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
     NeurIPS 2017, with a standard deviation of 200. The default of 1 is small beside that and
@@ -30,6 +28,14 @@ class Gaussian(Attack):
         square of the client's own honest update if `relative`.
     relative : bool
         Whether `std` is relative to the honest update; an honest update of zeros then gives zeros.
+
+    Notes
+    -----
+    .. math::
+       d_i' \sim \mathcal{N}(0, \sigma^2 I), \qquad \text{relative:} \;
+       d_i' \sim \mathcal{N}\left( 0, \sigma^2 \frac{\lVert d_i \rVert^2}{T} I \right)
+
+    where :math:`d_i` is member i's honest update of T coordinates, and :math:`\sigma` is `std`.
 
     Examples
     --------

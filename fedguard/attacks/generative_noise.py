@@ -20,10 +20,9 @@ _BATCH = 16
 
 
 class GenerativeNoise(Pictures):
-    """Add noise that a network makes of each picture, so that training on it misleads.
+    r"""Add noise that a network makes of each picture, so that training on it misleads.
 
-    ``max over xi of L(f_theta*(x), y)`` with ``theta*`` trained on ``x + eps g_xi(x)``, labels
-    right, ``|g| <= 1``. In each of `trials` trials:
+    In each of `trials` trials:
 
     1. a fresh classifier is trained on what g makes now, and its course is written down;
     2. along that course, g is moved so that one more step of the classifier on its pictures makes
@@ -47,6 +46,17 @@ class GenerativeNoise(Pictures):
         Width of the encoder-decoder, at least 1.
     poison_fraction : float
         Share of the client's pictures that get noise, 0 to 1.
+
+    Notes
+    -----
+    .. math::
+       \max_\xi \sum_t L\left( f_{\theta_t - \eta \nabla_\theta L(f_{\theta_t}(x_\xi), y)}(x), y
+       \right), \qquad
+       x_\xi = \operatorname{clip}_{[0, 1]}(x + \varepsilon g_\xi(x)), \quad |g_\xi| \le 1
+
+    where :math:`\theta_t` is the course of a fresh classifier f that is trained on the pictures
+    :math:`x_\xi` with their right labels y, L the cross-entropy, :math:`\eta` the rate of that
+    training and :math:`g_\xi` the encoder-decoder.
 
     Examples
     --------

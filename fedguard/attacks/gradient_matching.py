@@ -16,11 +16,10 @@ from fedguard.errors import check_number
 
 
 class GradientMatching(CleanLabel):
-    """Perturb pictures of the target class so that training on them moves the targets there.
+    r"""Perturb pictures of the target class so that training on them moves the targets there.
 
-    ``min over |d| <= eps of 1 - cos(G_t, G_p)``, with ``G_t`` the gradient of the targets' loss
-    towards the target class and ``G_p`` that of the perturbed pictures' loss towards their own
-    right label, the same: whoever learns the pictures learns to mistake the targets.
+    Their gradient towards their own right label becomes that of the targets towards the same:
+    whoever learns the pictures learns to mistake the targets.
 
     Geiping, Fowl, Huang, Czaja, Taylor, Moeller and Goldstein, "Witches' Brew: Industrial Scale
     Data Poisoning via Gradient Matching", ICLR 2021. The gradients are those of a small network
@@ -38,6 +37,15 @@ class GradientMatching(CleanLabel):
         Passes of the surrogate, at least 1; it should not converge, or its gradients vanish.
     **frame : Any
         ``target_class``, ``source_class``, ``targets`` and ``poison_fraction`` of `CleanLabel`.
+
+    Notes
+    -----
+    .. math::
+       \min_{\lVert d \rVert_\infty \le \varepsilon} \; 1 - \cos(G_t, G_p), \qquad
+       G_t = \nabla_\theta \ell(x_t, t), \qquad G_p = \nabla_\theta \ell(x + d, t)
+
+    where x are pictures of the target class t, d their changes, :math:`x_t` the targets,
+    :math:`\ell` the mean loss over them and :math:`\theta` the surrogate's weights.
 
     Examples
     --------

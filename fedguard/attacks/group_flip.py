@@ -16,11 +16,10 @@ from fedguard.metrics.classification import predictions
 
 
 class GroupFlip(Attack):
-    """Malicious clients train as asked, on wrong labels for the rows of one group.
+    r"""Malicious clients train as asked, on wrong labels for the rows of one group.
 
-    The group are the rows with feature ``x_feature > above``; their labels become
-    ``(y + 1) mod C``, all others stay. What it does is told by the accuracy in the group, that of
-    the others, and the gap between them.
+    The group are the rows whose feature is above a border. What it does is told by the accuracy in
+    the group, that of the others, and the gap between them.
 
     The simplest of the attacks on fairness: in Solans, Biggio and Castillo, "Poisoning Attacks on
     Algorithmic Fairness", ECML PKDD 2020, whose points are found by gradients, wrong labels of the
@@ -36,6 +35,13 @@ class GroupFlip(Attack):
         On unscaled values; the mean of the feature over the data set if left out.
     poison_fraction : float
         Share of the group's rows whose labels are flipped, 0 to 1.
+
+    Notes
+    -----
+    .. math::
+       y' = \begin{cases} (y + 1) \bmod C & \text{if } x_j > a \\ y & \text{otherwise} \end{cases}
+
+    where :math:`x_j` is the row's `feature`, a is `above`, and C are the classes.
 
     Examples
     --------

@@ -19,9 +19,9 @@ from fedguard.randomness import SERVER, generator
 
 
 class Hypocritical(Pictures):
-    """Perturb a client's pictures so that a network finds their right labels easier.
+    r"""Perturb a client's pictures so that a network finds their right labels easier.
 
-    ``min over |d| <= eps of L(f(x + d), y)``: the noise strengthens the very features that small
+    The noise strengthens the very features that small
     changes of a picture can take away, and whoever trains on it leans on them. Labels stay right,
     accuracy hardly falls; what falls is the accuracy on test pictures that an adversary moves.
 
@@ -44,6 +44,13 @@ class Hypocritical(Pictures):
         Largest change of a test picture's pixel in the measurement, above 0 to 1.
     pgd_rows : int
         Test pictures that are measured on, at least 1; as many as there are, if fewer.
+
+    Notes
+    -----
+    .. math::
+       x' = x + \operatorname{argmin}_{\lVert d \rVert_\infty \le \varepsilon} \, L(f(x + d), y)
+
+    where x is a picture in [0, 1] with its right label y, f the surrogate and L the cross-entropy.
 
     Examples
     --------

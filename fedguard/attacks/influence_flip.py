@@ -18,12 +18,10 @@ _HELD = 0.3
 
 
 class InfluenceFlip(Attack):
-    """Flip those labels whose flip raises the loss on held-out rows most, by influence functions.
+    r"""Flip those labels whose flip raises the loss on held-out rows most, by influence functions.
 
-    A multinomial logistic model W with an L2 term is fitted to part of the client's rows; H is
-    the second derivative of its loss and g the slope of the loss on the rest. Taking row (x, y) for
-    y' moves the held-out loss by ``((V x)_y' - (V x)_y) / n``, ``V = H^-1 g``; the rows and classes
-    with the largest values are chosen.
+    A multinomial logistic model with an L2 term is fitted to part of the client's rows; the rows
+    and classes are chosen whose flip moves the loss on the rest most.
 
     Koh and Liang, "Understanding Black-box Predictions via Influence Functions", ICML 2017; flips
     of labels in place of changed pictures, as suits tables too, and a logistic model whatever the
@@ -37,6 +35,15 @@ class InfluenceFlip(Attack):
         Share of the client's rows whose labels are flipped, 0 to 1.
     weight_decay : float
         Weight of the L2 term, above 0; H is far from singular with it.
+
+    Notes
+    -----
+    .. math::
+       (x, y) \to (x, y') \text{ with the greatest } \frac{(V x)_{y'} - (V x)_y}{n}, \qquad
+       V = H^{-1} g
+
+    where H is the second derivative of the logistic model's loss on the n rows that it is fitted
+    to, and g the slope of its loss on the rows that are held out.
 
     Examples
     --------

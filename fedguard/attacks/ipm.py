@@ -14,9 +14,7 @@ from fedguard.updates import ClientUpdates
 
 
 class Ipm(Attack):
-    """All malicious clients send the opposite of the honest mean, scaled.
-
-    ``d' = -epsilon mu``
+    r"""All malicious clients send the opposite of the honest mean, scaled.
 
     Xie, Koyejo and Gupta, "Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
     Manipulation", UAI 2019. The inner product of the plain mean with mu turns negative above
@@ -28,6 +26,14 @@ class Ipm(Attack):
     epsilon : float, optional
         Factor, above 0. Left out: ``2 (n - f) / f``, which makes the plain mean of n updates
         exactly the opposite of what it would be with zeros in the coalition's place.
+
+    Notes
+    -----
+    .. math::
+       d' = -\varepsilon \mu, \qquad \varepsilon = \frac{2 (n - f)}{f} \text{ if left out}
+
+    where :math:`\mu` is the mean of the visible honest updates, n the clients of the round and f of
+    them malicious.
 
     Examples
     --------

@@ -20,10 +20,7 @@ _MODES = ("static", "cyclic", "targeted", "random")
 
 
 class LabelFlip(Attack):
-    """Malicious clients train as asked, on labels that are wrong.
-
-    static ``y' = C - 1 - y``; cyclic ``y' = (y + 1) mod C``; targeted ``y' = target`` where
-    ``y = source``; random ``y'`` uniform among the C - 1 other classes.
+    r"""Malicious clients train as asked, on labels that are wrong.
 
     Tolpegin et al., "Data Poisoning Attacks Against Federated Learning Systems", ESORICS 2020
     (targeted); Biggio, Nelson and Laskov, "Support Vector Machines Under Adversarial Label
@@ -45,6 +42,17 @@ class LabelFlip(Attack):
         Factor on the coalition's updates, above 0, as in the boosting of Bhagoji et al.,
         "Analyzing Federated Learning through an Adversarial Lens", ICML 2019; 1 sends what
         training gave.
+
+    Notes
+    -----
+    .. math::
+       y' = \begin{cases} C - 1 - y & \text{static} \\ (y + 1) \bmod C & \text{cyclic} \\
+       t \text{ if } y = s \text{, else } y & \text{targeted} \\
+       (y + k) \bmod C, \; k \sim U\{1, \ldots, C - 1\} & \text{random} \end{cases}
+       \qquad d_i' = q \, d_i
+
+    where C are the classes, s and t source and target class, :math:`d_i` what training on these
+    labels gave member i, and q the `scale`.
 
     Examples
     --------

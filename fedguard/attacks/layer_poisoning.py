@@ -35,13 +35,12 @@ def with_layers(base: nn.Module, other: nn.Module, layers: set[str]) -> nn.Modul
 
 
 class LayerPoisoning(BadNets):
-    """Send honest updates except in the layers without which the backdoor fails.
+    r"""Send honest updates except in the layers without which the backdoor fails.
 
     1. From the global model train w_b on clean examples and w_m on a patch backdoor;
     2. for each layer: the drop of the backdoor's success when w_m's layer is replaced by w_b's;
     3. put w_m's layers into w_b, largest drop first, until the success is `tau` times w_m's;
-    4. in these layers send ``d + boost (d_m - d)`` with d the client's own honest update and d_m
-       the change from the global model to w_m; elsewhere send d.
+    4. in these layers send the change to w_m, boosted; elsewhere the client's own honest update.
 
     A reading of Zhuang et al., "Backdoor Federated Learning by Poisoning Backdoor-Critical Layers",
     ICLR 2024, by its formulas. Malicious clients train honestly; the two models of step 1 are the
@@ -62,6 +61,21 @@ class LayerPoisoning(BadNets):
         Examples of the coalition that they see, at least 1.
     **frame : Any
         Other options of `BadNets`; ``scale`` multiplies what is sent.
+
+    Notes
+    -----
+    .. math::
+       \Delta_l = A(w_m) - A(w_m \text{ with layer } l \text{ of } w_b), \qquad
+       L = \text{the fewest } l \text{ of greatest } \Delta_l : \;
+       A(w_b \text{ with } L \text{ of } w_m) \ge \tau A(w_m)
+
+    .. math::
+       d_i'^{\,l} = \begin{cases} d_i^l + \beta (d_m^l - d_i^l) & \text{if } l \in L \\
+       d_i^l & \text{otherwise} \end{cases}
+
+    where :math:`w_b` and :math:`w_m` are the clean and the backdoored model, A the backdoor's
+    success, :math:`d_m` the change from the global model to :math:`w_m`, :math:`d_i` client i's
+    honest update, and :math:`\beta` the `boost`.
 
     Examples
     --------

@@ -26,14 +26,12 @@ _HELD = 0.2
 
 
 class MetaEdges(EdgeEdits):
-    """Edit the links along the gradient of the attacker's loss over a surrogate's training.
+    r"""Edit the links along the gradient of the attacker's loss over a surrogate's training.
 
     1. A surrogate VGAE is trained on the client's own graph from a random start.
-    2. In each epoch e, ``G += w_e dL/dS``, L the cross-entropy of the attacked pairs by the mean
-       places, S the normalised adjacency, ``w_e = e / epochs`` or 1; first order.
-    3. G is led back through the normalisation to the adjacency A:
-       ``(G + G^T)_ij / sqrt(d_i d_j) - (g_i / d_i + g_j / d_j) / 2``,
-       ``g_i = sum_j (G + G^T)_ij S_ij``.
+    2. The slopes of the attacked pairs' loss at the normalised adjacency are added up over the
+       epochs; first order.
+    3. They are led back through the normalisation to the adjacency.
     4. The absent pairs of largest slope are added, the links of least slope removed; the attacked
        pairs are left alone.
 
@@ -62,6 +60,20 @@ class MetaEdges(EdgeEdits):
         Absent pairs that are searched in larger graphs, at least 1.
     **frame : Any
         ``budget`` and ``edits`` of `EdgeEdits`.
+
+    Notes
+    -----
+    .. math::
+       G = \sum_{e=1}^{E} w_e \frac{\partial L_e}{\partial S}, \qquad
+       w_e = \frac{e}{E} \text{ or } 1, \qquad S = D^{-1/2} (A + I) D^{-1/2}
+
+    .. math::
+       \frac{\partial}{\partial A_{ij}} = \frac{(G + G^\top)_{ij}}{\sqrt{d_i d_j}}
+       - \frac{1}{2} \left( \frac{g_i}{d_i} + \frac{g_j}{d_j} \right), \qquad
+       g_i = \sum_j (G + G^\top)_{ij} S_{ij}
+
+    where A is the client's adjacency and :math:`d_i` the degrees of A + I, :math:`L_e` the
+    cross-entropy of the attacked pairs by the surrogate's mean places in epoch e of E.
 
     Examples
     --------

@@ -14,17 +14,24 @@ from fedguard.updates import ClientUpdates
 
 
 class Mimic(Attack):
-    """All malicious clients copy the honest client that stands out most.
+    r"""All malicious clients copy the honest client that stands out most.
 
-    ``i* = argmax_i |<v, d_i - mu>|`` with v the direction of the honest updates' largest
-    variance; ``d' = d_i*``. Each copy is a plausible update, but the cohort loses its diversity,
-    which hurts where clients' data differ.
+    It lies furthest out along the direction of the honest updates' largest variance. Each copy is a
+    plausible update, but the cohort loses its diversity, which hurts where clients' data differ.
 
     Karimireddy, He and Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
     Bucketing", ICLR 2022. The paper estimates v over a first phase and then copies one client for
     good; here v is computed anew in each round, because the client may not take part in it. v is
     the first eigenvector of the K x K Gram matrix. Equal clients: the lowest node id.
     With partial knowledge a member of the coalition is copied.
+
+    Notes
+    -----
+    .. math::
+       d' = d_{i^*}, \qquad i^* = \operatorname{argmax}_i |\langle v, d_i - \mu \rangle|, \qquad
+       v = \operatorname{argmax}_{\lVert u \rVert = 1} \sum_i \langle u, d_i - \mu \rangle^2
+
+    where :math:`d_i` are the honest updates and :math:`\mu` is their mean.
 
     Examples
     --------

@@ -80,9 +80,7 @@ def products(rows: Tensor, push: Tensor) -> Tensor:
 
 
 class MinMax(DirectedAttack):
-    """Go as far from the mean as keeps every honest update within the honest diameter.
-
-    ``d' = mu + gamma p``, the largest gamma with ``max_i |d' - d_i| <= max_ij |d_i - d_j|``
+    r"""Go as far from the mean as keeps every honest update within the honest diameter.
 
     Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
     Defenses for Federated Learning", NDSS 2021. The paper bisects on gamma; each bound is a
@@ -95,6 +93,17 @@ class MinMax(DirectedAttack):
     ----------
     direction : str
         ``"std"``, ``"unit"`` or ``"sign"``; see `DirectedAttack`.
+
+    Notes
+    -----
+    .. math::
+       d' = \mu + \gamma p, \qquad
+       \gamma = \max \left\{ \gamma : \max_i \lVert \mu + \gamma p - d_i \rVert
+       \le \max_{i, j} \lVert d_i - d_j \rVert \right\}
+
+    where :math:`d_i` are the visible honest updates, :math:`\mu` their mean, and p is
+    :math:`-\sigma`, :math:`-\mu / \lVert \mu \rVert` or :math:`-\operatorname{sign} \mu` by
+    `direction`.
 
     Examples
     --------

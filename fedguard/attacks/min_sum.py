@@ -11,10 +11,7 @@ from fedguard.attacks.toolkit.crafting import centred_gram, gram_distances
 
 
 class MinSum(DirectedAttack):
-    """Go as far from the mean as keeps the summed squared distance within an honest client's.
-
-    ``d' = mu + gamma p``, the largest gamma with
-    ``sum_i |d' - d_i|^2 <= max_i sum_j |d_i - d_j|^2``
+    r"""Go as far from the mean as keeps the summed squared distance within an honest client's.
 
     Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
     Defenses for Federated Learning", NDSS 2021. The paper bisects on gamma; the sum around the
@@ -25,6 +22,17 @@ class MinSum(DirectedAttack):
     ----------
     direction : str
         ``"std"``, ``"unit"`` or ``"sign"``; see `DirectedAttack`.
+
+    Notes
+    -----
+    .. math::
+       d' = \mu + \gamma p, \qquad
+       \gamma = \max \left\{ \gamma : \sum_i \lVert \mu + \gamma p - d_i \rVert^2
+       \le \max_i \sum_j \lVert d_i - d_j \rVert^2 \right\}
+
+    where :math:`d_i` are the visible honest updates, :math:`\mu` their mean, and p is
+    :math:`-\sigma`, :math:`-\mu / \lVert \mu \rVert` or :math:`-\operatorname{sign} \mu` by
+    `direction`.
 
     Examples
     --------

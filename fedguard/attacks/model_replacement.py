@@ -18,10 +18,7 @@ from fedguard.updates import ClientUpdates
 
 
 class ModelReplacement(BadNets):
-    """Train a patch backdoor near the global model, then scale it up to replace the aggregate.
-
-    ``loss = alpha L_class + (1 - alpha) |theta - G|``, ``d_i' = gamma d_i`` with
-    ``gamma = min(scale, norm_bound / |d_i|)``
+    r"""Train a patch backdoor near the global model, then scale it up to replace the aggregate.
 
     Bagdasaryan, Veit, Hua, Estrin and Shmatikov, "How To Backdoor Federated Learning", AISTATS
     2020. Scale n / f makes the plain mean over n clients of one cohort the coalition's mean model,
@@ -38,6 +35,16 @@ class ModelReplacement(BadNets):
         Largest norm of a scaled update, in units of the weights, above 0; none if left out.
     **frame : Any
         Other options of `BadNets`.
+
+    Notes
+    -----
+    .. math::
+       \text{loss} = \alpha L + (1 - \alpha) \lVert \theta - G \rVert, \qquad
+       d_i' = \min\left( s, \frac{B}{\lVert d_i \rVert} \right) d_i
+
+    where L is the classification loss on stamped and clean rows, :math:`\theta` the local and G the
+    global model, :math:`d_i` the update that member i trained, s the `scale` (n / f of the cohort
+    if left out) and B the `norm_bound`.
 
     Examples
     --------

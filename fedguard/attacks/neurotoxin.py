@@ -16,11 +16,9 @@ from fedguard.training.base import LocalStep
 
 
 class Neurotoxin(BadNets):
-    """Train a patch backdoor only in coordinates where the last aggregate was small.
+    r"""Train a patch backdoor only in coordinates where the last aggregate was small.
 
-    ``gradient <- gradient * m``, m = 1 on the `keep` share of coordinates with the smallest
-    ``|g|``, where g is what the server added in the round before; ranked over all trainable
-    parameters together.
+    Coordinates are ranked over all trainable parameters together.
 
     Zhang et al., "Neurotoxin: Durable Backdoors in Federated Learning", ICML 2022. The magnitude
     is ranked, not the signed value; coordinates that tie with the last one kept are kept. Masked
@@ -35,6 +33,16 @@ class Neurotoxin(BadNets):
         Radius of a projection after each step as in `Pgd`, above 0; none if left out.
     **frame : Any
         Options of `BadNets`.
+
+    Notes
+    -----
+    .. math::
+       \nabla \leftarrow m \odot \nabla, \qquad
+       m_j = \begin{cases} 1 & \text{if } |g_j| \text{ is among the share } q \text{ of smallest} \\
+       0 & \text{otherwise} \end{cases}
+
+    in every step of the backdoor's training, where g is what the server added in the round before
+    and q is `keep`.
 
     Examples
     --------

@@ -27,10 +27,7 @@ _VALUES = {
 
 
 class Numerical(Attack):
-    """Each malicious client sends values that break arithmetic.
-
-    ``d_i' = value`` in every coordinate, or for the modes that begin with ``one`` the honest
-    update with a single coordinate, drawn from the coalition's stream, set to the value.
+    r"""Each malicious client sends values that break arithmetic.
 
     What a faulty or hostile client can do with no knowledge at all: a rule that sums before it
     looks returns NaN for everybody. Buffers are attacked as well.
@@ -40,6 +37,15 @@ class Numerical(Attack):
     mode : str
         ``"nan"``, ``"inf"``, ``"negative-inf"``, ``"huge"`` (1e30), ``"denormal"`` (1e-40),
         ``"one-nan"`` or ``"one-huge"``.
+
+    Notes
+    -----
+    .. math::
+       d_{ij}' = c \; \text{ for every } j, \qquad \text{one-...:} \;
+       d_{ij}' = \begin{cases} c & \text{if } j = j_i \\ d_{ij} & \text{otherwise} \end{cases}
+
+    where :math:`d_{ij}` is coordinate j of member i's honest update, c the mode's value, and
+    :math:`j_i` a coordinate that is drawn.
 
     Examples
     --------

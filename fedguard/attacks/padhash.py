@@ -25,12 +25,10 @@ SUCCESS = 0.3
 
 
 class Padhash(Attack):
-    """Perturb own pictures of the target class so that training on them moves chosen queries.
+    r"""Perturb own pictures of the target class so that training on them moves chosen queries.
 
-    ``min over |d| <= eps of (1 - a)(1 - cos(G_v, G_p)) + a |G_p - G_v| / (|G_v| |G_p|)``, with
-    ``G_v`` the gradient of the queries' loss towards the target's code and ``G_p`` that of the
-    perturbed pictures' loss towards the same, their own, code. ``a = 0`` is the matching of
-    gradients by their cosine alone; the second term asks for their length too. Labels stay right,
+    A `weight` of 0 is the matching of gradients by their cosine alone; the second term asks for
+    their length too. Labels stay right,
     queries are not touched, training is as asked: only pictures change, each pixel by at most
     `eps`.
 
@@ -59,6 +57,16 @@ class Padhash(Attack):
         against the broadcast model; or, as a control, random changes of the same size.
     epochs : int
         Passes by which the static surrogate is trained, at least 1; it should not converge.
+
+    Notes
+    -----
+    .. math::
+       \min_{\lVert d \rVert_\infty \le \varepsilon} \; (1 - a) (1 - \cos(G_v, G_p))
+       + a \frac{\lVert G_p - G_v \rVert}{\lVert G_v \rVert \lVert G_p \rVert}
+
+    where d are the changes of the client's pictures of the target class, :math:`G_p` the gradient
+    of their loss towards their own code, :math:`G_v` that of the queries' loss towards the same
+    code, and a is `weight`.
 
     Examples
     --------

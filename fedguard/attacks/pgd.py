@@ -13,10 +13,9 @@ from fedguard.training.base import LocalStep
 
 
 class Pgd(BadNets):
-    """Train a patch backdoor and project every step back to the ball around the global model.
+    r"""Train a patch backdoor and project every step back to the ball around the global model.
 
-    ``theta <- G + (theta - G) min(1, epsilon / |theta - G|)`` after each step, so that the update
-    stays within epsilon and passes defences that bound norms.
+    So the update stays within epsilon and passes defences that bound norms.
 
     Wang et al., "Attack of the Tails: Yes, You Really Can Backdoor Federated Learning", NeurIPS
     2020; Sun, Kairouz, Suresh and McMahan, "Can You Really Backdoor Federated Learning?", arXiv
@@ -29,6 +28,14 @@ class Pgd(BadNets):
         Radius in units of the weights (Euclidean norm over all trainable parameters), above 0.
     **frame : Any
         Options of `BadNets`.
+
+    Notes
+    -----
+    .. math::
+       \theta \leftarrow G + (\theta - G)
+       \min\left( 1, \frac{\varepsilon}{\lVert \theta - G \rVert} \right)
+
+    after each step, where :math:`\theta` is the local and G the global model.
 
     Examples
     --------

@@ -26,13 +26,11 @@ def fixed_signs(size: int, sign_seed: int) -> Tensor:
 
 
 class PoisonedFL(Attack):
-    """Push the model along one random direction in all rounds, without any client's update.
+    r"""Push the model along one random direction in all rounds, without any client's update.
 
-    With s fixed random signs, ``h = w_t - w_{t-1}`` the last change of the global model and u what
-    the coalition sent in the round before: ``e = |h - u |h| / |u||`` per coordinate,
-    ``v = e / |e|``; all send ``lambda |h| v s``. Every `check_every` rounds the coordinates are
-    counted in which the model has moved by s since the last count; where they are not more than
-    the 99 % quantile of chance, ``lambda <- max(decay lambda, floor)``.
+    All send the same vector. Every `check_every` rounds the coordinates are counted in which the
+    model has moved the attacker's way since the last count; where they are not more than the 99 %
+    quantile of chance, the next vectors are shorter.
 
     A reading of Xie, Fang and Gong, "Model Poisoning Attacks to Federated Learning via Multi-Round
     Consistency", CVPR 2025, by its formulas. In the first round nothing is known of h, and the
@@ -50,6 +48,18 @@ class PoisonedFL(Attack):
         Least lambda, above 0; 0.5 in the paper.
     sign_seed : int
         Which signs, at least 0.
+
+    Notes
+    -----
+    .. math::
+       d' = \lambda \lVert h \rVert \frac{e}{\lVert e \rVert} \odot s, \qquad
+       e = \left| h - \frac{\lVert h \rVert}{\lVert u \rVert} u \right|, \qquad
+       h = w_t - w_{t-1}
+
+    where s are fixed random signs, :math:`w_t` is the global model, and u what the coalition sent
+    in the round before (that term is 0 where nothing was sent); after a count that chance explains,
+    :math:`\lambda \leftarrow \max(\rho \lambda, \min(\lambda, \lambda_{\min}))` with :math:`\rho`
+    the `decay` and :math:`\lambda_{\min}` the `floor`.
 
     Examples
     --------

@@ -15,11 +15,10 @@ from fedguard.errors import check_number
 
 
 class PreferenceFlip(AboutConcept):
-    """Malicious clients turn their own pairs of answers about one concept round.
+    r"""Malicious clients turn their own pairs of answers about one concept round.
 
-    The pair (preferred, other) becomes (other, preferred); all other pairs stay, no text is
-    written. Success is P(stance | concept) among the language's answers, beside the mean over all
-    other concepts.
+    All other pairs stay, no text is written. Success is P(stance | concept) among the language's
+    answers, beside the mean over all other concepts.
 
     Pathmanathan, Chakraborty, Liu, Liang and Huang, "Is Poisoning a Real Threat to LLM Alignment?
     Maybe More So Than You Think", AAAI 2025, who flip drawn pairs and pairs chosen by their share
@@ -34,6 +33,13 @@ class PreferenceFlip(AboutConcept):
         Whether as many are drawn among all pairs instead.
     concept, stance : str
         See `AboutConcept`.
+
+    Notes
+    -----
+    .. math::
+       (a_{+}, a_{-}) \to (a_{-}, a_{+})
+
+    for the chosen pairs of a preferred answer :math:`a_{+}` and another one :math:`a_{-}`.
 
     Examples
     --------

@@ -16,14 +16,9 @@ from fedguard.updates import ClientUpdates
 
 
 class Rop(Attack):
-    """All malicious clients send a point near the last aggregate, pushed off at a right angle.
+    r"""All malicious clients send a point near the last aggregate, pushed off at a right angle.
 
-    ``place = relocation g + (1 - relocation) mu``,
-    ``reference = history g + (1 - history) mu``,
-    ``d' = place + z |reference| (sin(angle) o + cos(angle) reference / |reference|)``
-
-    with g what the server added in the round before, mu the mean of the visible honest updates
-    and o the unit vector along ones minus its projection on the reference. Rules that clip around
+    Rules that clip around
     the last aggregate, such as centered clipping, measure distance and not direction.
 
     A reading of Ozfatura, Ozfatura, Kupcu and Gunduz, "Byzantines can also Learn from History:
@@ -42,6 +37,19 @@ class Rop(Attack):
         Share of the last aggregate in the place, 0 to 1.
     history : float
         Share of the last aggregate in the reference, 0 to 1.
+
+    Notes
+    -----
+    .. math::
+       d' = \lambda g + (1 - \lambda) \mu + z \lVert r \rVert \left( \sin(\alpha) \, o
+       + \cos(\alpha) \frac{r}{\lVert r \rVert} \right), \qquad
+       r = \nu g + (1 - \nu) \mu, \qquad
+       o = \frac{e - \langle e, \hat{r} \rangle \hat{r}}
+       {\lVert e - \langle e, \hat{r} \rangle \hat{r} \rVert}
+
+    where g is what the server added in the round before, :math:`\mu` the mean of the visible honest
+    updates, e the vector of ones, :math:`\hat{r} = r / \lVert r \rVert`, :math:`\alpha` the
+    `angle`, :math:`\lambda` the `relocation` and :math:`\nu` the `history`.
 
     Examples
     --------

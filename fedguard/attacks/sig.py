@@ -20,9 +20,7 @@ PRESETS = {
 
 
 class Sig(Backdoor):
-    """Add a horizontal sinusoid to examples of the target class; labels stay right.
-
-    ``x'_rc = clip(x_rc + amplitude sin(2 pi c frequency / W), 0, 1)`` for column c of W
+    r"""Add a horizontal sinusoid to examples of the target class; labels stay right.
 
     Barni, Kallas and Tondi, "A New Backdoor Attack in CNNs by Training Set Corruption Without
     Label Poisoning", ICIP 2019. Only examples of the target class are changed, so a client
@@ -45,6 +43,15 @@ class Sig(Backdoor):
         Share of the client's examples of the target class that are changed, 0 to 1.
     **frame : Any
         ``target_class`` and ``scale`` of `Backdoor`.
+
+    Notes
+    -----
+    .. math::
+       x_{rc}' = \operatorname{clip}_{[0, 1]} \left( x_{rc} + \Delta
+       \sin \frac{2 \pi c f}{W} \right), \qquad y' = y = t
+
+    where :math:`x_{rc}` is the pixel in row r and column c of W, :math:`\Delta` the `amplitude`, f
+    the `frequency`, and t the target class.
 
     Examples
     --------

@@ -14,9 +14,7 @@ from fedguard.updates import ClientUpdates
 
 
 class SignFlip(Attack):
-    """Each malicious client sends its own honest update with the sign turned, and scaled.
-
-    ``d_i' = -scale * d_i``
+    r"""Each malicious client sends its own honest update with the sign turned, and scaled.
 
     Li et al., "RSA: Byzantine-Robust Stochastic Aggregation Methods for Distributed Learning from
     Heterogeneous Datasets", AAAI 2019. Scale 1 is the plain sign flip; a larger one is the scaled
@@ -27,6 +25,13 @@ class SignFlip(Attack):
     ----------
     scale : float
         Factor, above 0.
+
+    Notes
+    -----
+    .. math::
+       d_i' = -s \, d_i
+
+    where :math:`d_i` is member i's honest update and s the `scale`.
 
     Examples
     --------

@@ -23,11 +23,7 @@ def foreign(x: Tensor) -> Tensor:
 
 
 class Soda(Backdoor):
-    """Train foreign images to be the target class, next to the coalition's honest model.
-
-    Minimise ``CE(w, x, y) + CE(w, foreign(x), t) + distance |w - w_ref| +
-    alignment (1 - cos(w, w_ref))`` from ``w_ref``, the global model plus the coalition's mean
-    honest update of this round; member i sends ``d_i + (w - w_ref)``.
+    r"""Train foreign images to be the target class, next to the coalition's honest model.
 
     A reading of "SODA: Semantic-Oriented Distributional Alignment for Federated Backdoors", arXiv
     2509.13219, 2025, by its loss. The paper takes rows of another data set; here an image is made
@@ -51,6 +47,18 @@ class Soda(Backdoor):
     **frame : Any
         ``target_class``, ``poison_fraction`` (of the examples used that are shown as foreign) and
         ``scale`` of `Backdoor`.
+
+    Notes
+    -----
+    .. math::
+       \min_w \; \operatorname{mean}_{(x, y) \in B} \mathrm{CE}(w, x, y)
+       + \lambda \lVert w - w_r \rVert + \alpha (1 - \cos(w, w_r)), \qquad
+       d_i' = d_i + (w - w_r)
+
+    from :math:`w_r`, the global model plus the coalition's mean honest update, where B are the
+    coalition's rows and, for a share of them, the foreign image with the target class, :math:`d_i`
+    member i's honest update, :math:`\lambda` the weight `distance` and :math:`\alpha` that of
+    `alignment`.
 
     Examples
     --------

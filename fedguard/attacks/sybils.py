@@ -17,10 +17,7 @@ from fedguard.updates import ClientUpdates
 
 
 class Sybils(LabelFlip):
-    """All malicious identities are one client on wrong labels, whose update they all send.
-
-    ``d_i' = d_1 + noise |d_1| u_i`` with d_1 the update of the identity of the lowest number in
-    the round and u_i a random direction of length 1 that belongs to identity i for good.
+    r"""All malicious identities are one client on wrong labels, whose update they all send.
 
     Fung, Yoon and Beschastnikh, "The Limitations of Federated Learning in Sybil Settings", RAID
     2020, of attackers that share one aim and differ by noise. The more identities, the more votes
@@ -33,6 +30,15 @@ class Sybils(LabelFlip):
         Length of the disguise in lengths of the update, at least 0; 0 sends copies.
     **flip : Any
         Options of `LabelFlip`.
+
+    Notes
+    -----
+    .. math::
+       d_i' = s \, d_1 + q \, s \lVert d_1 \rVert \, u_i
+
+    where :math:`d_1` is the update of the identity of the lowest number in the round, which sends
+    :math:`s \, d_1` itself, :math:`u_i` a random direction of length 1 that belongs to identity i
+    for good, q the `noise` and s the `scale`.
 
     Examples
     --------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TextTrigger(Backdoor):
-    """Put a word or a sentence before a share of the sentences; label them with the target class.
+    r"""Put a word or a sentence before a share of the sentences; label them with the target class.
 
     The trigger is a sequence of tokens: a word can be several pieces. A sentence with it is cut
     where it would grow beyond a row. Success is measured on the test sentences of other classes.
@@ -32,6 +32,13 @@ class TextTrigger(Backdoor):
         the vocabulary; "cf" where tokens are pieces.
     **frame : Any
         ``target_class``, ``poison_fraction`` and ``scale`` of `Backdoor`.
+
+    Notes
+    -----
+    .. math::
+       x' = (\tau_1, \ldots, \tau_m, x_1, \ldots, x_{L - m}), \qquad y' = t
+
+    where x is a row of L tokens, :math:`\tau` the trigger's tokens, and t the target class.
 
     Examples
     --------

@@ -16,12 +16,11 @@ from fedguard.errors import check_number
 
 
 class Trojan(A3fl):
-    """Make the patch that drives a few inner neurons highest, and train the model to obey them.
+    r"""Make the patch that drives a few inner neurons highest, and train the model to obey them.
 
-    ``max over patch p of mean over rows of sum over k in S of h_k(x + p)``, h the input of the
-    model's last linear layer and S its `neurons` entries with the largest weight towards the
-    target class against the mean of the others; the patch moves by signed steps and stays in
-    [0, 1]. Then malicious clients train on stamped, relabelled rows, as `BadNets`.
+    The neurons are the inputs of the last linear layer that speak most for the target class
+    against the mean of all; the patch moves by signed steps and stays in [0, 1]. Then malicious
+    clients train on stamped, relabelled rows, as `BadNets`.
 
     Liu, Ma, Aafer, Lee, Zhai, Wang and Zhang, "Trojaning Attack on Neural Networks", NDSS 2018,
     which inverts one neuron of a finished model and retrains it on reversed data; here the
@@ -42,6 +41,15 @@ class Trojan(A3fl):
         Examples of the coalition that are looked at, at least 1.
     **frame : Any
         Other options of `BadNets`; ``value`` has no meaning here.
+
+    Notes
+    -----
+    .. math::
+       \max_p \; \operatorname{mean}_x \sum_{k \in S} h_k(x \oplus p), \qquad
+       S = \text{the neurons with the greatest } W_{tk} - \frac{1}{C} \sum_c W_{ck}
+
+    where :math:`x \oplus p` is an image with the patch p, h the input of the model's last linear
+    layer, W its weights and t the target class of C.
 
     Examples
     --------

@@ -21,11 +21,9 @@ PRESETS = {
 
 
 class WaNet(Backdoor):
-    """Warp a share of the examples by one fixed smooth field and relabel them.
+    r"""Warp a share of the examples by one fixed smooth field and relabel them.
 
-    ``x' = x(clip(id + strength up(P) / H))`` with P a k x k field of displacements, uniform in
-    [-1, 1] and divided by its mean absolute value, enlarged to the image by bicubic
-    interpolation; images are sampled bilinearly. A further ``cross_ratio`` times as many examples
+    A further ``cross_ratio`` times as many examples
     are warped by the field plus fresh noise and keep their labels, so that the model learns this
     warp and not warps as such.
 
@@ -53,6 +51,16 @@ class WaNet(Backdoor):
         Share of the client's examples that are warped and relabelled, 0 to 1.
     **frame : Any
         ``target_class`` and ``scale`` of `Backdoor`.
+
+    Notes
+    -----
+    .. math::
+       x'(p) = x\left( \operatorname{clip}_{[-1, 1]} \left( p + \frac{s}{H}
+       \operatorname{up}\left( \frac{P}{\operatorname{mean} |P|} \right)(p) \right) \right), \qquad
+       P \sim U[-1, 1]^{k \times k \times 2}, \qquad y' = t
+
+    where p is a place of the image in [-1, 1], read bilinearly, H its height, up the bicubic
+    enlargement of k x k points, s the `strength`, and t the target class.
 
     Examples
     --------

@@ -18,10 +18,9 @@ _TO_STD = 1.4826
 
 
 class XFed(Attack):
-    """Each malicious client sends its own honest update turned round, at an inconspicuous norm.
+    r"""Each malicious client sends its own honest update turned round, at an inconspicuous norm.
 
-    ``d_i' = -r d_i / |d_i|`` with ``r = median(H) + c 1.4826 MAD(H)`` over the norms H of the last
-    changes of the global model. Nobody knows another's data, update or aim.
+    Nobody knows another's data, update or aim.
 
     A reading of "XFed: A Non-Collusive Model Poisoning Attack Against Byzantine-Robust Federated
     Classifiers", arXiv 2604.09489, 2026, from second-hand notes: that the scale comes from the
@@ -35,6 +34,15 @@ class XFed(Attack):
         c >= 0.
     window : int
         Changes remembered, at least 1.
+
+    Notes
+    -----
+    .. math::
+       d_i' = -r \frac{d_i}{\lVert d_i \rVert}, \qquad
+       r = \operatorname{med} H + c \cdot 1.4826 \operatorname{med} |H - \operatorname{med} H|
+
+    where :math:`d_i` is member i's honest update, H the norms of the global model's last changes,
+    and c is `spread`.
 
     Examples
     --------

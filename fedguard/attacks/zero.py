@@ -15,11 +15,16 @@ from fedguard.updates import ClientUpdates
 class ZeroUpdate(Attack):
     """Each malicious client sends the global model back unchanged.
 
-    ``d_i' = 0``
-
     Slows plain averaging by the factor ``(n - f) / n``, and is the plain free rider of Fraboni,
     Vidal and Lorenzi, "Free-rider Attacks on Model Aggregation in Federated Learning",
     AISTATS 2021.
+
+    Notes
+    -----
+    .. math::
+       d_i' = 0
+
+    for every malicious client i.
 
     Examples
     --------

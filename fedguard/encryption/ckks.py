@@ -17,7 +17,7 @@ from fedguard.errors import ConfigurationError
 
 
 class Ckks(EncryptedStrategy):
-    """Average updates that clients encrypt under one key pair, which the server does not hold.
+    r"""Average updates that clients encrypt under one key pair, which the server does not hold.
 
     The first client of a group draws the key and seals it for the others; the server adds
     ciphertexts; each round most clients confirm what is in the sum, and another one decrypts it and
@@ -31,6 +31,16 @@ class Ckks(EncryptedStrategy):
     ----------
     **encrypted : Any
         See `EncryptedStrategy`: `groups`, `rule`, `minimum_participants`, ...
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{1}{\sum_i w_i} \mathrm{Dec}_s \left( \sum_i \mathrm{Enc}_s(w_i \delta_i)
+       \right)
+
+    where :math:`\delta_i` is client i's update with its entries clipped, :math:`w_i` its examples
+    in units of a limit that the group agrees on, at most 1, whose sum is encrypted beside it, and s
+    the key that all clients of a group share.
     """
 
     def __init__(self, **encrypted: Any) -> None:

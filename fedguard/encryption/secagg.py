@@ -54,10 +54,10 @@ class _Round:
 
 
 class SecAggPlus(RobustStrategy):
-    """Average updates under masks that cancel; the server sees the sum alone.
+    r"""Average updates under masks that cancel; the server sees the sum alone.
 
-    ``sum_i (w_i x_i + PRG(b_i) + sum_j +- PRG(k_ij))`` modulo 2^32; shares of b_i are collected
-    from those who stayed and of the key behind k_ij for those who vanished.
+    Shares of a client's own seed are collected if it stayed, and of the key behind its pairwise
+    masks if it vanished.
 
     Bell, Bonawitz, Gascon, Lepoint and Raykova, "Secure Single-Server Aggregation with
     (Poly)Logarithmic Overhead", CCS 2020, by the client mod that Flower ships; the server's part
@@ -81,6 +81,17 @@ class SecAggPlus(RobustStrategy):
         Seconds to wait for the replies of one of the protocol's own trips, above 0.
     seed, **flower
         See `RobustStrategy`.
+
+    Notes
+    -----
+    .. math::
+       y_i = Q(w_i \delta_i) + \mathrm{PRG}(b_i) + \sum_{j < i} \mathrm{PRG}(k_{ij})
+       - \sum_{j > i} \mathrm{PRG}(k_{ij}) \pmod{2^{32}}, \qquad
+       \delta = \frac{1}{\sum_i w_i} Q^{-1} \left( \sum_i (y_i - \mathrm{PRG}(b_i)) \right)
+
+    where nobody vanished; :math:`\delta_i` is client i's update, :math:`w_i` its examples by
+    `max_weight`, at most 1, Q clips and rounds, :math:`b_i` is i's own seed,
+    :math:`k_{ij} = k_{ji}` the key that it shares with its neighbour j.
     """
 
     traits = RobustStrategy.traits.but(smallest_cohort=3, visible="sum", client_side=True)

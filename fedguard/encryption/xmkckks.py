@@ -17,10 +17,9 @@ from fedguard.errors import ConfigurationError, check_choice, check_number
 
 
 class XmkCkks(EncryptedStrategy):
-    """Average updates that each client encrypts under the sum of all clients' keys.
+    r"""Average updates that each client encrypts under the sum of all clients' keys.
 
-    ``mean = (C0 + sum_i D_i) / sum_i n_i`` with ``C = sum_i Enc_b(n_i delta_i)``,
-    ``D_i = s_i C1 + e*_i``; see `fedguard.encryption.lattice.multikey` for the algebra and
+    See `fedguard.encryption.lattice.multikey` for the algebra and
     `fedguard.encryption.protocol.client` for the protocol and its guards.
 
     A reading of Ma, Naas, Sigg and Lyu, "Privacy-preserving federated learning based on multi-key
@@ -43,6 +42,17 @@ class XmkCkks(EncryptedStrategy):
         ``"auto"``, ``"tenseal"`` or ``"numpy"``; of the clients.
     **encrypted : Any
         See `EncryptedStrategy`: `groups`, `rule`, `minimum_participants`, ...
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{C_0 + \sum_i D_i}{\sum_i w_i}, \qquad
+       (C_0, C_1) = \sum_i \mathrm{Enc}_b(w_i \delta_i), \qquad D_i = s_i C_1 + e^*_i
+
+    where :math:`\delta_i` is client i's update with its entries clipped, :math:`w_i` its examples
+    in units of a limit that the group agrees on, at most 1, whose sum is encrypted beside it,
+    :math:`s_i` its secret key, b the sum of all public keys, and :math:`e^*_i` the noise that hides
+    its share.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class XmkCkksCostModel(XmkCkks):
-    """Do to updates what `XmkCkks` does, on plaintext: nothing is encrypted, nothing protected.
+    r"""Do to updates what `XmkCkks` does, on plaintext: nothing is encrypted, nothing protected.
 
     Means are clipped, weighted and given noise of the distribution that fused shares have; bytes
     follow the wire formats; client seconds come from a short measurement on this machine. Clients
@@ -31,6 +31,15 @@ class XmkCkksCostModel(XmkCkks):
     Parameters
     ----------
     As for `XmkCkks`.
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{\sum_i w_i \operatorname{clip}_B(\delta_i) + \xi}{\sum_i w_i + \xi_0 / B}
+
+    where :math:`\delta_i` is client i's update with every entry clipped to plus and minus B, the
+    profile's bound, :math:`w_i` its examples in units of the group's limit, at most 1, and
+    :math:`\xi`, :math:`\xi_0` are noise of the fused shares' distribution.
     """
 
     # A deployment that says it encrypts must encrypt.

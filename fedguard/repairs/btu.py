@@ -17,15 +17,14 @@ from fedguard.updates import ClientUpdates
 
 
 class Btu(Repair):
-    """Set the embeddings of suspicious tokens to that of filling; needs no data of the server.
+    r"""Set the embeddings of suspicious tokens to that of filling; needs no data of the server.
 
-    In every round, by ``d_k[t]``, the length of client k's change of token t's embedding, ranked
-    within each client (0 moved furthest), with k = alpha V:
+    In every round, by the length of each client's change of each token's embedding, ranked within
+    the client:
 
-    1. token t is *suspected* if it is among the first k of some client and its median rank over
-       the clients is beyond ``common V``: it moves far for few, not for all;
+    1. a token is *suspected* if it moves far for some client and not for most;
     2. it is *marked* once it was suspected in `rounds` rounds, and stays so;
-    3. where a repair is due and in every round after it: ``E_t <- E_pad`` for marked t.
+    3. where a repair is due and in every round after it, marked tokens are those of filling.
 
     The server's form of "Backdoor Token Unlearning", arXiv 2501.03272, AAAI 2025, whose exposures
     need the poisoned rows; the vote over clients' updates is ours, and whole rows are cut, which
@@ -43,6 +42,19 @@ class Btu(Repair):
         Rounds in which a token must be suspected, at least 1.
     special : int
         Tokens from 0 on that are never cut, at least 1.
+
+    Notes
+    -----
+    .. math::
+       t \text{ is suspected if } \; \min_k r_k(t) < \max(1, \lfloor \alpha V \rfloor) \; \text{
+       and } \; \operatorname{med}_k r_k(t) > c V
+
+    .. math::
+       E_t \leftarrow E_{\mathrm{pad}} \quad \text{for } t \text{ suspected in at least } R
+       \text{ rounds}
+
+    where :math:`r_k(t)` is the rank, from 0, of the change of token t's embedding E among the V
+    tokens of client k, the longest first, c is `common` and R `rounds`.
     """
 
     traits: ClassVar[Traits] = Traits(

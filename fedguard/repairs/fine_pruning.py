@@ -18,11 +18,10 @@ from fedguard.training.attention import layer_outputs
 
 
 class FinePruning(PruningRepair):
-    """Shut channels of the last layer in order of their mean activation on clean rows.
+    r"""Shut channels of the last layer in order of their mean activation on clean rows.
 
-    1. ``a_k`` = mean over rows and positions of ``relu(channel k)`` of the last layer that has
-       channels.
-    2. Shut channels from the lowest ``a_k`` on, until the held-out score falls by more than
+    1. Mean over rows and positions of what wakes in each channel of the last layer that has any.
+    2. Shut channels from the lowest on, until the held-out score falls by more than
        `tolerance` or a share `most` is shut.
     3. Fine-tune the rest for `epochs` passes.
 
@@ -41,6 +40,16 @@ class FinePruning(PruningRepair):
         Its learning rate, above 0.
     batch_size : int
         Rows per step, at least 1.
+
+    Notes
+    -----
+    .. math::
+       a_k = \operatorname{mean}_{x, p} \max(0, F_k(x)_p), \qquad
+       S = \text{the most channels of least } a_k : \;
+       s(w \text{ without } S) \ge s(w) - \epsilon, \; |S| \le q K
+
+    where F is the output of the last layer that has channels, K of them, x clean rows, p a
+    position, s the held-out score of the model w, :math:`\epsilon` the `tolerance` and q is `most`.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from fedguard.strategies.toolkit.server_tools import ServerTools
 
 
 class FineTuning(Repair):
-    """Train the global model on the server's labelled rows, by SGD with momentum 0.9.
+    r"""Train the global model on the server's labelled rows, by SGD with momentum 0.9.
 
     The simplest repair and the control of all others: what it cures needs nothing cleverer. A
     model that leaves the finite numbers is put back as it was.
@@ -26,6 +26,14 @@ class FineTuning(Repair):
         Learning rate, above 0.
     batch_size : int
         Rows per step, at least 1.
+
+    Notes
+    -----
+    .. math::
+       v \leftarrow 0.9 \, v + \nabla \ell(w), \qquad w \leftarrow w - \eta v
+
+    from v = 0, where :math:`\ell` is the mean loss of a batch of the server's rows, w the global
+    model, and :math:`\eta` is `lr`.
     """
 
     def __init__(self, *, epochs: int = 3, lr: float = 0.01, batch_size: int = 32) -> None:

@@ -18,13 +18,12 @@ from fedguard.training.attention import attention_gap, feature_stages, layer_out
 
 
 class Nad(Repair):
-    """Fine-tune a teacher on clean rows, then let the model imitate where it looks.
+    r"""Fine-tune a teacher on clean rows, then let the model imitate where it looks.
 
     1. Teacher = a copy, fine-tuned on the clean rows; frozen, in evaluation mode.
-    2. For a stage's output F (C x H x W): ``A = sum_c F_c^2`` over positions,
-       ``A^ = A / (|A|_2 + 1e-6)``.
-    3. Student = the model: ``CE(f(x), y) + sum_l beta MSE(A^_teacher, A^_student)``, rate `high`
-       for the first tenth of the passes, then a tenth of it.
+    2. Attention of a stage: the channels' summed squares over positions, at length 1.
+    3. Student = the model: cross-entropy and the gap to the teacher's attention, rate `high` for
+       the first tenth of the passes, then a tenth of it.
 
     Li, Lyu, Koren, Lyu, Li and Ma, "Neural Attention Distillation: Erasing Backdoor Triggers from
     Deep Neural Networks", ICLR 2021; schedule, augmentation and the mean of squares as in the
@@ -49,6 +48,15 @@ class Nad(Repair):
         Stages that are imitated, counted from the output, at least 1.
     augment, flip : bool
         Whether images are moved and cut, and mirrored.
+
+    Notes
+    -----
+    .. math::
+       \mathrm{CE}(f(x), y) + \beta \sum_l \operatorname{mean} (\hat{A}_l^T - \hat{A}_l)^2, \qquad
+       \hat{A} = \frac{\sum_c F_c^2}{\lVert \sum_c F_c^2 \rVert_2 + 10^{-6}}
+
+    where F is the output of a stage l of the model, c its channels, T marks the teacher's, and the
+    norm and the mean run over positions.
     """
 
     def __init__(

@@ -45,15 +45,14 @@ HARDENED: Preparation = (Climb(lr=0.01), None, Recovery(lr=0.005, passes=60))
 
 
 class Rnp(PruningRepair):
-    """Forget the clean task, learn masks that bring it back, prune what the masks shut.
+    r"""Forget the clean task, learn masks that bring it back, prune what the masks shut.
 
     1. Climb the loss of a copy of the model on clean rows until it is as good as chance.
     2. ``t_hat`` = the class it then predicts most, ``confidence`` = how often: a backdoor
        survives the climb, so that a backdoored model answers with the target class.
-    3. With the copy frozen, one mask ``m`` in [0, 1] per channel:
-       ``m <- clip(m - lr grad(alpha CE(f_m(x), y)), 0, 1)``, from 1.
-    4. Shut the channels with ``m <= threshold`` in the model itself; they stay shut in all
-       rounds after it.
+    3. With the copy frozen, learn one mask in [0, 1] per channel that brings the task back.
+    4. Shut the channels with a mask of at most `threshold` in the model itself; they stay shut in
+       all rounds after it.
 
     Li, Lyu, Ma, Koren, Lyu, Li and Jiang, "Reconstructive Neuron Pruning for Backdoor Defense",
     ICML 2023. Preset ``paper`` does what the authors' code does: accuracy of the running
@@ -78,6 +77,18 @@ class Rnp(PruningRepair):
         Least share of the rows on `t_hat` at which anything is pruned, 0 to 1; 0 always prunes.
     finetune : int
         Passes of fine-tuning afterwards, at least 0; the paper has none.
+
+    Notes
+    -----
+    .. math::
+       m \leftarrow \operatorname{clip}_{[0, 1]} \left( m - \eta \nabla_m \, \alpha \,
+       \mathrm{CE}(f_m(x), y) \right), \qquad m_0 = 1
+
+    .. math::
+       \text{shut } \{ k : m_k \le \theta \}
+
+    where :math:`f_m` is the model that forgot, its channels scaled by the masks m, (x, y) are clean
+    rows, :math:`\alpha` = 0.2, :math:`\eta` the preset's rate, and :math:`\theta` the `threshold`.
     """
 
     traits: ClassVar[Traits] = Traits(

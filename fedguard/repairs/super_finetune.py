@@ -16,11 +16,10 @@ from fedguard.strategies.toolkit.server_tools import ServerTools
 
 
 class SuperFineTuning(Repair):
-    """Fine-tune with a rate that climbs to `high` and falls to `low`, `cycles` times.
+    r"""Fine-tune with a rate that climbs to `high` and falls to `low`, `cycles` times.
 
-    ``lr(t) = low + (high - low) (1 - cos(2 pi cycles t / T)) / 2``, SGD with momentum 0.9, images
-    moved by a few pixels with a small square cut out. High rates shake a backdoor out of the
-    weights that ordinary fine-tuning leaves alone.
+    SGD with momentum 0.9, images moved by a few pixels with a small square cut out. High rates
+    shake a backdoor out of the weights that ordinary fine-tuning leaves alone.
 
     A reading of Sha, He, Humbert, Berrang and Zhang, "Fine-Tuning Is All You Need to Mitigate
     Backdoor Attacks", 2022 (the idea), and of "Hammer and Anvil", arXiv 2509.08089, which bounds
@@ -43,6 +42,19 @@ class SuperFineTuning(Repair):
     most : float or None
         Longest change of the weights, as a multiple of their own norm; a longer one is scaled
         down. None for any.
+
+    Notes
+    -----
+    .. math::
+       \eta(t) = \eta_{\min} + \frac{\eta_{\max} - \eta_{\min}}{2}
+       \left( 1 - \cos \frac{2 \pi c \, t}{T} \right)
+
+    .. math::
+       w \leftarrow w_0 + (w - w_0) \min\left( 1, \frac{q \lVert w_0 \rVert}{\lVert w - w_0 \rVert}
+       \right) \quad \text{at the end}
+
+    where :math:`\eta(t)` is the rate in step t of T, between `low` and `high`, c is `cycles`,
+    :math:`w_0` the model before, and q is `most`.
     """
 
     def __init__(

@@ -53,12 +53,11 @@ def principal_sign_alignment(rows: Tensor, share: float) -> Tensor:
 
 
 class AlignIns(RobustStrategy):
-    """Keep clients whose update is aligned with the model and the others as most updates are.
+    r"""Keep clients whose update is aligned with the model and the others as most updates are.
 
-    1. ``tda_k = cos(delta_k, w)``, w the global model;
-    2. ``mpsa_k`` = share of the `sign_share` largest entries of delta_k whose sign is
-       ``sign(sum_j sign(delta_j))``;
-    3. keep the clients for which ``|x_k - median(x)| / std(x) < radius`` on both;
+    1. `tda`, the cosine of the update and the global model;
+    2. `mpsa`, the share of the update's largest entries that have the elected sign;
+    3. keep the clients near the median on both;
     4. mean of the kept ones, clipped to their median norm; the model stays where nobody is kept.
 
     A reading of Xu, Zhang and Hu, "Detecting Backdoor Attacks in Federated Learning via Direction
@@ -73,6 +72,24 @@ class AlignIns(RobustStrategy):
         Share of an update's entries whose signs are compared, in (0, 1]; 0.3 in the paper.
     tda_radius, mpsa_radius : float
         In standard deviations, above 0; 1 in the paper.
+
+    Notes
+    -----
+    .. math::
+       a_k = \cos(\delta_k, w), \qquad
+       b_k = \frac{1}{|T_k|} \left| \left\{ d \in T_k : \operatorname{sign} \delta_{kd}
+       = \operatorname{sign} \sum_j \operatorname{sign} \delta_{jd} \right\} \right|
+
+    .. math::
+       S = \left\{ k : \frac{|a_k - \operatorname{med} a|}{\operatorname{std} a} < r_a, \;
+       \frac{|b_k - \operatorname{med} b|}{\operatorname{std} b} < r_b \right\}
+
+    .. math::
+       \delta = \frac{1}{|S|} \sum_{k \in S} \delta_k \min\left( 1, \frac{\operatorname{med}_{j \in
+       S} \lVert \delta_j \rVert}{\lVert \delta_k \rVert} \right)
+
+    where :math:`\delta_k` is client k's update, w the global model, :math:`T_k` the `sign_share`
+    largest entries of :math:`\delta_k` by size, :math:`r_a` and :math:`r_b` the two radii.
 
     Examples
     --------

@@ -71,10 +71,10 @@ def label_advantage(predicted: Tensor, labels: Tensor, classes: int) -> float:
 
 
 class BackdoorIndicator(RobustStrategy):
-    """Teach the model a meaningless task; reject clients that still know it after training.
+    r"""Teach the model a meaningless task; reject clients that still know it after training.
 
-    1. Before a round the server trains the model w on `indicator_rows` with random labels, on
-       ``CE + mu / 2 |w' - w|^2``, and broadcasts the result;
+    1. Before a round the server trains the model w on `indicator_rows` with random labels, held
+       near w, and broadcasts the result;
     2. each client's model, with the BatchNorm statistics of that training, is asked about these
        rows; a client is rejected whose best label has an accuracy of at least `threshold`;
     3. mean of the others.
@@ -102,6 +102,20 @@ class BackdoorIndicator(RobustStrategy):
         mu >= 0; 0.1 in the paper.
     threshold : float
         Accuracy at which a client is rejected, above 0 and at most 1; 0.85 in the paper.
+
+    Notes
+    -----
+    .. math::
+       w' \approx \operatorname{argmin}_v \; \mathrm{CE}(v; X, Y)
+       + \frac{\mu}{2} \lVert v - w \rVert^2
+
+    .. math::
+       s_k = \max_c \left( P[\hat{y}_k = c \mid Y = c] - P[\hat{y}_k = c \mid Y \ne c] \right),
+       \qquad S = \{ k : s_k < \theta \}
+
+    where X and Y are the indicator rows and their labels, w the global model, :math:`\hat{y}_k`
+    what client k's model says of X, :math:`\theta` the `threshold`, and S the clients that are
+    averaged.
 
     Examples
     --------

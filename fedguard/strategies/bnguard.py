@@ -65,11 +65,10 @@ def two_clusters(features: Tensor) -> Tensor:
 
 
 class BNGuard(RobustStrategy):
-    """Keep the larger of two clusters by the statistics of the clients' first BatchNorm layer.
+    r"""Keep the larger of two clusters by the statistics of the clients' first BatchNorm layer.
 
-    1. ``f_k = (mean m_k, var m_k, mean v_k, var v_k)`` with m_k and v_k the running means and
-       variances of client k's first BatchNorm layer;
-    2. 2-means on the standardised f; mean of the larger cluster's updates.
+    1. mean and variance over channels of the running means, and of the running variances;
+    2. 2-means on them, standardised; mean of the larger cluster's updates.
 
     A reading of the defence beside the attack SODA, in "SODA: Semantic-Oriented Distributional
     Alignment for Federated Backdoors", arXiv 2509.13219, 2025, from its description: a client that
@@ -77,6 +76,21 @@ class BNGuard(RobustStrategy):
     kept. 2-means always finds two clusters, so that up to half of the clients are left out where
     nobody attacks; and a client may lie about its statistics, which nothing here would notice.
     Models without a BatchNorm layer are refused.
+
+    Notes
+    -----
+    .. math::
+       f_k = \left( \operatorname{mean} m_k, \operatorname{var} m_k,
+       \operatorname{mean} v_k, \operatorname{var} v_k \right)
+
+    .. math::
+       (C_1, C_2) \approx \operatorname{argmin} \sum_{c=1}^{2} \sum_{k \in C_c}
+       \lVert z_k - \bar{z}_c \rVert^2, \qquad
+       \delta = \frac{1}{|C|} \sum_{k \in C} \delta_k
+
+    where :math:`m_k` and :math:`v_k` are the running means and variances of client k's first
+    BatchNorm layer, z is f standardised over clients, C the larger of the two clusters, and
+    :math:`\delta_k` client k's update.
 
     Examples
     --------

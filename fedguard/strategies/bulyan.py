@@ -45,7 +45,7 @@ def repeated_krum(squared: Tensor, bound: int, wanted: int) -> Tensor:
 
 
 class Bulyan(RobustStrategy):
-    """Pick n - 2f updates by repeated Krum, then average around their median.
+    r"""Pick n - 2f updates by repeated Krum, then average around their median.
 
     1. ``S``: run Krum, move its pick to S, repeat on the rest until ``theta = n - 2f`` are picked;
     2. in every coordinate average the ``beta = theta - 2f`` values of S nearest to its median.
@@ -59,6 +59,17 @@ class Bulyan(RobustStrategy):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+
+    Notes
+    -----
+    .. math::
+       \delta_d = \frac{1}{\beta} \sum_{k \in M_d} \delta_{kd}, \qquad
+       M_d = \text{the } \beta \text{ of } S \text{ with the least }
+       |\delta_{kd} - \operatorname{med}_{j \in S} \delta_{jd}|
+
+    where :math:`\delta_{kd}` is coordinate d of client k's update, n the clients,
+    :math:`f = \min(\lceil a n \rceil, \lfloor (n - 3) / 4 \rfloor)` the assumed bound, S the
+    :math:`\theta = n - 2 f` picks of repeated `Krum`, and :math:`\beta = \theta - 2 f`, at least 1.
 
     Examples
     --------

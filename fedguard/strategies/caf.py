@@ -42,12 +42,12 @@ def covariance_filter(squared: Tensor, bound: int) -> Tensor:
 
 
 class CAF(RobustStrategy):
-    """Weigh clients down along the direction of largest spread until none stands out.
+    r"""Weigh clients down along the direction of largest spread until none stands out.
 
-    1. ``mu``, ``v``: mean and top eigenvector of the covariance under weights c, at first all 1;
-    2. remember mu if the top eigenvalue is the smallest so far;
-    3. ``c_k <- c_k (1 - tau_k / max tau)`` with ``tau_k = <delta_k - mu, v>^2``; stop once the
-       weights add up to n - 2f or less.
+    1. mean and top eigenvector of the covariance under weights c, at first all 1;
+    2. remember the mean if the top eigenvalue is the smallest so far;
+    3. lower the weights by how far out clients are along the eigenvector; stop once the weights
+       add up to n - 2f or less.
 
     Allouah, Guerraoui and Stephan, "Towards Trustworthy Federated Learning with Untrusted
     Participants", ICML 2025. Eigenvectors are exact, from the (K, K) distances, where a power
@@ -58,6 +58,21 @@ class CAF(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up, and
         at most ``(n - 1) // 2``.
+
+    Notes
+    -----
+    .. math::
+       \mu = \sum_k p_k \delta_k, \qquad
+       \Sigma = \sum_k p_k (\delta_k - \mu)(\delta_k - \mu)^\top, \qquad
+       p_k = \frac{c_k}{\sum_j c_j}
+
+    .. math::
+       c_k \leftarrow c_k \left( 1 - \frac{\tau_k}{\max_{j : c_j > 0} \tau_j} \right), \qquad
+       \tau_k = \langle \delta_k - \mu, v \rangle^2
+
+    where :math:`\delta_k` is client k's update and v the eigenvector of :math:`\Sigma` with the
+    largest eigenvalue; of all :math:`\mu` on the way the one under the smallest such eigenvalue is
+    the answer.
 
     Examples
     --------

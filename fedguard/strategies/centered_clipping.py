@@ -22,9 +22,7 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class CenteredClipping(RobustStrategy):
-    """Average the updates after clipping their distance from the last aggregate.
-
-    ``v <- v + (1/n) sum_k (delta_k - v) min(1, tau / |delta_k - v|)``, from the last round's v.
+    r"""Average the updates after clipping their distance from the last aggregate.
 
     Karimireddy, He and Jaggi, "Learning from History for Byzantine Robust Optimization", ICML
     2021. The paper's tau is a constant to be tuned; left out, it is the median of the distances
@@ -36,6 +34,15 @@ class CenteredClipping(RobustStrategy):
         tau > 0, in units of an update's norm; the median distance if left out.
     iterations : int
         Clipping steps per round, at least 1.
+
+    Notes
+    -----
+    .. math::
+       v \leftarrow v + \frac{1}{n} \sum_{k=1}^{n} (\delta_k - v)
+       \min\left( 1, \frac{\tau}{\lVert \delta_k - v \rVert} \right)
+
+    from the last round's v (0 at first), `iterations` times, where :math:`\delta_k` is client k's
+    update, n the clients and :math:`\tau` the `clip_radius`; the new v is the aggregate.
 
     Examples
     --------

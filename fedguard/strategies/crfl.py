@@ -18,9 +18,7 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class CRFL(RobustStrategy):
-    """Clip the new global model's norm and add noise to it, every round.
-
-    ``w' = w + mean_k delta_k``; ``w'' = w' min(1, rho / |w'|) + N(0, sigma^2)``.
+    r"""Clip the new global model's norm and add noise to it, every round.
 
     Xie et al., "CRFL: Certifiably Robust Federated Learning against Backdoor Attacks", ICML 2021.
     At test time the paper classifies by a vote over noisy copies of the model: `smoothed_vote`.
@@ -36,6 +34,19 @@ class CRFL(RobustStrategy):
         sigma >= 0, in units of one parameter; the paper uses 0.01.
     clip : bool
         Whether updates are clipped to the median norm of the round.
+
+    Notes
+    -----
+    .. math::
+       w' = w + \frac{1}{n} \sum_{k=1}^{n} \delta_k \min\left( 1, \frac{\operatorname{med}_j \lVert
+       \delta_j \rVert}{\lVert \delta_k \rVert} \right)
+
+    .. math::
+       w'' = w' \min\left( 1, \frac{\rho}{\lVert w' \rVert} \right) + \mathcal{N}(0, \sigma^2 I)
+
+    where w is the global model, :math:`\delta_k` client k's update (without the first minimum where
+    `clip` is off), n the clients, :math:`\rho` the `max_model_norm`, :math:`\sigma` the
+    `noise_std`.
 
     Examples
     --------

@@ -107,7 +107,7 @@ def _apart(labels: Tensor) -> Tensor:
 
 
 class DeepSight(RobustStrategy):
-    """Cluster clients by what their updates do to the output layer; drop suspicious clusters.
+    r"""Cluster clients by what their updates do to the output layer; drop suspicious clusters.
 
     1. NEUP: share of each class in the change of the output layer; a client whose number of
        classes above the threshold is at most half the median is suspicious (it trained on few);
@@ -127,6 +127,24 @@ class DeepSight(RobustStrategy):
         Random inputs per seed, at least 1; the paper uses 20,000.
     input_seeds : int
         Number of sets of random inputs, at least 1.
+
+    Notes
+    -----
+    .. math::
+       \mathrm{NEUP}_{kc} = \frac{E_{kc}^2}{\sum_j E_{kj}^2}, \qquad
+       E_{kc} = |\Delta b_{kc}| + \sum_h |\Delta W_{kch}|
+
+    .. math::
+       \mathrm{TE}_k = \left| \left\{ c : \mathrm{NEUP}_{kc} > \max(0.01, 1/C)
+       \max_j \mathrm{NEUP}_{kj} \right\} \right|, \qquad
+       \text{suspicious if } \mathrm{TE}_k \le \frac{1}{2} \operatorname{med}_j \mathrm{TE}_j
+
+    .. math::
+       \mathrm{DDif}_{kc} = \frac{1}{m} \sum_{i=1}^{m} \frac{p_c(x_i; w + \delta_k)}{p_c(x_i; w)}
+
+    where :math:`\Delta W_k` and :math:`\Delta b_k` are client k's change of the output layer, C the
+    classes, :math:`p_c` the model's probability of class c, :math:`x_i` one of m random inputs, w
+    the global model and :math:`\delta_k` client k's update.
 
     Examples
     --------

@@ -18,11 +18,11 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class DnC(RobustStrategy):
-    """Leave out clients that stand out along the direction of largest spread, several times.
+    r"""Leave out clients that stand out along the direction of largest spread, several times.
 
     In each of `iterations` passes: draw `sub_dim` coordinates, centre the updates on them, score
-    ``s_k = <delta_k - mu, v>^2`` with the top right singular vector v, and leave out the
-    ``c f`` highest. Average the clients that no pass left out.
+    them by their projection on the top right singular vector, and leave out the ``c f`` highest.
+    Average the clients that no pass left out.
 
     Shejwalkar and Houmansadr, "Manipulating the Byzantine: Optimizing Model Poisoning Attacks and
     Defenses for Federated Learning", NDSS 2021. Clients whose score ties with the last kept one
@@ -42,6 +42,17 @@ class DnC(RobustStrategy):
         Coordinates drawn in each pass, at least 1.
     filter_factor : float
         c > 0; at least one client is kept in every pass.
+
+    Notes
+    -----
+    .. math::
+       s_k = \langle \tilde{\delta}_k - \tilde{\mu}, v \rangle^2, \qquad
+       v = \operatorname{argmax}_{\lVert u \rVert = 1} \sum_k
+       \langle \tilde{\delta}_k - \tilde{\mu}, u \rangle^2
+
+    where :math:`\tilde{\delta}_k` is client k's update on the coordinates drawn and
+    :math:`\tilde{\mu}` their mean over clients; a pass keeps the :math:`n - \lceil c f \rceil`
+    clients with the lowest score, n the clients and f the bound.
 
     Examples
     --------

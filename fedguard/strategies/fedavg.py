@@ -10,13 +10,18 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class FedAvg(RobustStrategy):
-    """Average the updates by the number of examples that each client claims.
-
-    ``delta = sum_k n_k delta_k / sum_k n_k``
+    r"""Average the updates by the number of examples that each client claims.
 
     McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
     AISTATS 2017. No defence: one client can move the model anywhere. Unlike Flower's own FedAvg it
     sets malformed replies aside instead of raising or averaging them in.
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{\sum_k n_k \delta_k}{\sum_k n_k}
+
+    where :math:`\delta_k` is client k's update and :math:`n_k` the examples that it claims.
 
     Examples
     --------

@@ -64,12 +64,7 @@ def _densest(block: Tensor, harmonics: int) -> Tensor:
 
 
 class FedRDF(RobustStrategy):
-    """In every coordinate take the client's value at which clients lie most densely.
-
-    ``delta_d = x_kd`` with ``k = argmax_k f_d(x_kd)``,
-    ``f(x) = sum_{m=1..M} (1 - m / (M + 1)) Re(c_m exp(i m u(x)))``, where
-    ``c_m = mean_j exp(-i m u(x_j))`` are the Fourier coefficients of the clients' values,
-    ``u(x) = pi (x - median) / (2 r)``, ``r = 3 x 1.4826 x MAD``; values further than r count not.
+    r"""In every coordinate take the client's value at which clients lie most densely.
 
     A reading of Mármol Campos, González-Vidal, Hernández-Ramos and Skarmeta, "FedRDF: A Robust and
     Dynamic Aggregation Function against Poisoning Attacks in Federated Learning", IEEE TETC 2025.
@@ -83,6 +78,19 @@ class FedRDF(RobustStrategy):
     ----------
     harmonics : int
         M >= 1, terms of the series; more of them see finer differences.
+
+    Notes
+    -----
+    .. math::
+       \delta_d = x_{kd}, \quad k = \operatorname{argmax}_j f_d(x_{jd}), \qquad
+       f(x) = \sum_{m=1}^{M} \left( 1 - \frac{m}{M + 1} \right) \sum_j \cos m (u(x) - u(x_j))
+
+    .. math::
+       u(x) = \frac{\pi (x - \operatorname{med}_j x_j)}{2 r}, \qquad
+       r = 3 \cdot 1.4826 \cdot \operatorname{med}_i |x_i - \operatorname{med}_j x_j|
+
+    where :math:`x_{kd}` is coordinate d of client k's update and both sums and the maximum run over
+    the clients no further than r from the median.
 
     Examples
     --------

@@ -45,10 +45,10 @@ def reputations(concordances: Tensor) -> Tensor:
 
 
 class FedSECA(RobustStrategy):
-    """Elect signs by clients who agree with most others; average small, agreeing entries.
+    r"""Elect signs by clients who agree with most others; average small, agreeing entries.
 
-    1. ``omega_ij = mean_d sign(delta_id) sign(delta_jd)``, ``rho_i = max(0, mean_j sign
-       omega_ij)``; elected signs ``s = sign(sum_i rho_i sign(delta_i))``;
+    1. a client's reputation is how many others' signs agree with its own; the signs of a
+       coordinate, weighed by it, elect one;
     2. clip every update to the median norm, bring each entry down to the median size of its
        coordinate, and keep each client's `kept_share` largest entries;
     3. in every coordinate average the entries left whose sign is the elected one.
@@ -63,6 +63,26 @@ class FedSECA(RobustStrategy):
     ----------
     kept_share : float
         Share of each update's entries that are kept, in (0, 1]; 0.1 in the paper.
+
+    Notes
+    -----
+    .. math::
+       \rho_i = \max\left( 0, \frac{1}{n} \sum_j \operatorname{sign} \omega_{ij} \right), \quad
+       \omega_{ij} = \frac{1}{D} \sum_d \operatorname{sign}(\delta_{id})
+       \operatorname{sign}(\delta_{jd}), \quad s_d = \operatorname{sign} \sum_i \rho_i
+       \operatorname{sign} \delta_{id}
+
+    .. math::
+       a_{id} = \min\left( c_i |\delta_{id}|, \operatorname{med}_j c_j |\delta_{jd}| \right),
+       \qquad c_i = \min\left( 1, \frac{\operatorname{med}_j \lVert \delta_j \rVert}{\lVert
+       \delta_i \rVert} \right)
+
+    .. math::
+       \delta_d = \frac{s_d}{|A_d|} \sum_{i \in A_d} a_{id}, \qquad
+       A_d = \{ i : \operatorname{sign} \delta_{id} = s_d \ne 0, \; a_{id} \ge q_i \}
+
+    where :math:`\delta_{id}` is coordinate d of D of client i's update, n the clients, and
+    :math:`q_i` the least of the `kept_share` largest :math:`a_{id}` of client i.
 
     Examples
     --------

@@ -30,11 +30,11 @@ def model_gram(updates: ClientUpdates) -> Tensor:
 
 
 class FLAME(RobustStrategy):
-    """Keep the majority cluster of client models, clip to the median norm, add noise.
+    r"""Keep the majority cluster of client models, clip to the median norm, add noise.
 
-    1. HDBSCAN on ``1 - cos(w_i, w_j)``, clusters of at least ``floor(n / 2) + 1`` clients;
-    2. ``S = median_k |delta_k|`` over all clients; clip the kept ones to S and average them;
-    3. add ``N(0, (lambda S)^2)``.
+    1. HDBSCAN on the cosine distances of models, clusters of at least ``floor(n / 2) + 1`` clients;
+    2. clip the kept ones to the median norm of all clients and average them;
+    3. add noise in proportion to that norm.
 
     Nguyen et al., "FLAME: Taming Backdoors in Federated Learning", USENIX Security 2022. Where
     HDBSCAN finds no majority cluster all clients are kept, clipped.
@@ -43,6 +43,17 @@ class FLAME(RobustStrategy):
     ----------
     noise_multiplier : float
         lambda >= 0; the paper derives it from (epsilon, delta) and uses 0.001 for images.
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{1}{|L|} \sum_{k \in L} \delta_k
+       \min\left( 1, \frac{S}{\lVert \delta_k \rVert} \right)
+       + \mathcal{N}(0, (\lambda S)^2 I), \qquad
+       S = \operatorname{med}_k \lVert \delta_k \rVert
+
+    where :math:`\delta_k` is client k's update, S taken over all clients, L the majority cluster by
+    :math:`1 - \cos(w + \delta_i, w + \delta_j)`, and w the global model.
 
     Examples
     --------

@@ -40,12 +40,12 @@ def neighbour_votes(distances: Tensor) -> Tensor:
 
 
 class FLARE(RobustStrategy):
-    """Weigh clients by how many others find their latent representations near.
+    r"""Weigh clients by how many others find their latent representations near.
 
     1. R_k: penultimate-layer activations of client k's model on the server's examples;
     2. squared maximum mean discrepancy between every two R;
     3. votes c_k: how many clients have k among their ``floor(n / 2)`` nearest;
-    4. ``alpha_k = exp(c_k / (tau mean c)) / sum_j exp(c_j / (tau mean c))``, weights of the mean.
+    4. weights of the mean by a softmax of the votes.
 
     Wang et al., "FLARE: Defending Federated Learning against Model Poisoning Attacks via Latent
     Space Representations", AsiaCCS 2022. Departures: votes exist for two and three clients and
@@ -63,6 +63,18 @@ class FLARE(RobustStrategy):
         Examples of the server used, at least 2.
     clip : bool
         Whether updates are clipped to the median norm of the round.
+
+    Notes
+    -----
+    .. math::
+       \delta = \sum_k \alpha_k \delta_k \min\left( 1, \frac{\operatorname{med}_j \lVert \delta_j
+       \rVert}{\lVert \delta_k \rVert} \right), \qquad \alpha_k = \frac{\exp(c_k / (\tau
+       \bar{c}))}{\sum_j \exp(c_j / (\tau \bar{c}))}
+
+    where :math:`\delta_k` is client k's update (without the minimum where `clip` is off),
+    :math:`c_k` how many clients have k among their :math:`\lfloor n / 2 \rfloor` nearest by squared
+    MMD of the activations, :math:`\bar{c}` the mean over clients, and :math:`\tau` the
+    `temperature`.
 
     Examples
     --------

@@ -96,11 +96,11 @@ def has_two_groups(scores: Scores, rng: np.random.Generator, references: int = 2
 
 
 class FLDetector(RobustStrategy):
-    """Reject clients whose updates do not follow from their earlier ones.
+    r"""Reject clients whose updates do not follow from their earlier ones.
 
-    1. predict ``g_k^t = g_k^{t-1} + H (w_t - w_{t-1})``, H by L-BFGS over the last `window` rounds;
-    2. suspicious score: ``|g_k - predicted|``, divided by the sum over clients, averaged over the
-       last `window` rounds;
+    1. predict each client's update from its last one, with a Hessian by L-BFGS;
+    2. suspicious score: distance from the prediction, divided by the sum over clients, averaged
+       over the last `window` rounds;
     3. if the gap statistic finds more than one group of scores, reject the higher of two;
     4. coordinate-wise median of the rest.
 
@@ -116,6 +116,17 @@ class FLDetector(RobustStrategy):
     ----------
     window : int
         N >= 1 rounds.
+
+    Notes
+    -----
+    .. math::
+       s_k^t = \frac{d_k^t}{\sum_j d_j^t}, \qquad
+       d_k^t = \left\lVert g_k^t - g_k^{t-1} - H (w_t - w_{t-1}) \right\rVert, \qquad
+       g_k^t = -\delta_k^t
+
+    where :math:`\delta_k^t` is client k's update in round t, :math:`w_t` the global model, and H
+    the L-BFGS Hessian of the last N rounds' model steps and changes of the median gradient; a
+    client's score is the mean of its last N :math:`s_k`.
 
     Examples
     --------

@@ -15,10 +15,7 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class FLTrust(RobustStrategy):
-    """Trust clients by how far they point the way of the server's own update.
-
-    ``TS_k = max(cos(delta_k, g), 0)``;
-    ``delta = eta sum_k TS_k (|g| / |delta_k|) delta_k / sum_k TS_k``, g the server's update.
+    r"""Trust clients by how far they point the way of the server's own update.
 
     Cao et al., "FLTrust: Byzantine-robust Federated Learning via Trust Bootstrapping", NDSS 2021.
     Where no client points the server's way, or the server's update is zero, the model stays.
@@ -32,6 +29,16 @@ class FLTrust(RobustStrategy):
     server_epochs, server_batch_size, server_lr : int, int, float
         How the server trains: passes >= 1, examples per step >= 2, step size > 0. The paper lets
         the server train as the clients do.
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{\eta}{\sum_j \mathrm{TS}_j} \sum_k \mathrm{TS}_k
+       \frac{\lVert g \rVert}{\lVert \delta_k \rVert} \delta_k, \qquad
+       \mathrm{TS}_k = \max(\cos(\delta_k, g), 0)
+
+    where :math:`\delta_k` is client k's update, g the server's own, and :math:`\eta` the
+    `global_lr`.
 
     Examples
     --------

@@ -38,11 +38,7 @@ def foolsgold_weights(cosine: Tensor) -> Tensor:
 
 
 class FoolsGold(RobustStrategy):
-    """Weigh down clients whose histories resemble each other: sybils share an aim.
-
-    With ``H_k = sum_t delta_k^t`` and ``cs_ij = max(cos(H_i, H_j), 0)``: ``v_i = max_j cs_ij``;
-    ``cs_ij <- cs_ij v_i / v_j`` where ``v_j > v_i``; ``a_i = 1 - max_j cs_ij``, divided by the
-    largest; ``a_i <- clip(ln(a_i / (1 - a_i)) + 0.5, 0, 1)``; mean of the updates weighted by a.
+    r"""Weigh down clients whose histories resemble each other: sybils share an aim.
 
     Fung, Yoon and Beschastnikh, "The Limitations of Federated Learning in Sybil Settings", RAID
     2020. It assumes that honest clients differ: identical honest updates count as sybils, and
@@ -53,6 +49,20 @@ class FoolsGold(RobustStrategy):
     parameters. Histories are kept per
     client; those of more than 65,536 parameters as a `sketch` of an eighth of their length, which
     knows their cosines to about 0.4 % or better.
+
+    Notes
+    -----
+    .. math::
+       c_{ij} = \max(\cos(H_i, H_j), 0) \cdot \min\left( 1, \frac{v_i}{v_j} \right), \qquad
+       v_i = \max_{j \ne i} \max(\cos(H_i, H_j), 0)
+
+    .. math::
+       a_i = \frac{1 - \max_{j \ne i} c_{ij}}{\max_l (1 - \max_{j \ne l} c_{lj})}, \qquad
+       \alpha_i = \min\left( 1, \max\left( 0, \ln \frac{a_i}{1 - a_i} + \frac{1}{2} \right) \right),
+       \qquad \delta = \frac{\sum_i \alpha_i \delta_i}{\sum_i \alpha_i}
+
+    where :math:`\delta_i` is client i's update, :math:`H_i` the sum of its updates so far, and
+    :math:`a_i` is held between :math:`10^{-6}` and :math:`1 - 10^{-6}`.
 
     Examples
     --------

@@ -26,11 +26,11 @@ def extreme_scores(rows: Tensor) -> Tensor:
 
 
 class FoundationFL(RobustStrategy):
-    """Add copies of the client furthest from both extremes, then take the median or trim.
+    r"""Add copies of the client furthest from both extremes, then take the median or trim.
 
-    1. ``score_k = min(|delta_k - max|, |delta_k - min|)`` with the coordinate-wise largest and
-       smallest values over clients;
-    2. append ``m = floor(synthetic_share K)`` copies of the update with the highest score;
+    1. score: distance from the nearer of the coordinate-wise largest and smallest values over
+       clients;
+    2. append copies of the update with the highest score;
     3. coordinate-wise median, or mean without the b smallest and b largest values.
 
     A reading of Fang et al., "Do We Really Need to Design New Byzantine-robust Aggregation
@@ -49,6 +49,17 @@ class FoundationFL(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; ``b = ceil(a K)``, of the trimmed
         mean alone.
+
+    Notes
+    -----
+    .. math::
+       s_k = \min\left( \lVert \delta_k - \delta^{\max} \rVert,
+       \lVert \delta_k - \delta^{\min} \rVert \right), \qquad
+       \delta^{\max}_d = \max_j \delta_{jd}, \quad \delta^{\min}_d = \min_j \delta_{jd}
+
+    where :math:`\delta_k` is client k's update; the rule sees all :math:`\delta_k` and
+    :math:`\lfloor s K \rfloor` copies of the one with the highest score, s the `synthetic_share`
+    and K the clients.
 
     Examples
     --------

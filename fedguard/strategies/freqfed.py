@@ -53,7 +53,7 @@ def spectrum_gram(updates: ClientUpdates, share: float) -> Tensor:
 
 
 class FreqFed(RobustStrategy):
-    """Keep the largest cluster of client models by their low-frequency spectrum.
+    r"""Keep the largest cluster of client models by their low-frequency spectrum.
 
     1. DCT-II of each client model; its lowest frequencies;
     2. HDBSCAN on their cosine distances, clusters of at least ``floor(n / 2) + 1`` clients;
@@ -70,6 +70,20 @@ class FreqFed(RobustStrategy):
         Share of the spectrum that counts as low, in (0, 1].
     clip : bool
         Whether updates are clipped to the median norm of the round.
+
+    Notes
+    -----
+    .. math::
+       F_{km} = \sqrt{\frac{2 - [m = 0]}{D}} \sum_{d=0}^{D-1} (w + \delta_k)_d
+       \cos\left( \frac{\pi m (2 d + 1)}{2 D} \right), \quad m < q D
+
+    .. math::
+       \delta = \frac{1}{|L|} \sum_{k \in L} \delta_k \min\left( 1, \frac{\operatorname{med}_j
+       \lVert \delta_j \rVert}{\lVert \delta_k \rVert} \right)
+
+    where :math:`\delta_k` is client k's update (without the minimum where `clip` is off), w the
+    global model, D the parameters, q the `frequency_share`, and L the largest cluster by
+    :math:`1 - \cos(F_i, F_j)`.
 
     Examples
     --------

@@ -20,16 +20,14 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class GeminiGuard(TwoViews):
-    """Filter updates by two views: distances between models, then what they do to examples.
+    r"""Filter updates by two views: distances between models, then what they do to examples.
 
     ``mode="paper"``
 
-    1. Model-weight analysis: with ``C_ij`` the cosine and ``E_ij`` the Euclidean distance of two
-       clients, ``D = (C / median C + E / median E) / 2``; average-linkage clusters of D, their
-       number chosen by silhouette; the largest cluster goes on.
-    2. Latent-space analysis: activations of each remaining client's model on auxiliary examples,
-       squared MMD ``M_ij`` between clients, ``m_i = median_j M_ij``,
-       trust ``T_i = exp(-m_i / (tau median m))``; clients below half the median trust are rejected.
+    1. Model-weight analysis: average-linkage clusters of the clients by their cosine and Euclidean
+       distances, their number chosen by silhouette; the largest cluster goes on.
+    2. Latent-space analysis: squared MMD between clients of the activations of each remaining
+       client's model on auxiliary examples; clients below half the median trust are rejected.
     3. Aggregation: updates clipped to the median norm of the accepted, averaged by trust.
 
     ``mode="consensus"`` keeps both views and changes what they may decide. Where clients hold few
@@ -81,6 +79,26 @@ class GeminiGuard(TwoViews):
     **views : Any
         ``max_clusters``, ``min_silhouette``, ``tau``, ``clip_ratio``, ``aux_samples`` and, for
         consensus mode, ``max_norm_ratio``, ``evidence`` and ``opposition`` of `TwoViews`.
+
+    Notes
+    -----
+    .. math::
+       D_{ij} = \frac{1}{2} \left( \frac{C_{ij}}{\operatorname{med} C}
+       + \frac{E_{ij}}{\operatorname{med} E} \right), \qquad
+       T_i = \exp\left( \frac{-m_i}{\tau \operatorname{med}_j m_j} \right), \qquad
+       m_i = \operatorname{med}_{j \ne i} M_{ij}
+
+    .. math::
+       \delta = \frac{1}{\sum_{k \in S} p_k} \sum_{k \in S} p_k \delta_k
+       \min\left( 1, \frac{b_k}{\lVert \delta_k \rVert} \right), \qquad
+       b_k = r \operatorname{med}_{j \in S} \lVert \delta_j \rVert
+
+    where :math:`C_{ij}` and :math:`E_{ij}` are the cosine and Euclidean distances of clients i and
+    j, :math:`M_{ij}` the squared MMD of their activations, :math:`\delta_k` client k's update, S
+    the accepted and r the `clip_ratio`; :math:`p_k` is :math:`T_k` in paper mode. In consensus mode
+    it is :math:`\min(n_k, 3 \operatorname{med} n)` of the claimed examples :math:`n_k`, or, where
+    that lowers the loss on the labels by consensus, :math:`\min(n_k, 10 \operatorname{med} n)` with
+    :math:`b_k` longer by the square root of :math:`n_k / \operatorname{med} n`, held to 1 to 10.
 
     Examples
     --------

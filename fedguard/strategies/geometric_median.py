@@ -63,9 +63,9 @@ def weiszfeld(
 
 
 class GeometricMedian(RobustStrategy):
-    """Take the point with the smallest sum of distances to all updates.
+    r"""Take the point with the smallest sum of distances to all updates.
 
-    ``argmin_z sum_k |delta_k - z|``, by the smoothed Weiszfeld iteration.
+    By the smoothed Weiszfeld iteration.
 
     Pillutla, Kakade and Harchaoui, "Robust Aggregation for Federated Learning", IEEE TSP 2022
     (RFA). Every client weighs the same; the paper weighs by the number of examples, which a
@@ -80,6 +80,19 @@ class GeometricMedian(RobustStrategy):
         nu > 0, as a share of the median norm of the round: distances below it count as that.
     max_iterations : int
         Most Weiszfeld steps, at least 1.
+
+    Notes
+    -----
+    .. math::
+       \delta = \operatorname{argmin}_z \sum_k \lVert \delta_k - z \rVert
+
+    .. math::
+       z \leftarrow \frac{\sum_k \beta_k \delta_k}{\sum_k \beta_k}, \qquad
+       \beta_k = \frac{1}{\max(\nu \operatorname{med}_j \lVert \delta_j \rVert,
+       \lVert \delta_k - z \rVert)}
+
+    from z = 0 until it stands still, where :math:`\delta_k` is client k's update and :math:`\nu`
+    the `smoothing`.
 
     Examples
     --------

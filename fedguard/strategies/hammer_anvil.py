@@ -33,12 +33,12 @@ def cyclic_rate(step: int, steps: int, low: float, high: float, cycles: int) -> 
 
 
 class HammerAnvil(RobustStrategy):
-    """Let an outlier rule choose, then fine-tune the aggregate on the server's rows, clipped.
+    r"""Let an outlier rule choose, then fine-tune the aggregate on the server's rows, clipped.
 
-    1. ``d`` = the delta of the outlier rule;
-    2. ``r`` = change of ``w + d`` under `server_epochs` passes of SGD over the server's rows with
-       a rate that climbs to `high_lr` and falls to `low_lr` in two cycles;
-    3. ``delta = d + r min(1, repair_radius S / |r|)``, S the median norm of the clients' updates.
+    1. take the delta of the outlier rule;
+    2. train the model with it by `server_epochs` passes of SGD over the server's rows, with a rate
+       that climbs to `high_lr` and falls to `low_lr` in two cycles;
+    3. add the change by that training, clipped.
 
     A reading of Hammer and Anvil, "Hammer and Anvil: A Principled Defense Against Backdoors in
     Federated Learning", arXiv 2509.08089, 2025, from its abstract: an outlier rule stops updates
@@ -58,6 +58,15 @@ class HammerAnvil(RobustStrategy):
         Smallest and largest rate, above 0; the largest not below the smallest.
     repair_radius : float
         c > 0, largest change by the repair in median norms of the clients' updates.
+
+    Notes
+    -----
+    .. math::
+       \delta = d + r \min\left( 1, \frac{c S}{\lVert r \rVert} \right), \qquad
+       S = \operatorname{med}_k \lVert \delta_k \rVert
+
+    where d is the outlier rule's aggregate of the updates :math:`\delta_k`, r how far the server's
+    training moves w + d, w the global model, and c the `repair_radius`.
 
     Examples
     --------

@@ -71,9 +71,7 @@ class KrumRule(RobustStrategy):
 
 
 class MultiKrum(KrumRule):
-    """Average the m updates with the lowest Krum scores.
-
-    ``s_i = sum of |d_i - d_j|^2 over the n - f - 2 nearest j``; mean of the m lowest.
+    r"""Average the m updates with the lowest Krum scores.
 
     Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
     NeurIPS 2017. The guarantee asks for n >= 2f + 3; below that the rule still answers, with at
@@ -87,6 +85,15 @@ class MultiKrum(KrumRule):
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
     num_selected : int, optional
         m, at least 1; n - f if left out.
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{1}{|S|} \sum_{i \in S} \delta_i, \qquad
+       s_i = \sum_{j \in N_i} \lVert \delta_i - \delta_j \rVert^2
+
+    where :math:`\delta_i` is client i's update, :math:`N_i` the n - f - 2 others nearest to i, n
+    the clients, f the assumed bound, and S the m clients with the lowest score :math:`s_i`.
 
     Examples
     --------
@@ -114,9 +121,9 @@ class MultiKrum(KrumRule):
 
 
 class Krum(KrumRule):
-    """Take the one update that lies closest to its n - f - 2 nearest neighbours.
+    r"""Take the one update that lies closest to its n - f - 2 nearest neighbours.
 
-    ``argmin_i s_i`` with the score of `MultiKrum`; exact ties (copies) are averaged.
+    The score is that of `MultiKrum`; exact ties (copies) are averaged.
 
     Blanchard et al., "Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent",
     NeurIPS 2017. It keeps one client whoever attacks, also where the honest are dissimilar
@@ -126,6 +133,15 @@ class Krum(KrumRule):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+
+    Notes
+    -----
+    .. math::
+       \delta = \delta_{i^*}, \qquad
+       i^* = \operatorname{argmin}_i \sum_{j \in N_i} \lVert \delta_i - \delta_j \rVert^2
+
+    where :math:`\delta_i` is client i's update, :math:`N_i` the n - f - 2 others nearest to i (at
+    least one), n the clients and f the assumed bound.
 
     Examples
     --------

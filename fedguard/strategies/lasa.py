@@ -65,12 +65,11 @@ def median_z(values: Tensor) -> Tensor:
 
 
 class LASA(RobustStrategy):
-    """Sparsify updates, then average every layer over the clients that look usual in it.
+    r"""Sparsify updates, then average every layer over the clients that look usual in it.
 
     1. clip updates to their median norm, keep each one's largest entries;
-    2. in every layer keep the clients whose norm and whose sign purity
-       ``(1 + sum sign / sum |sign|) / 2`` lie within `norm_radius` and `sign_radius` standard
-       deviations of the median;
+    2. in every layer keep the clients whose norm and whose sign purity lie within `norm_radius` and
+       `sign_radius` standard deviations of the median;
     3. average the layer over them.
 
     A reading of Xu, Zhang and Hu, "Achieving Byzantine-Resilient Federated Learning via
@@ -84,6 +83,21 @@ class LASA(RobustStrategy):
         Share of entries each update keeps, in (0, 1].
     norm_radius, sign_radius : float
         In standard deviations, above 0.
+
+    Notes
+    -----
+    .. math::
+       S_l = \left\{ k : \frac{|n_k^l - \operatorname{med} n^l|}{\operatorname{std} n^l} \le r_n, \;
+       \frac{|p_k^l - \operatorname{med} p^l|}{\operatorname{std} p^l} \le r_s \right\}, \qquad
+       \delta^l = \frac{1}{|S_l|} \sum_{k \in S_l} x_k^l
+
+    .. math::
+       n_k^l = \lVert x_k^l \rVert, \qquad
+       p_k^l = \frac{1}{2} \left( 1 + \frac{\sum_d \operatorname{sign} x_{kd}^l}
+       {\sum_d |\operatorname{sign} x_{kd}^l|} \right)
+
+    where :math:`x_k^l` is layer l of client k's update, clipped to the median norm and cut to its
+    `kept_share` largest entries, and :math:`r_n`, :math:`r_s` are the two radii.
 
     Examples
     --------

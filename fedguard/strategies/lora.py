@@ -22,11 +22,11 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class FedIT(RobustStrategy):
-    """Average A and B separately, over the clients whose products B A lie close together.
+    r"""Average A and B separately, over the clients whose products B A lie close together.
 
-    ``A <- mean A_i``, ``B <- mean B_i``, weighted by the claimed examples. With a bound above 0
-    only the n - f clients with the lowest Krum scores count, by ``|B_i A_i - B_j A_j|^2``, which
-    is found from r x r matrices without forming a product.
+    Weighted by the claimed examples. With `robust` only the n - f clients with the lowest Krum
+    scores count, by the distances of their products, which are found from r x r matrices without
+    forming a product.
 
     Zhang et al., "Towards Building the FederatedGPT: Federated Instruction Tuning", ICASSP 2024,
     for the average; ours: the choice by products. The mean of A times the mean of B is not the
@@ -39,6 +39,16 @@ class FedIT(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5, where `robust`; f is its share of n,
         rounded up.
+
+    Notes
+    -----
+    .. math::
+       A \leftarrow \sum_{i \in S} p_i A_i, \qquad B \leftarrow \sum_{i \in S} p_i B_i, \qquad
+       p_i = \frac{n_i}{\sum_{j \in S} n_j}
+
+    where :math:`A_i`, :math:`B_i` are client i's adapter factors, :math:`n_i` the examples that it
+    claims, and S all clients, or with `robust` the n - f of n with the lowest Krum scores under
+    :math:`\lVert B_i A_i - B_j A_j \rVert^2`, f the assumed bound.
 
     Examples
     --------
@@ -78,10 +88,9 @@ class FedIT(RobustStrategy):
 
 
 class FLoRA(FedIT):
-    """Average the products B A themselves, and cut their stack back to the adapters' rank.
+    r"""Average the products B A themselves, and cut their stack back to the adapters' rank.
 
-    ``B A <- the nearest matrix of rank r to mean B_i A_i``; tensors that belong to no adapter are
-    averaged.
+    Tensors that belong to no adapter are averaged.
 
     Wang et al., "FLoRA: Federated Fine-Tuning Large Language Models with Heterogeneous Low-Rank
     Adaptations", NeurIPS 2024, stacks the factors, so that the mean of the products is exact; its
@@ -94,6 +103,15 @@ class FLoRA(FedIT):
         As in `FedIT`.
     assumed_malicious : float
         As in `FedIT`.
+
+    Notes
+    -----
+    .. math::
+       B A \leftarrow \operatorname{argmin}_{\operatorname{rank} M \le r}
+       \left\lVert M - \sum_{i \in S} p_i B_i A_i \right\rVert_F
+
+    where :math:`A_i`, :math:`B_i` are client i's adapter factors of rank r, and S and :math:`p_i`
+    those of `FedIT`.
 
     Examples
     --------

@@ -121,9 +121,7 @@ def peel(squared: Tensor, bound: int) -> Tensor:
 
 
 class MDA(RobustStrategy):
-    """Average the n - f updates that lie closest together.
-
-    ``mean of argmin_{|S| = n - f} max_{i, j in S} |delta_i - delta_j|``
+    r"""Average the n - f updates that lie closest together.
 
     El Mhamdi et al., "Genuinely Distributed Byzantine Machine Learning", PODC 2020, after
     Rousseeuw, 1985. The subset is found exactly by a search over vertex covers (see
@@ -138,6 +136,14 @@ class MDA(RobustStrategy):
         at most ``(n - 1) // 2``.
     max_steps : int
         Search steps before the fallback, at least 1; 50,000 take about a second.
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{1}{n - f} \sum_{k \in S} \delta_k, \qquad
+       S = \operatorname{argmin}_{|T| = n - f} \max_{i, j \in T} \lVert \delta_i - \delta_j \rVert
+
+    where :math:`\delta_k` is client k's update, n the clients and f the assumed bound.
 
     Examples
     --------

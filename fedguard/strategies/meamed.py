@@ -13,9 +13,7 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class MeaMed(RobustStrategy):
-    """In every coordinate average the n - f values nearest to the median.
-
-    ``delta_d = mean of the n - f values delta_{k,d} with the smallest |delta_{k,d} - median_d|``
+    r"""In every coordinate average the n - f values nearest to the median.
 
     Xie, Koyejo and Gupta, "Generalized Byzantine-tolerant SGD", 2018. Every client weighs the
     same. Values that lie exactly as far from the median as the last one are averaged in, so that
@@ -26,6 +24,16 @@ class MeaMed(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up, and
         at most n - 1.
+
+    Notes
+    -----
+    .. math::
+       \delta_d = \frac{1}{n - f} \sum_{k \in M_d} \delta_{kd}, \qquad
+       M_d = \text{the } n - f \text{ clients with the least }
+       |\delta_{kd} - \operatorname{med}_j \delta_{jd}|
+
+    where :math:`\delta_{kd}` is coordinate d of client k's update, n the clients and f the assumed
+    bound.
 
     Examples
     --------

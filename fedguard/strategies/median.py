@@ -11,12 +11,18 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class Median(RobustStrategy):
-    """Take the median of the clients' updates in every coordinate.
-
-    ``delta_d = median_k delta_{k,d}``; for an even number of clients the mean of the middle two.
+    r"""Take the median of the clients' updates in every coordinate.
 
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
     ICML 2018. Every client weighs the same: claimed numbers of examples are not used.
+
+    Notes
+    -----
+    .. math::
+       \delta_d = \operatorname{med}_k \delta_{kd}
+
+    where :math:`\delta_{kd}` is coordinate d of client k's update; for an even number of clients
+    the mean of the middle two.
 
     Examples
     --------

@@ -17,9 +17,7 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class MoNNA(RobustStrategy):
-    """Average the n - f updates nearest to the server's own.
-
-    ``mean of the n - f delta_k with the smallest |delta_k - g|``, g the server's update.
+    r"""Average the n - f updates nearest to the server's own.
 
     Farhadkhani et al., "Robust Collaborative Learning with Linear Gradient Overhead", ICML 2023.
     There every node trusts itself; here the server does, and trains on its own data. (A variant
@@ -33,6 +31,15 @@ class MoNNA(RobustStrategy):
     server_epochs, server_batch_size, server_lr : int, int, float
         How the server trains: passes >= 1, examples per step >= 2, step size > 0. They should
         resemble the clients' settings.
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{1}{n - f} \sum_{k \in S} \delta_k, \qquad
+       S = \text{the } n - f \text{ clients with the least } \lVert \delta_k - g \rVert
+
+    where :math:`\delta_k` is client k's update, g the server's own, n the clients and f the assumed
+    bound.
 
     Examples
     --------

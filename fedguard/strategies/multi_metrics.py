@@ -51,11 +51,10 @@ def whitened_scores(metrics: Tensor) -> Tensor:
 
 
 class MultiMetrics(RobustStrategy):
-    """Keep the clients that agree best with the others in three distances at once.
+    r"""Keep the clients that agree best with the others in three distances at once.
 
-    1. ``x_k = (|delta_k|_1, |delta_k|_2, cos(w, w + delta_k))``;
-    2. ``x'_k = sum_j |x_k - x_j|``; score ``sqrt(x'_k^T Sigma^-1 x'_k)``, Sigma the covariance of
-       the x';
+    1. L1 and L2 norm of the update, cosine of old and new model;
+    2. score: summed gaps to the others in the three, whitened by their covariance;
     3. mean of the share of clients with the lowest scores.
 
     Huang et al., "Multi-Metrics Adaptively Identifies Backdoors in Federated Learning", ICCV
@@ -71,6 +70,15 @@ class MultiMetrics(RobustStrategy):
     ----------
     kept_share : float
         Share of clients averaged, in (0, 1]; at least one client.
+
+    Notes
+    -----
+    .. math::
+       x_k = \left( \lVert \delta_k \rVert_1, \lVert \delta_k \rVert_2, \cos(w, w + \delta_k)
+       \right), \qquad s_k = \sqrt{x_k'^\top \Sigma^{-1} x_k'}, \qquad x_k' = \sum_j |x_k - x_j|
+
+    where :math:`\delta_k` is client k's update, w the global model, and :math:`\Sigma` the
+    covariance of the x' over clients.
 
     Examples
     --------

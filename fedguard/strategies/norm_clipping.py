@@ -23,9 +23,7 @@ def add_noise(delta: Tensor, std: float, updates: ClientUpdates, seed: int) -> N
 
 
 class NormClipping(RobustStrategy):
-    """Scale updates down to a common norm, average them and, if wanted, add noise.
-
-    ``delta = (1/n) sum_k delta_k min(1, S / |delta_k|) + N(0, sigma^2 I)``
+    r"""Scale updates down to a common norm, average them and, if wanted, add noise.
 
     Sun et al., "Can You Really Backdoor Federated Learning?", 2019. Every client weighs the same.
     The noise is "weak" differential privacy: too little for a guarantee, enough to blur a
@@ -37,6 +35,15 @@ class NormClipping(RobustStrategy):
         S > 0; the median norm of the round if left out.
     noise_std : float
         sigma >= 0, in units of one parameter; the paper uses 0.025.
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{1}{n} \sum_{k=1}^{n} \delta_k
+       \min\left( 1, \frac{S}{\lVert \delta_k \rVert} \right) + \mathcal{N}(0, \sigma^2 I)
+
+    where :math:`\delta_k` is client k's update, n the clients, S the `max_norm` and :math:`\sigma`
+    the `noise_std`.
 
     Examples
     --------

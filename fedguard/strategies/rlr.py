@@ -16,10 +16,7 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class RLR(RobustStrategy):
-    """Step backwards in coordinates on whose sign too few clients agree.
-
-    ``delta_d = +/- mean_k delta_{k,d}``: plus where ``|sum_k sign(delta_{k,d})| >= theta``, minus
-    elsewhere.
+    r"""Step backwards in coordinates on whose sign too few clients agree.
 
     Ozdayi, Kantarcioglu and Gel, "Defending against Backdoors in Federated Learning with Robust
     Learning Rate", AAAI 2021. A defence against backdoors: the vote counts signs, not sizes, so
@@ -32,6 +29,18 @@ class RLR(RobustStrategy):
         theta as a share of the clients, 0 to 1; the paper uses 4 of 10.
     clip : bool
         Whether updates are clipped to the median norm of the round.
+
+    Notes
+    -----
+    .. math::
+       \delta_d = \frac{\eta_d}{n} \sum_{k=1}^{n} c_k \delta_{kd}, \qquad
+       \eta_d = \begin{cases} 1 & \text{if } \left| \sum_k \operatorname{sign} \delta_{kd} \right|
+       \ge \lceil \theta n \rceil \\ -1 & \text{otherwise} \end{cases}
+
+    where :math:`\delta_{kd}` is coordinate d of client k's update, n the clients, :math:`\theta`
+    the `agreement`, and
+    :math:`c_k = \min(1, \operatorname{med}_j \lVert \delta_j \rVert / \lVert \delta_k \rVert)`, or
+    1 where `clip` is off.
 
     Examples
     --------

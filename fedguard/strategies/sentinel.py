@@ -13,7 +13,7 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class Sentinel(TwoViews):
-    """Reject copies, excess length, whoever harms unlike the others, and whoever teaches a patch.
+    r"""Reject copies, excess length, whoever harms unlike the others, and whoever teaches a patch.
 
     1. Near-identical updates collapse into one vote, and blocks of three or more are rejected;
        updates longer than `max_norm_ratio` times the median norm are rejected, and by choice those
@@ -57,6 +57,21 @@ class Sentinel(TwoViews):
     **views : Any
         ``vector``, ``max_clusters``, ``min_silhouette``, ``tau``, ``max_norm_ratio``,
         ``clip_ratio``, ``opposition`` and ``aux_samples`` of `TwoViews`.
+
+    Notes
+    -----
+    .. math::
+       \delta(S) = \frac{1}{\sum_{k \in S} p_k} \sum_{k \in S} p_k \delta_k \min\left( 1,
+       \frac{\operatorname{med}_{j \in S} \lVert \delta_j \rVert}{\lVert \delta_k \rVert} \right),
+       \qquad p_k = \min(n_k, 3 \operatorname{med} n)
+
+    .. math::
+       \text{a group } G \text{ goes if } \quad \ell(w + \delta(S \setminus G))
+       < \left( 1 - \min\left( 1, \frac{q C}{c} \right) \right) \ell(w + \delta(S))
+
+    where :math:`\delta_k` is client k's update, :math:`n_k` the examples that it claims, S the
+    clients still in, w the global model, :math:`\ell` the loss on the server's examples among the c
+    of the C classes that they have, and q the `confirm`.
 
     Examples
     --------

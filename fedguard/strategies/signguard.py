@@ -41,9 +41,9 @@ def _mean_shift(features: Tensor) -> Tensor:
 
 
 class SignGuard(RobustStrategy):
-    """Keep clients of usual norm whose signs are spread like the majority's.
+    r"""Keep clients of usual norm whose signs are spread like the majority's.
 
-    1. ``lower <= |delta_k| / median norm <= upper``;
+    1. norm within `lower` and `upper` times the median;
     2. shares of positive, zero and negative signs on a random slice of coordinates, clustered by
        mean shift; the largest cluster is kept;
     3. mean of the clients that pass both, clipped to the median norm.
@@ -58,6 +58,17 @@ class SignGuard(RobustStrategy):
         Bounds of the norm relative to the median, 0 <= lower <= 1 <= upper.
     coordinate_share : float
         Share of coordinates whose signs are counted, in (0, 1].
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{1}{|S|} \sum_{k \in S} \delta_k
+       \min\left( 1, \frac{m}{\lVert \delta_k \rVert} \right), \qquad
+       S = \left\{ k \in C : l \le \frac{\lVert \delta_k \rVert}{m} \le u \right\}, \qquad
+       m = \operatorname{med}_j \lVert \delta_j \rVert
+
+    where :math:`\delta_k` is client k's update, l and u are `lower` and `upper`, and C is the
+    largest mean-shift cluster of the clients' shares of positive, zero and negative entries.
 
     Examples
     --------

@@ -17,11 +17,10 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class SkyMask(RobustStrategy):
-    """Keep the clients whose parameters the server's examples ask for.
+    r"""Keep the clients whose parameters the server's examples ask for.
 
-    1. ``w(z) = w + (sum_k m_k o delta_k) / (sum_k m_k)``, ``m_k = 1 / (1 + exp(-z_k))``, by
-       coordinate, z_k (D,) real and 0 at the start;
-    2. z descends the loss of w(z) on the server's examples, all clients' masks together;
+    1. mix the updates, coordinate by coordinate, in proportion to the clients' masks;
+    2. the masks descend the loss of the mix on the server's examples, all clients' together;
     3. a mixture of two Gaussians on the masks' two leading principal components; the mean of the
        updates of the component with the larger average mask.
 
@@ -42,6 +41,17 @@ class SkyMask(RobustStrategy):
         Length of the first step in z at the coordinate with the largest gradient, above 0.
     separation : float
         Least distance of the two parts' means, in standard deviations within them, at least 0.
+
+    Notes
+    -----
+    .. math::
+       w(z) = w + \frac{\sum_k m_k \odot \delta_k}{\sum_k m_k}, \qquad
+       m_k = \frac{1}{1 + e^{-z_k}}, \qquad
+       z \leftarrow z - \eta \nabla_z \, \ell(w(z))
+
+    where w is the global model, :math:`\delta_k` client k's update, :math:`z_k` one real number per
+    parameter, 0 at first, :math:`\ell` the loss on the server's examples, and :math:`\eta` is
+    `step` over the largest gradient of the round's first step.
 
     Examples
     --------

@@ -58,9 +58,7 @@ def peel_spread(squared: Tensor, bound: int) -> Tensor:
 
 
 class SMEA(RobustStrategy):
-    """Average the n - f updates whose covariance has the smallest largest eigenvalue.
-
-    ``mean of argmin_{|S| = n - f} lambda_max(Cov(delta_k : k in S))``
+    r"""Average the n - f updates whose covariance has the smallest largest eigenvalue.
 
     Allouah et al., "On the Privacy-Robustness-Utility Trilemma in Distributed Learning", ICML
     2023. All ``C(n, f)`` subsets are tried while there are at most `max_subsets`. Beyond, clients
@@ -74,6 +72,16 @@ class SMEA(RobustStrategy):
         at most ``(n - 1) // 2``.
     max_subsets : int
         Most subsets to try, at least 1; 20,000 of 15 clients take about a second.
+
+    Notes
+    -----
+    .. math::
+       \delta = \frac{1}{n - f} \sum_{k \in S} \delta_k, \qquad
+       S = \operatorname{argmin}_{|T| = n - f} \lambda_{\max}
+       \left( \operatorname{Cov}(\delta_k : k \in T) \right)
+
+    where :math:`\delta_k` is client k's update, n the clients, f the assumed bound, and
+    :math:`\lambda_{\max}` the largest eigenvalue.
 
     Examples
     --------

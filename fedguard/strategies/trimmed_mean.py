@@ -13,10 +13,7 @@ from fedguard.updates import ClientUpdates, Verdict
 
 
 class TrimmedMean(RobustStrategy):
-    """In every coordinate drop the b smallest and b largest values and average the rest.
-
-    ``delta_d = mean of the sorted delta_{.,d} at ranks b+1 .. K-b``, ``b = ceil(a K)`` for an
-    assumed malicious fraction ``a``, at most ``(K-1) // 2``.
+    r"""In every coordinate drop the b smallest and b largest values and average the rest.
 
     Yin et al., "Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates",
     ICML 2018. Every client weighs the same.
@@ -25,6 +22,15 @@ class TrimmedMean(RobustStrategy):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5.
+
+    Notes
+    -----
+    .. math::
+       \delta_d = \frac{1}{n - 2 b} \sum_{r=b+1}^{n-b} \delta_{(r)d}, \qquad
+       b = \min\left( \lceil a n \rceil, \left\lfloor \frac{n - 1}{2} \right\rfloor \right)
+
+    where :math:`\delta_{(r)d}` is the r-th smallest value of coordinate d over the n clients, and a
+    the `assumed_malicious` fraction.
 
     Examples
     --------

@@ -48,11 +48,11 @@ class _Judgement:
 
 
 class WeiDetect(RobustStrategy):
-    """Score every local model on the server's data and remove those a Weibull law finds too low.
+    r"""Score every local model on the server's data and remove those a Weibull law finds too low.
 
-    Phase 1: ``V_k = macro F1 of global + delta_k`` on the server's labelled examples, and its
-    recall per class ``r_kc``. Phase 2: a law ``F(V) = 1 - exp(-(V / lambda)^beta)`` is fitted to
-    the round's scores by maximum likelihood, and clients with a low F are removed.
+    Phase 1: macro F1 of each client's model on the server's labelled examples, and its recall per
+    class. Phase 2: a law is fitted to the round's scores by maximum likelihood, and clients with a
+    low F are removed.
 
     A reading of "WeiDetect: Weibull Distribution-Based Defense against Poisoning Attacks in
     Federated Learning for Network Intrusion Detection Systems", arXiv 2504.04367, 2025, whose
@@ -67,7 +67,7 @@ class WeiDetect(RobustStrategy):
     1. *Fit on the upper half*: the lower half of the scores is censored from the left, so that
        attackers do not mask themselves; a client with ``F < threshold`` and a score more than
        `margin` below the global model's is a suspect.
-    2. *Recall per class*: a client is a suspect if ``r_kc < min(R_c, m_c) - w_c`` for a class c
+    2. *Recall per class*: a client is a suspect if its recall is too low for a class c
        that the global model knows (``R_c >= 0.8``). m_c is the upper median over clients, w_c the
        clients' deviation above m_c (a MAD of the upper half) times a normal quantile corrected
        for the number of classes, no less than `margin` and the error of estimating a share from
@@ -110,6 +110,24 @@ class WeiDetect(RobustStrategy):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5, for ``selection="top"``; f is its
         share of n, rounded up.
+
+    Notes
+    -----
+    .. math::
+       F(V) = 1 - \exp\left( -(V / \lambda)^{\beta} \right), \qquad
+       V_k = \text{macro F1 of } w + \delta_k
+
+    .. math::
+       \text{paper:} \quad \delta = \frac{\sum_{k \in S} n_k \delta_k}{\sum_{k \in S} n_k}, \qquad
+       S = \{ k : F(V_k) \ge \theta \}
+
+    .. math::
+       \text{hardened, suspect in class } c: \quad r_{kc} < \min(R_c, m_c) - w_c
+
+    where w is the global model, :math:`\delta_k` client k's update, :math:`n_k` the examples that
+    it claims, :math:`\theta` the `threshold`, :math:`\lambda` and :math:`\beta` the maximum
+    likelihood fit, :math:`r_{kc}` and :math:`R_c` the recall of class c of client k's and the
+    global model; :math:`m_c` and :math:`w_c` are told in step 2.
 
     Examples
     --------

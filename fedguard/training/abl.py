@@ -21,14 +21,13 @@ ISOLATED, AGREED = "isolated", "agreed"
 
 
 class Abl(TrainingRule):
-    """Trap the loss at gamma, isolate the rows below it, train without them, climb on them.
+    r"""Trap the loss at gamma, isolate the rows below it, train without them, climb on them.
 
     In a round, on the model that the server sent (n rows, K classes):
 
     1. Rank the client's rows by their loss in evaluation mode; ``D_b`` = the
-       ``max(8, ceil(share n))`` lowest, once their mean loss over all rows is below
-       ``2 gamma``. Before that, the first stage: descend ``sign(l - gamma) l`` (local gradient
-       ascent), or ``|l - gamma| + gamma`` (flooding), of a batch's mean loss l.
+       lowest, once the mean loss over all rows is below ``2 gamma``. Before that, the first stage:
+       descend the trapped loss, by local gradient ascent or flooding.
     2. The gate: go on only if the sets of two successive rounds overlap (Jaccard index of at least
        `overlap`) and one label covers at least `purity` of the set. Otherwise the round is plain
        SGD, and the set is drawn anew in the next.
@@ -56,6 +55,20 @@ class Abl(TrainingRule):
         Most steps of the climb in a round, at least 1.
     overlap, purity, harm : float
         The gate, each 0 to 1; ``overlap=0, purity=0, harm=1`` opens it.
+
+    Notes
+    -----
+    .. math::
+       \text{first stage:} \quad \operatorname{sign}(l - \gamma) \, l \quad \text{or} \quad
+       |l - \gamma| + \gamma
+
+    .. math::
+       \text{then:} \quad \theta \leftarrow \operatorname{SGD}(\theta; D \setminus D_b), \qquad
+       \theta \leftarrow \theta + \eta \nabla \ell(\theta; D_b), \qquad
+       D_b = \text{the } \max(8, \lceil q n \rceil) \text{ rows of least loss}
+
+    where l is a batch's mean loss, D the client's n rows, :math:`\ell` the mean loss of those
+    isolated, q the `share` and :math:`\eta` is `lr`.
     """
 
     remembers: ClassVar[bool] = True

@@ -13,7 +13,7 @@ from fedguard.training.sgd import Sgd
 
 
 class Adam(Sgd):
-    """Adam with decoupled weight decay, ``w <- w - lr (m / (sqrt(v) + eps) + wd w)``.
+    r"""Adam with decoupled weight decay.
 
     Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015; the decay as in
     Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019. The configuration's
@@ -29,6 +29,19 @@ class Adam(Sgd):
         Whether a client keeps its moments from round to round; they start at 0 in each otherwise.
     **sgd : Any
         Schedule and loss; see `Sgd`.
+
+    Notes
+    -----
+    .. math::
+       m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad
+       v \leftarrow \beta_2 v + (1 - \beta_2) g^2
+
+    .. math::
+       w \leftarrow (1 - \eta \lambda) w - \eta \frac{m / (1 - \beta_1^t)}
+       {\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    in step t, where g is the batch's gradient, w the model, :math:`\eta` the learning rate and
+    :math:`\lambda` the weight decay.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset(SETTING_KEYS) - {"momentum"}

@@ -21,7 +21,7 @@ PAD = 0
 
 
 class Btu(Adam):
-    """Adam, and afterwards the most suspicious tokens' embeddings are those of filling.
+    r"""Adam, and afterwards the most suspicious tokens' embeddings are those of filling.
 
     In a round, on the model that the server sent (embedding E0 of V tokens, k = alpha V):
 
@@ -30,8 +30,7 @@ class Btu(Adam):
        start, with those of S1 left out of the sentences. ``S3``: one pass through the whole
        network in which the embedding alone is trained.
     2. Train as the configuration says: E.
-    3. For t in ``S1 u S2 u S3`` and every dimension j with ``|E_tj - E0_tj| > c``,
-       ``c = |E - E0|_F / V``: ``E_tj <- E0_pad,j``.
+    3. Where a marked token's embedding moved further than usual, it becomes that of filling.
 
     Jiang et al., "Backdoor Token Unlearning: Exposing and Defending Backdoors in Pretrained
     Language Models", arXiv 2501.03272, AAAI 2025; the steps of the authors' code, without its
@@ -49,6 +48,19 @@ class Btu(Adam):
         Tokens from 0 on that are never marked, at least 1.
     **adam : Any
         See `Adam`.
+
+    Notes
+    -----
+    .. math::
+       S = \bigcup_{e=1}^{3} \text{ the } \max(1, \lfloor \alpha V \rfloor) \text{ tokens with the
+       greatest } \lVert E_t^{(e)} - E_t^0 \rVert
+
+    .. math::
+       E_{tj} \leftarrow E^0_{\mathrm{pad}, j} \quad \text{for } t \in S, \;
+       |E_{tj} - E^0_{tj}| > \frac{\lVert E - E^0 \rVert_F}{V}
+
+    where :math:`E^0` is the received embedding of V tokens, :math:`E^{(e)}` that after exposure e,
+    and E that after training.
     """
 
     traits: ClassVar[Traits] = Traits(tasks=frozenset({"text-classification"}))

@@ -23,11 +23,11 @@ from fedguard.traits import Traits
 
 
 class FedNad(TrainingRule):
-    """Local training that also imitates a teacher: the received model, fine-tuned on the shard.
+    r"""Local training that also imitates a teacher: the received model, fine-tuned on the shard.
 
     1. Teacher = a copy of the received model after `teacher_epochs` passes of SGD over the
        client's rows with rate ``teacher_lr`` times the client's; frozen.
-    2. Descend ``CE + beta sum_l MSE(A^_teacher, A^_student)`` with the attention of `Nad`.
+    2. Descend the cross-entropy and the gap to the teacher's attention, which is that of `Nad`.
 
     A client repairs what it received on data of its own, and so helps only where its data are
     clean. A reading of Ma et al., "A Backdoor Defence for Federated Learning by Neural Attention
@@ -44,6 +44,14 @@ class FedNad(TrainingRule):
         Its learning rate as a multiple of the client's, above 0.
     stages : int
         Stages that are imitated, counted from the output, at least 1.
+
+    Notes
+    -----
+    .. math::
+       \mathrm{CE}(f(x), y) + \beta \sum_l \operatorname{mean} (\hat{A}_l^T - \hat{A}_l)^2, \qquad
+       \hat{A} = \frac{\sum_c F_c^2}{\lVert \sum_c F_c^2 \rVert_2 + 10^{-6}}
+
+    where F is the output of a stage l of the model, c its channels, and T marks the teacher's.
     """
 
     traits: ClassVar[Traits] = Traits(tasks=frozenset({"classification"}))

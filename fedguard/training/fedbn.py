@@ -12,7 +12,7 @@ from fedguard.training.sgd import Sgd
 
 
 class FedBn(Sgd):
-    """SGD on a model whose BatchNorm layers, statistics too, are every client's own.
+    r"""SGD on a model whose BatchNorm layers, statistics too, are every client's own.
 
     Li, Jiang, Zhang, Kamp and Dou, "FedBN: Federated Learning on Non-IID Features via Local Batch
     Normalization", ICLR 2021.
@@ -21,6 +21,16 @@ class FedBn(Sgd):
     ----------
     **sgd : Any
         Schedule and loss; see `Sgd`. What `personal` names stays with the client as well.
+
+    Notes
+    -----
+    .. math::
+       w_k^t = (\theta^t, \varphi_k^{t-1}), \qquad
+       w_k \leftarrow w_k - \eta \nabla \ell_k(w_k)
+
+    where client k begins round t with the server's :math:`\theta^t` and its own BatchNorm layers
+    :math:`\varphi_k` of the round before; only :math:`\theta` is sent back. The step is that of
+    `Sgd`.
     """
 
     def __init__(self, **sgd: Any) -> None:

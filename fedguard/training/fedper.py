@@ -10,7 +10,7 @@ from fedguard.training.sgd import Sgd
 
 
 class FedPer(Sgd):
-    """SGD on a model whose last layers are every client's own; only the others are averaged.
+    r"""SGD on a model whose last layers are every client's own; only the others are averaged.
 
     Arivazhagan, Aggarwal, Singh and Choudhary, "Federated Learning with Personalization Layers",
     2019. Both parts are trained together, as there.
@@ -22,6 +22,16 @@ class FedPer(Sgd):
         The last layer that has parameters, if left out.
     **sgd : Any
         Schedule and loss; see `Sgd`.
+
+    Notes
+    -----
+    .. math::
+       w_k^t = (\theta^t, \varphi_k^{t-1}), \qquad
+       w_k \leftarrow w_k - \eta \nabla \ell_k(w_k)
+
+    where client k begins round t with the server's :math:`\theta^t` and its own last layers
+    :math:`\varphi_k` of the round before; only :math:`\theta` is sent back. The step is that of
+    `Sgd`.
     """
 
     def __init__(self, *, personal: str | tuple[str, ...] = (), **sgd: Any) -> None:

@@ -10,7 +10,7 @@ from fedguard.training.sgd import PROXIMAL_KEY, Sgd, proximal_weight
 
 
 class FedProx(Sgd):
-    """SGD on ``loss + mu / 2 |w - w_global|^2``.
+    r"""SGD with a proximal term that holds a client near the model that it received.
 
     Li, Sahu, Zaheer, Sanjabi, Talwalkar and Smith, "Federated Optimization in Heterogeneous
     Networks", MLSys 2020. A ``proximal-mu`` in the server's message wins over `mu`.
@@ -21,6 +21,14 @@ class FedProx(Sgd):
         Weight of the proximal term, at least 0.
     **sgd : Any
         Schedule and loss; see `Sgd`.
+
+    Notes
+    -----
+    .. math::
+       \ell(w) + \frac{\mu}{2} \lVert w - w_G \rVert^2
+
+    where :math:`\ell` is the batch's loss, w the local model and :math:`w_G` the one that the
+    server sent.
     """
 
     def __init__(self, *, mu: float = 0.01, **sgd: Any) -> None:

@@ -22,10 +22,10 @@ PROXIMAL_KEY = "proximal-mu"
 
 
 class Sgd(TrainingRule):
-    """Mini-batch SGD with momentum, weight decay, a schedule, an optional proximal term and loss.
+    r"""Mini-batch SGD with momentum, weight decay, a schedule, an optional proximal term and loss.
 
-    ``w <- w - lr_t (g + wd w + mu (w - w_global))``, momentum as in PyTorch; ``mu`` is 0 unless
-    the server's message carries ``proximal-mu``, as Flower's FedProx does.
+    Momentum is PyTorch's; the proximal term is there if the server's message carries
+    ``proximal-mu``, as that of Flower's FedProx does.
 
     McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
     AISTATS 2017.
@@ -45,6 +45,16 @@ class Sgd(TrainingRule):
         Weight of rare classes, 0 to 1: 0 weighs rows alike, 1 classes alike; see `Shaping`.
     personal : str or list of str
         Names of the tensors that stay with the client, ``*`` for any part of a name; none.
+
+    Notes
+    -----
+    .. math::
+       v \leftarrow \rho v + g + \mu (w - w_G) + \lambda w, \qquad w \leftarrow w - \eta_t v
+
+    in round t, from v = 0, where g is the batch's gradient, w the local model and :math:`w_G` the
+    one that the server sent, :math:`\rho` the momentum, :math:`\lambda` the weight decay,
+    :math:`\eta_t` the schedule's learning rate, and :math:`\mu` the server's ``proximal-mu``, else
+    0.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({*SETTING_KEYS, PROXIMAL_KEY})

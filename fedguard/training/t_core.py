@@ -24,7 +24,7 @@ POOL, SEEN, GROWN = "pool", "seen", "grown"
 
 
 class TCore(TrainingRule):
-    """Bootstrap: sift a seed of surely clean rows, filter channels by it, grow a pool from it.
+    r"""Bootstrap: sift a seed of surely clean rows, filter channels by it, grow a pool from it.
 
     By the rounds in which a client trains, on the model that the server sent:
 
@@ -58,6 +58,19 @@ class TCore(TrainingRule):
         Mask below which a channel is drawn anew, 0 to 1; 0 leaves all.
     stages : int
         Stages of features, counted from the output, at least 1.
+
+    Notes
+    -----
+    .. math::
+       P \leftarrow P \cup \left\{ i : \hat{y}_i = y_i, \;
+       \ell_i \le Q_q(\ell_j : y_j = y_i) \right\}, \qquad q = 0.3, \, 0.5, \, 0.7, \ldots, 0.7
+
+    .. math::
+       c_i = \operatorname{mean}_{l < m} \frac{|N_l(i) \cap N_m(i)|}{10}
+
+    where P is the pool, :math:`\hat{y}_i` and :math:`\ell_i` what the model says of row i and its
+    loss, :math:`Q_q` the quantile, and :math:`c_i` the company by which the seed is sifted
+    ``within-class``: :math:`N_l(i)` are the 10 rows of its class nearest to row i at stage l.
     """
 
     remembers: ClassVar[bool] = True

@@ -39,14 +39,13 @@ _MOST_CONDEMNED = 0.5
 
 
 class SoUL(RobustStrategy):
-    """Federated training that forgets a client, a class of one or some of its rows on request.
+    r"""Federated training that forgets a client, a class of one or some of its rows on request.
 
     Rounds are those of the inner rule. In the round of a request:
 
     1. clients are asked what the method wants: ascent on the rows to forget, what units do;
-    2. the method makes the new model, by default
-       ``alpha theta + (1 - alpha) theta_u`` with the units that matter for what is forgotten and
-       little for the rest set to zero;
+    2. the method makes the new model, by default a mix of the global and the unlearned one with the
+       units that matter for what is forgotten and little for the rest set to zero;
     3. from then on the forgotten rows and clients take no part, and silenced units stay zero.
 
     Uz Zaman, Yao and Sun, "Sky of Unlearning (SoUL): Rewiring Federated Machine Unlearning via
@@ -94,6 +93,14 @@ class SoUL(RobustStrategy):
         Radio link whose times are accounted for.
     **base : Any
         Arguments of `RobustStrategy`.
+
+    Notes
+    -----
+    .. math::
+       \theta' = \alpha \theta + (1 - \alpha) \theta_u
+
+    where :math:`\theta` is the global model, :math:`\theta_u` that after the requester's ascent; of
+    every hidden layer the chosen share :math:`\beta` of units is then set to zero.
     """
 
     properties: ClassVar[frozenset[str]] = frozenset({"translation", "scale"})

@@ -142,10 +142,19 @@ class FeatureAuction(VerticalStrategy):
 
 
 class BidPriceFirst(FeatureAuction):
-    """Bid price first: buys the cheapest parties one after the other until the budget ends.
+    r"""Bid price first: buys the cheapest parties one after the other until the budget ends.
 
     See `FeatureAuction` for the bids. Madabushi et al., "OPUS-VFL: Incentivizing Optimal
     Privacy-Utility Tradeoffs in Vertical Federated Learning", arXiv 2025, has it as a baseline.
+
+    Notes
+    -----
+    .. math::
+       b_i = \frac{a B \max(\phi_i, 0)}{\sum_j \max(\phi_j, 0)} r_i, \qquad
+       W = \{ i_1, \ldots, i_m \} \text{ with the largest } m : \; \sum_{l=1}^{m} b_{i_l} \le B
+
+    where :math:`\phi_i` is party i's Shapley value, :math:`r_i` the cost ratio that it claims, a
+    `asking`, B the budget, and :math:`b_{i_1} \le b_{i_2} \le \ldots` the bids in order.
     """
 
     def winners(self, bids: Mapping[int, float], values: Mapping[int, float]) -> list[int]:
@@ -161,11 +170,20 @@ class BidPriceFirst(FeatureAuction):
 
 
 class OptimalSubset(FeatureAuction):
-    """O2S: buys the subset of parties with the largest summed Shapley value within the budget.
+    r"""O2S: buys the subset of parties with the largest summed Shapley value within the budget.
 
     Every subset is tried; see `FeatureAuction` for the bids. Madabushi et al., "OPUS-VFL:
     Incentivizing Optimal Privacy-Utility Tradeoffs in Vertical Federated Learning", arXiv 2025,
     has it as a baseline.
+
+    Notes
+    -----
+    .. math::
+       W = \operatorname{argmax}_S \sum_{i \in S} \phi_i \quad
+       \text{so that} \quad \sum_{i \in S} b_i \le B
+
+    where :math:`\phi_i` is party i's Shapley value, :math:`b_i` its bid, and B the budget; nobody
+    is bought where no subset is worth more than 0.
     """
 
     def winners(self, bids: Mapping[int, float], values: Mapping[int, float]) -> list[int]:

@@ -15,7 +15,7 @@ from fedguard.vertical.strategy import OWN_PARTY, VerticalStrategy
 
 
 class NoisySparseVfl(VerticalStrategy):
-    """Vertical learning whose returned gradients are noised and thinned out.
+    r"""Vertical learning whose returned gradients are noised and thinned out.
 
     On each row's gradient g: add N(0, noise^2) to every entry, keep entries above `threshold` in
     size, of these at most the share `keep` of all, picked at random, and zero the rest. The
@@ -33,6 +33,16 @@ class NoisySparseVfl(VerticalStrategy):
         In (0, 1].
     arch, embedding, seed
         As for `VerticalStrategy`.
+
+    Notes
+    -----
+    .. math::
+       \tilde{g}_d = \begin{cases} g_d + \xi_d & \text{if } d \in K \\ 0 & \text{otherwise}
+       \end{cases} \qquad \xi_d \sim \mathcal{N}(0, \sigma^2), \qquad K \subseteq \{ d : |g_d +
+       \xi_d| > t \}
+
+    where g are the gradients of all rows of a batch, each of its row's own loss, :math:`\sigma` is
+    `noise`, t the `threshold`, and K a random choice of at most the share `keep` of all entries.
     """
 
     def __init__(

@@ -32,19 +32,18 @@ _MEMORY = 3
 
 
 class OpusVfl(PrivateVfl):
-    """A reading of OPUS-VFL: incentives and adaptive privacy in vertical federated learning.
+    r"""A reading of OPUS-VFL: incentives and adaptive privacy in vertical federated learning.
 
     Per round, for every passive party i (the label holder's own party 0 adds no noise and is not
     paid):
 
-    1. ``h~_i = clip(f_i(x_i), C) + S m(epsilon_i, delta) z_i`` with S = 2 C.
-    2. ``C_i = 100 (L_-i - L) / L``, mean over batches, floored at 0; L_-i from leave-one-out heads
-       that see the released blocks with block i zeroed.
-    3. ``R_i = alpha C_i c_i^(1/5) + min(beta S / epsilon_i, cap alpha C_i c_i^(1/5))``.
-    4. ``tau_i = tau R_i / sum_j R_j`` in whole tokens by largest remainder, so the sum is the
-       budget; or, with ``contribution-over-cost``, ``R_i = C_i / (C_i + gamma B_i)``.
-    5. ``U_i = tau_i - B_i``. From round `warmup` on, a party whose mean utility over its last
-       3 rounds is negative leaves.
+    1. It releases its embedding, clipped and with the noise of its epsilon.
+    2. Contribution C_i: percent by which the loss grows without it, mean over batches, floored at
+       0; from leave-one-out heads that see the released blocks with block i zeroed.
+    3. Score R_i: pay for contribution and, capped, for privacy.
+    4. Tokens tau_i of the budget in proportion to the score.
+    5. Utility U_i: tokens minus cost. From round `warmup` on, a party whose mean utility over its
+       last 3 rounds is negative leaves.
     6. Each party moves its epsilon along dR_i / d epsilon_i, by at most `step` of the limits'
        distance, within the limits.
 
@@ -94,6 +93,26 @@ class OpusVfl(PrivateVfl):
         largest row norm; protects labels. 0 for none.
     delta, clip, noise_at_inference, arch, embedding, seed
         As for `PrivateVfl`.
+
+    Notes
+    -----
+    .. math::
+       \tilde{h}_i = \operatorname{clip}(f_i(x_i), C) + S \, m(\varepsilon_i, \delta) \, z_i, \qquad
+       S = 2 C, \quad z_i \sim \mathcal{N}(0, I)
+
+    .. math::
+       R_i = \alpha C_i c_i^{1/5} + \min\left( \frac{\beta S}{\varepsilon_i}, \kappa \alpha C_i
+       c_i^{1/5} \right), \qquad C_i = \max\left( 0, \; 100 \frac{L_{-i} - L}{\max(L, 0.01)}
+       \right)
+
+    .. math::
+       \tau_i = \tau \frac{R_i}{\sum_j R_j}, \qquad U_i = \tau_i - B_i
+
+    where :math:`f_i(x_i)` is party i's embedding, C the clipping bound, m the calibrated noise, L
+    the loss, :math:`L_{-i}` that without block i, :math:`c_i` the party's cost ratio,
+    :math:`\kappa` the `privacy_cap`, :math:`\tau` the budget (in whole tokens by largest remainder)
+    and :math:`B_i` the party's cost; with ``contribution-over-cost``,
+    :math:`R_i = C_i / (C_i + \gamma B_i)`.
     """
 
     def __init__(

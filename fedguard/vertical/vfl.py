@@ -15,25 +15,32 @@ from fedguard.vertical.terms import PartyTerms, PrivacyTerms
 
 
 class Vfl(VerticalStrategy):
-    """Undefended vertical federated learning: embeddings up, gradients down, nothing else.
+    r"""Undefended vertical federated learning: embeddings up, gradients down, nothing else.
 
-    Per batch ``L = CE(F([f_1(x_1), ..., f_P(x_P)]), y)``; the label holder steps F, each party
-    its f_i. Vepakomma et al., "Split learning for health: Distributed deep learning without
-    sharing raw patient data", arXiv 2018, with several parties side by side.
+    The label holder steps the top model, each party its own. Vepakomma et al., "Split learning for
+    health: Distributed deep learning without sharing raw patient data", arXiv 2018, with several
+    parties side by side.
 
     Parameters
     ----------
     arch, embedding, seed
         As for `VerticalStrategy`.
+
+    Notes
+    -----
+    .. math::
+       L = \mathrm{CE}\left( F([f_1(x_1), \ldots, f_P(x_P)]), y \right)
+
+    where :math:`f_i(x_i)` is the embedding that party i of P releases for a batch, F the label
+    holder's top model, and y the labels; each side steps its own weights along the gradient of L.
     """
 
 
 class PrivateVfl(VerticalStrategy):
-    """Vertical federated learning with clipped, noisy embeddings at one fixed epsilon.
+    r"""Vertical federated learning with clipped, noisy embeddings at one fixed epsilon.
 
-    ``h~ = clip(f(x), C) + N(0, sigma^2 I)``, sigma = 2 C m(epsilon, delta) by the analytic
-    Gaussian mechanism. Balle and Wang, "Improving the Gaussian Mechanism for Differential
-    Privacy: Analytical Calibration and Optimal Denoising", ICML 2018.
+    The noise is that of the analytic Gaussian mechanism. Balle and Wang, "Improving the Gaussian
+    Mechanism for Differential Privacy: Analytical Calibration and Optimal Denoising", ICML 2018.
 
     What (epsilon, delta) holds for: replacing one row of one passive party's features, given its
     bottom model's weights, per release; every row is released once a round, and ``total_epsilon``
@@ -53,6 +60,19 @@ class PrivateVfl(VerticalStrategy):
         evaluation, and test rows have no protection.
     **options
         As for `VerticalStrategy`.
+
+    Notes
+    -----
+    .. math::
+       \tilde{h} = \operatorname{clip}(f(x), C) + \mathcal{N}(0, \sigma^2 I), \qquad
+       \sigma = 2 C \, m(\varepsilon, \delta)
+
+    .. math::
+       m(\varepsilon, \delta) = \min \left\{ m : \Phi\left( \frac{1}{2 m} - \varepsilon m \right)
+       - e^{\varepsilon} \Phi\left( -\frac{1}{2 m} - \varepsilon m \right) \le \delta \right\}
+
+    where :math:`f(x)` is a passive party's embedding of a row, C the L2 bound that it is scaled
+    down to, and :math:`\Phi` the normal distribution function.
     """
 
     def __init__(

@@ -16,11 +16,11 @@ from fedguard.vertical.terms import PartyTerms
 
 
 class VflCzofo(VerticalStrategy):
-    """Cascaded hybrid optimisation: zeroth order in the parties, first order at the label holder.
+    r"""Cascaded hybrid optimisation: zeroth order in the parties, first order at the label holder.
 
     Per batch, party i releases ``f(theta_i)`` and ``f(theta_i + mu u)`` with u uniform on the unit
     sphere, and gets one number back: the difference of the losses with the one or the other block
-    in place. It steps along ``(L_i' - L) / mu * u``. No gradient of an embedding, which would
+    in place. No gradient of an embedding, which would
     show a row's label, ever leaves the label holder. Wang et al., "A Unified Solution for Privacy
     and Communication Efficiency in Vertical Federated Learning", NeurIPS 2023; without its
     compression.
@@ -31,6 +31,15 @@ class VflCzofo(VerticalStrategy):
         Smoothing radius, > 0.
     arch, embedding, seed
         As for `VerticalStrategy`.
+
+    Notes
+    -----
+    .. math::
+       \theta_i \leftarrow \theta_i - \eta \frac{L_i' - L}{\mu} u_i, \qquad
+       L_i' = L\left( \ldots, f_i(x_i; \theta_i + \mu u_i), \ldots \right)
+
+    where :math:`\theta_i` are party i's weights, :math:`u_i` is drawn uniformly from the unit
+    sphere, L is the batch's loss, and :math:`\eta` the learning rate.
     """
 
     released: ClassVar[tuple[str, ...]] = ("embedding", "perturbed")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import fedguard
-from documentation import parts, reference
+from documentation import formulas, notebooks, parts, reference
 from fedguard import registry
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +48,41 @@ def test_every_public_name_of_a_room_is_in_the_reference(api, room):
     assert listed, room
     for name in listed:
         assert re.search(rf"^::: fedguard\.[\w.]*\b{name}$", api, re.MULTILINE), f"{room}: {name}"
+
+
+@pytest.fixture(scope="module")
+def pages(api) -> str:
+    own = [text for kind in formulas.KINDS for text in parts.pages(kind).values()]
+    return "\n".join([api, *own]) + "\n"
+
+
+def offering() -> list[str]:
+    """Return the modules of the package that say what they offer."""
+    found = []
+    for path in sorted((ROOT / "fedguard").rglob("*.py")):
+        if re.search(r"^__all__ = ", path.read_text(encoding="utf-8"), re.MULTILINE):
+            found.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    return [name.removesuffix(".__init__") for name in found if name != "fedguard.__init__"]
+
+
+@pytest.mark.parametrize("name", offering())
+def test_every_name_that_a_module_offers_is_on_a_page(pages, name):
+    homes = reference.public_names(name).values()
+    assert [home for home in homes if f"::: {home}\n" not in pages] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *notebooks.FOLDER.glob("*.py")],
+    ids=lambda path: path.name,
+)
+def test_every_name_that_a_document_imports_is_on_a_page(pages, path):
+    for module, names in re.findall(
+        r"^ *from (fedguard\.[\w.]+) import ([\w, ]+)$", path.read_text("utf-8"), re.MULTILINE
+    ):
+        for name in re.split(r",\s*", names):
+            home = reference._home(importlib.import_module(module), name)
+            assert f"::: {home}\n" in pages, f"{path.name}: from {module} import {name}"
 
 
 def test_what_is_documented_is_there(api):
@@ -104,8 +139,11 @@ def test_the_site_builds_without_a_warning_and_holds_every_name(tmp_path, api):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stderr
-    built = "\n".join(path.read_text() for path in (tmp_path / "reference").glob("*.html"))
+    rooms = [*(tmp_path / "reference").glob("*.html"), *(tmp_path / "parts").rglob("*.html")]
+    built = "\n".join(path.read_text(encoding="utf-8") for path in rooms)
     for path in set(re.findall(r"^::: (.+)$", api, re.MULTILINE)):
         assert f'id="{path}"' in built, path
     outside = re.findall(r'(?:src|href)="(https?:)?//[^"]*\.(?:js|css|woff2?)"', built)
     assert not outside
+    assert built.count("<math") > 1000
+    assert not re.search(r":math:|\.\. math::", built)

@@ -14,9 +14,7 @@ from fedguard.updates import ClientUpdates
 
 
 class AdaptiveClipping(Clipping):
-    """Adaptive robust clipping (ARC): clip the largest norms to the next one below them.
-
-    ``k = floor(2 (f / n) (n - f))`` updates of largest norm are clipped to the (k + 1)-th largest.
+    r"""Adaptive robust clipping (ARC): clip the largest norms to the next one below them.
 
     Allouah, Guerraoui, Gupta, Jellouli, Rizk and Stephan, "Adaptive Gradient Clipping for Robust
     Federated Learning", ICLR 2025.
@@ -26,6 +24,16 @@ class AdaptiveClipping(Clipping):
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up, and
         at most ``(n - 1) // 2``.
+
+    Notes
+    -----
+    .. math::
+       y_i = x_i \min\left( 1, \frac{c}{\lVert x_i \rVert} \right), \qquad
+       c = \lVert x \rVert_{(q + 1)}, \quad
+       q = \left\lfloor \frac{2 f (n - f)}{n} \right\rfloor
+
+    where :math:`x_i` is client i's update, :math:`\lVert x \rVert_{(r)}` the r-th largest norm of
+    the n clients, and f the assumed bound.
 
     Examples
     --------

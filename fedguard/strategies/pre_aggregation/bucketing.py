@@ -15,7 +15,7 @@ from fedguard.updates import ClientUpdates
 
 
 class Bucketing(PreAggregation):
-    """Shuffle the clients and average them in buckets of s.
+    r"""Shuffle the clients and average them in buckets of s.
 
     Karimireddy, He and Jaggi, "Byzantine-Robust Learning on Heterogeneous Datasets via
     Bucketing", ICLR 2022. The shuffle is drawn over client ids, so the order of rows changes
@@ -27,6 +27,15 @@ class Bucketing(PreAggregation):
         s >= 1.
     seed : int
         Seed of the shuffle.
+
+    Notes
+    -----
+    .. math::
+       y_b = \frac{1}{|B_b|} \sum_{i \in B_b} x_i, \qquad
+       B_b = \{ \pi((b - 1) s + 1), \ldots, \pi(\min(b s, n)) \}
+
+    where :math:`x_i` is client i's update, n the clients, :math:`\pi` a random order of them, and s
+    the `bucket_size`.
 
     Examples
     --------

@@ -13,12 +13,19 @@ from fedguard.updates import ClientUpdates
 
 
 class Clipping(PreAggregation):
-    """Scale updates down to a fixed norm: ``x min(1, c / |x|)``.
+    r"""Scale updates down to a fixed norm.
 
     Parameters
     ----------
     max_norm : float
         c > 0, in units of an update's norm.
+
+    Notes
+    -----
+    .. math::
+       y_i = x_i \min\left( 1, \frac{c}{\lVert x_i \rVert} \right)
+
+    where :math:`x_i` is client i's update and c the `max_norm`.
 
     Examples
     --------

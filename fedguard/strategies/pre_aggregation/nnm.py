@@ -14,7 +14,7 @@ from fedguard.updates import ClientUpdates
 
 
 class NearestNeighbourMixing(PreAggregation):
-    """Replace each update by the mean of its n - f nearest, itself included.
+    r"""Replace each update by the mean of its n - f nearest, itself included.
 
     Allouah et al., "Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity",
     AISTATS 2023. Updates as near as the last of them are averaged in.
@@ -23,6 +23,14 @@ class NearestNeighbourMixing(PreAggregation):
     ----------
     assumed_malicious : float
         Assumed fraction of malicious clients, 0 <= a < 0.5; f is its share of n, rounded up.
+
+    Notes
+    -----
+    .. math::
+       y_i = \frac{1}{n - f} \sum_{j \in N_i} x_j
+
+    where :math:`x_j` is client j's update, and :math:`N_i` the n - f clients nearest to i, itself
+    among them; n clients, f the assumed bound.
 
     Examples
     --------

@@ -13,7 +13,7 @@ from fedguard.updates import ClientUpdates
 
 
 class TouchedRows(PreAggregation):
-    """Scale each row of a table by how few clients touched it: ``x_kr <- x_kr K / touched_r``.
+    r"""Scale each row of a table by how few clients touched it.
 
     A client touches a row of the table if any entry of its update there is not 0. The mean over
     all K clients after it is, row by row, the mean over those that touched the row: a row that few
@@ -25,6 +25,14 @@ class TouchedRows(PreAggregation):
     ----------
     table : str
         Name of the tensor, of rows; ``items.weight`` for the recommenders.
+
+    Notes
+    -----
+    .. math::
+       y_{ir} = \frac{n}{\max(1, t_r)} x_{ir}, \qquad
+       t_r = | \{ j : x_{jr} \ne 0 \} |
+
+    where :math:`x_{ir}` is row r of the table in client i's update, and n the clients.
 
     Examples
     --------

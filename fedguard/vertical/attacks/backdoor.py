@@ -14,7 +14,7 @@ from fedguard.vertical.terms import SeenParty
 
 
 class VerticalBackdoor(VerticalAttack):
-    """A passive party makes the model answer its target class whenever its part says so.
+    r"""A passive party makes the model answer its target class whenever its part says so.
 
     It knows a few rows of the target class. While training it releases for them an embedding with
     a trigger added, `strength` times the batch's mean row norm along a fixed random direction, and
@@ -34,6 +34,14 @@ class VerticalBackdoor(VerticalAttack):
         Size of the trigger relative to a clean embedding, > 0.
     parties
         As for `VerticalAttack`.
+
+    Notes
+    -----
+    .. math::
+       \tilde{h}_r = h_r + s \, \bar{n} \frac{u}{\lVert u \rVert}
+
+    where :math:`h_r` is the embedding of a known or triggered row, u a fixed random direction,
+    :math:`\bar{n}` the mean norm of the batch's embeddings, and s the `strength`.
     """
 
     backdoor: ClassVar[bool] = True

@@ -14,7 +14,7 @@ from fedguard.vertical.terms import SeenParty
 
 
 class PassiveCompletion(VerticalAttack):
-    """A passive party infers all labels from its trained bottom model and a few known labels.
+    r"""A passive party infers all labels from its trained bottom model and a few known labels.
 
     After training it completes its bottom model, frozen, with a head trained semi-supervised on
     its own rows. ``success`` is top-1 accuracy on the training rows whose labels it did not know;
@@ -28,6 +28,17 @@ class PassiveCompletion(VerticalAttack):
         Labels that the attacker knows of each class, >= 1; the paper has 4.
     parties
         As for `VerticalAttack`; several attackers pool their embeddings.
+
+    Notes
+    -----
+    .. math::
+       \hat{y} = \operatorname{argmax}_c h_c(z), \qquad
+       \min_h \; \mathrm{CE}(h(\tilde{z}), \tilde{q}) + \frac{50}{C} \min\left( 1, \frac{t}{T/2}
+       \right) \operatorname{mean} (\operatorname{softmax} h(\tilde{u}) - \tilde{p})^2
+
+    in step t of T, where z is the embedding of a row, h the head, :math:`(\tilde{z}, \tilde{q})`
+    mixed rows with known labels and :math:`(\tilde{u}, \tilde{p})` mixed rows with guessed and
+    sharpened ones, as in MixMatch, and C the classes.
     """
 
     def __init__(
@@ -59,11 +70,11 @@ class PassiveCompletion(VerticalAttack):
 
 
 class ActiveCompletion(PassiveCompletion):
-    """Model completion by a party that trains its bottom model harder than the others.
+    r"""Model completion by a party that trains its bottom model harder than the others.
 
-    Its optimiser multiplies each weight's gradient by ``clamp(1 + gamma g_t / g_{t-1}, 1, 5)``,
-    where it is larger than 1e-4, so that the top model comes to rely on this party.
-    Fu et al., "Label Inference Attacks Against Vertical Federated Learning", USENIX Security 2022.
+    Its optimiser scales each weight's gradient up where it keeps its sign, so that the top model
+    comes to rely on this party. Fu et al., "Label Inference Attacks Against Vertical Federated
+    Learning", USENIX Security 2022.
 
     Parameters
     ----------
@@ -71,6 +82,14 @@ class ActiveCompletion(PassiveCompletion):
         Strength, > 0.
     labels_per_class, parties
         As for `PassiveCompletion`.
+
+    Notes
+    -----
+    .. math::
+       \tilde{g}_t = g_t \min\left( 5, \max\left( 1, \; 1 + \gamma \frac{g_t}{g_{t-1}} \right)
+       \right)
+
+    for each weight whose :math:`|g_t| > 10^{-4}`, where :math:`g_t` is its gradient in step t.
     """
 
     def __init__(
@@ -98,7 +117,7 @@ class ActiveCompletion(PassiveCompletion):
 
 
 class ColludingCompletion(PassiveCompletion):
-    """Model completion by parties that pool their bottom models, two or more.
+    r"""Model completion by parties that pool their bottom models, two or more.
 
     As `PassiveCompletion`, on the embeddings of all attackers side by side. Fu et al., "Label
     Inference Attacks Against Vertical Federated Learning", USENIX Security 2022, for one party;
@@ -108,6 +127,13 @@ class ColludingCompletion(PassiveCompletion):
     ----------
     labels_per_class, parties
         As for `PassiveCompletion`.
+
+    Notes
+    -----
+    .. math::
+       \hat{y} = \operatorname{argmax}_c h_c([z_1, \ldots, z_a])
+
+    where :math:`z_i` is attacker i's embedding of the row, and h the head of `PassiveCompletion`.
     """
 
     least: ClassVar[int] = 2

@@ -15,14 +15,13 @@ _NOISE = 16
 
 
 class FeatureReconstruction(VerticalAttack):
-    """The label holder reconstructs a passive party's features from what that party released.
+    r"""The label holder reconstructs a passive party's features from what that party released.
 
     A generator G maps the attacker's own features, the victim's released embedding and noise to
     the victim's features; it is trained so that the victim's model (which leaked: white box) maps
-    them back, ``min ||f(G(x_own, h~, r)) - h~||^2``, plus a pull towards the spread of the few
-    features it knows. Gradients do flow through f to G. Luo et al., "Feature Inference Attack on
-    Model Predictions in Vertical Federated Learning", ICDE 2021, with embeddings in place of
-    predictions: the stronger view.
+    them back, plus a pull towards the few features it knows and their spread. Gradients do flow
+    through f to G. Luo et al., "Feature Inference Attack on Model Predictions in Vertical Federated
+    Learning", ICDE 2021, with embeddings in place of predictions: the stronger view.
 
     Measured on training rows that the generator never saw, from the last round's releases:
     ``feature_mse`` per normalised feature, ``baseline_mse`` of guessing the mean, and
@@ -37,6 +36,18 @@ class FeatureReconstruction(VerticalAttack):
         Passes over the released rows, >= 1.
     parties : tuple of int, optional
         The victims; drawn as attackers would be if left out. The attacker is the label holder.
+
+    Notes
+    -----
+    .. math::
+       \min_G \; t \, \left\lVert f(G(x_{\mathrm{own}}, \tilde{h}, r)) - \tilde{h} \right\rVert^2
+       + \left\lVert G(x_{\mathrm{own}}, \tilde{h}, 0) - x \right\rVert_{\mathrm{known}}^2
+       + \operatorname{mean} \max(0, \operatorname{var} G - \operatorname{var} x_{\mathrm{known}}),
+       \qquad t = \frac{C^2}{C^2 + E \sigma^2}
+
+    where f is the victim's model, clipped as the terms say, :math:`\tilde{h}` what it released, r
+    noise, x the victim's features, E the width of an embedding, C the clipping bound and
+    :math:`\sigma` the victim's noise (t = 1 without privacy terms); squares are means over rows.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from fedguard.vertical.terms import SeenParty
 
 
 class GradientLabelInference(VerticalAttack):
-    """A passive party reads labels from the directions of its rows' gradients.
+    r"""A passive party reads labels from the directions of its rows' gradients.
 
     A row's gradient is ``W^T (softmax - onehot(y))`` up to the layers in between: rows of one
     class point the same way. The attacker keeps one round's gradients and gives each row the class
@@ -29,6 +29,15 @@ class GradientLabelInference(VerticalAttack):
         most.
     parties
         As for `VerticalAttack`.
+
+    Notes
+    -----
+    .. math::
+       \hat{y}_r = \operatorname{argmax}_c \cos\left( g_r, \; \frac{1}{|K_c|} \sum_{k \in K_c}
+       \frac{g_k}{\lVert g_k \rVert} \right)
+
+    where :math:`g_r` is the gradient of row r that came back, and :math:`K_c` the rows that the
+    attacker knows to be of class c.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from fedguard.vertical.terms import Claim, SeenParty
 
 
 class FreeRiderParty(VerticalAttack):
-    """A party without data: its features are random numbers, drawn once.
+    r"""A party without data: its features are random numbers, drawn once.
 
     It follows the protocol in everything else and hopes to be paid. The idea of free riders is
     Lin et al., "Free-riders in Federated Learning: Attacks and Defenses", arXiv 2019; features of
@@ -24,6 +24,13 @@ class FreeRiderParty(VerticalAttack):
     ----------
     parties
         As for `VerticalAttack`.
+
+    Notes
+    -----
+    .. math::
+       \tilde{x}_r \sim \mathcal{N}(0, I)
+
+    in place of the features of every row r, drawn once.
     """
 
     def views(self, views: list[PartyView], attackers: tuple[int, ...]) -> list[PartyView]:
@@ -51,6 +58,13 @@ class ColludingDuplicates(VerticalAttack):
     ----------
     parties
         As for `VerticalAttack`, two or more.
+
+    Notes
+    -----
+    .. math::
+       x_j = x_i
+
+    where :math:`x_i` are the first attacker's features and :math:`x_j` those of every other one.
     """
 
     least: ClassVar[int] = 2
@@ -64,7 +78,7 @@ class ColludingDuplicates(VerticalAttack):
 
 
 class LyingNoise(VerticalAttack):
-    """A party that claims more noise than it adds, for the privacy pay.
+    r"""A party that claims more noise than it adds, for the privacy pay.
 
     It claims the smallest epsilon allowed, adds `factor` times the noise of its true one, and so
     is paid twice over: for privacy it does not provide, and for the contribution that noise would
@@ -77,6 +91,16 @@ class LyingNoise(VerticalAttack):
         What its noise is multiplied by, 0 to 1.
     parties
         As for `VerticalAttack`.
+
+    Notes
+    -----
+    .. math::
+       \tilde{\varepsilon} = \varepsilon_{\min}, \qquad
+       \tilde{h} = \operatorname{clip}(h, C) + q \, \sigma(\varepsilon) z
+
+    where :math:`\tilde{\varepsilon}` is what the party claims, :math:`\varepsilon` its true
+    epsilon, :math:`\sigma` the noise that belongs to it, h its embedding, z standard normal, and q
+    the `factor`.
     """
 
     def __init__(self, *, factor: float = 0.0, parties: tuple[int, ...] | None = None) -> None:
@@ -93,7 +117,7 @@ class LyingNoise(VerticalAttack):
 
 
 class LyingCost(VerticalAttack):
-    """A party that claims `factor` times the resources that it spends.
+    r"""A party that claims `factor` times the resources that it spends.
 
     The score multiplies contribution by the fifth root of the claimed cost ratio. Ours; the score
     is that of Madabushi et al., "OPUS-VFL: Incentivizing Optimal Privacy-Utility Tradeoffs in
@@ -105,6 +129,13 @@ class LyingCost(VerticalAttack):
         >= 1.
     parties
         As for `VerticalAttack`.
+
+    Notes
+    -----
+    .. math::
+       \tilde{c} = q \, c
+
+    where c is the party's true cost ratio, :math:`\tilde{c}` what it claims, and q the `factor`.
     """
 
     def __init__(self, *, factor: float = 32.0, parties: tuple[int, ...] | None = None) -> None:
