@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fedguard.clients.dense import DenseProgram, Layer
 from fedguard.clients.grouping import Group
-from fedguard.clients.stages import Conv, Pool, stages_of
+from fedguard.clients.pictures import Convolving, Pooling, Room
+from fedguard.clients.stages import Conv, stages_of
 
-GROUP = 4
-"""Most clients of a group: the linear layers of more bring nothing, and their pictures must stay
-in cache from the way forward to the way back."""
-
-_ops = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What a stage's way back needs: its input, its output, and where the maxima were."""
-
-    x: Tensor
-    out: Tensor
-    places: Tensor | None = None
+GROUP = 8
+"""Most clients of a group: more bring nothing, and their pictures must stay in cache from the way
+forward to the way back."""
 
 
 class ConvProgram(DenseProgram):
     """Batched SGD of convolutions, max-pooling, ReLU and linear layers, without autograd.
 
-    1. Pictures lie with their channels last, where pooling costs a tenth and convolutions less.
-    2. Each client's pictures go through its own convolutions; ReLU follows max-pooling, not the
-       other way round (see `Stages`), and the first convolution's input has no gradient.
-    3. The linear layers of all clients of the group are one product each, as `DenseProgram` has
-       them: their gradients are added to the weights at once and never stored.
-    4. Back through the stages, each client's weights are moved as soon as their gradient is there.
+    1. Pictures lie with their batch last; see `pictures`.
+    2. Each convolution of all clients of the group is one product of patches and weights; ReLU
+       follows max-pooling, not the other way round (see `Stages`), and the first convolution's
+       input has no gradient.
+    3. The linear layers are one product each, as `DenseProgram` has them: their gradients are
+       added to the weights at once and never stored.
+    4. Back through the stages, weights are moved as soon as their gradient is there.
 
     Parameters
     ----------
@@ -48,99 +35,55 @@ class ConvProgram(DenseProgram):
 
     deep = True
     form = "chain of convolutions, max-pooling, ReLU and linear layers"
-    _tape: list[list[_Seen]]
-    """The stages of each client on the way forward, in the step that is being taken."""
 
     def _layers(self) -> tuple[Layer, ...] | None:
         stages = stages_of(self.trainer.model.module)
         if stages is None:
             return None
-        self.pictures = stages.pictures
+        self.room = Room()
+        self.pictures = [
+            (Convolving if isinstance(stage, Conv) else Pooling)(stage, self.room, str(at))
+            for at, stage in enumerate(stages.pictures)
+        ]
         return stages.layers
 
     def _inputs(self, group: Group, step: int, active: int) -> Tensor:
-        """Return the pictures behind the last convolution or pooling, (active, B, features)."""
-        self._tape = []
-        flat = []
-        for client in range(active):
-            x = group.x.index_select(0, group.rows[client, step])
-            x = x.contiguous(memory_format=torch.channels_last)
-            seen: list[_Seen] = []
-            for stage in self.pictures:
-                x = self._ahead(stage, x, client, seen)
-            self._tape.append(seen)
-            flat.append(x.flatten(1))
-        return torch.stack(flat)
+        """Return the pictures behind the last stage, (active, B, features)."""
+        x = self._pictures(group, step, active)
+        for stage in self.pictures:
+            if isinstance(stage, Pooling):
+                x = stage.ahead(x)
+                continue
+            whole, inner = stage.entrance(x.shape)
+            if inner.data_ptr() != x.data_ptr():
+                inner.copy_(x)
+            names = stage.stage
+            weight = self._view(self.vectors, names.weight, active)
+            bias = None if names.bias is None else self._view(self.vectors, names.bias, active)
+            x = stage.ahead(whole, weight, bias)
+        self._shape = x.shape
+        return x.flatten(1, 3).transpose(1, 2)
 
-    def _ahead(self, stage: Conv | Pool, x: Tensor, client: int, seen: list[_Seen]) -> Tensor:
-        out: Tensor
-        places: Tensor | None = None
-        if isinstance(stage, Pool):
-            out, places = _ops.max_pool2d_with_indices.default(x, stage.window, stage.window)
-        else:
-            weight = self._of(self.vectors, stage.weight, client)
-            bias = None if stage.bias is None else self._of(self.vectors, stage.bias, client)
-            numbers = (stage.stride, stage.padding, stage.dilation, stage.groups)
-            out = functional.conv2d(x, weight, bias, *numbers)
-        if stage.relu:
-            out.relu_()
-        seen.append(_Seen(x, out, places))
-        return out
+    def _pictures(self, group: Group, step: int, active: int) -> Tensor:
+        """Return the rows that a step takes as pictures (active, C, H, W, B)."""
+        chosen = group.rows[:active, step]
+        rows = group.x.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
+        return rows.permute(0, 2, 3, 4, 1)
 
     def _backward(self, slope: Tensor, hidden: list[Tensor], active: int) -> Tensor:
         below = super()._backward(slope, hidden, active)
-        for client, seen in enumerate(self._tape):
-            shape = seen[-1].out.shape
-            d = below[client].view(shape).contiguous(memory_format=torch.channels_last)
-            for index in reversed(range(len(self.pictures))):
-                d = self._back(self.pictures[index], d, seen[index], client, first=index == 0)
-        self._tape = []
+        d = below.transpose(1, 2).reshape(self._shape)
+        for at in reversed(range(len(self.pictures))):
+            stage = self.pictures[at]
+            if isinstance(stage, Pooling):
+                d = stage.back(d)
+                continue
+            names = stage.stage
+            weight = self._view(self.vectors, names.weight, active)
+            gradient, shift, lower = stage.back(d, weight, first=at == 0)
+            self._move(names.weight, gradient, active)
+            if names.bias is not None:
+                self._move(names.bias, shift, active)
+            if lower is not None:
+                d = lower
         return below
-
-    def _back(
-        self, stage: Conv | Pool, d: Tensor, seen: _Seen, client: int, *, first: bool
-    ) -> Tensor:
-        if stage.relu:
-            d = _ops.threshold_backward.default(d, seen.out, 0)
-        if isinstance(stage, Pool):
-            back = _ops.max_pool2d_with_indices_backward.default
-            window = stage.window
-            below: Tensor = back(d, seen.x, window, window, (0, 0), (1, 1), False, seen.places)
-            return below
-        weight = self._of(self.vectors, stage.weight, client)
-        below, change, shift = _ops.convolution_backward.default(
-            d,
-            seen.x,
-            weight,
-            None if stage.bias is None else [len(weight)],
-            stage.stride,
-            stage.padding,
-            stage.dilation,
-            False,
-            (0, 0),
-            stage.groups,
-            (not first, True, stage.bias is not None),
-        )
-        self._move(stage.weight, change, client)
-        if stage.bias is not None:
-            self._move(stage.bias, shift, client)
-        return below
-
-    def _move(self, name: str, gradient: Tensor, client: int) -> None:
-        """Take one SGD step with one parameter of one client."""
-        lr, decay, momentum = self.settings.lr, self.settings.weight_decay, self.settings.momentum
-        value = self._of(self.vectors, name, client)
-        if not momentum:
-            if decay:
-                value.mul_(1.0 - lr * decay)
-            value.add_(gradient, alpha=-lr)
-            return
-        velocity = self._of(self.momenta, name, client)
-        velocity.mul_(momentum).add_(gradient)
-        self._follow(value, velocity)
-
-    def _of(self, stack: Tensor, name: str, client: int) -> Tensor:
-        """Return one parameter of one client."""
-        place = self._places[name]
-        start, end = self.layout.offsets[place : place + 2]
-        return stack[client, start:end].view(self.layout.shapes[place])

@@ -174,7 +174,7 @@ class DenseProgram(Program):
                 below.mul_(h > 0)
             self._update_weight(layer.weight, slope, h, active)
             if layer.bias is not None:
-                self._update_bias(layer.bias, slope.sum(dim=1), active)
+                self._move(layer.bias, slope.sum(dim=1), active)
             if below is not None:
                 slope = below
         return slope
@@ -189,15 +189,16 @@ class DenseProgram(Program):
         velocity.baddbmm_(slope.transpose(1, 2), h, beta=momentum)
         self._follow(weight, velocity)
 
-    def _update_bias(self, name: str, gradient: Tensor, active: int) -> None:
+    def _move(self, name: str, gradient: Tensor, active: int) -> None:
+        """Take one SGD step with one parameter of the first `active` clients."""
         lr, decay, momentum = self.settings.lr, self.settings.weight_decay, self.settings.momentum
-        bias = self._view(self.vectors, name, active)
+        value = self._view(self.vectors, name, active)
         if not momentum:
-            bias.mul_(1.0 - lr * decay).add_(gradient, alpha=-lr)
+            value.mul_(1.0 - lr * decay).add_(gradient, alpha=-lr)
             return
         velocity = self._view(self.momenta, name, active)
         velocity.mul_(momentum).add_(gradient)
-        self._follow(bias, velocity)
+        self._follow(value, velocity)
 
     def _follow(self, value: Tensor, velocity: Tensor) -> None:
         """Add the weight decay to the velocity and move along it."""
