@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fedguard.clients.dense import DenseProgram, Layer
 from fedguard.clients.grouping import Group
-from fedguard.clients.pictures import Convolving, Pooling, Room
-from fedguard.clients.stages import Conv, stages_of
+from fedguard.clients.pictures import Convolving, Room
+from fedguard.clients.stages import stages_of
 
 GROUP = 8
 """Most clients of a group: more bring nothing, and their pictures must stay in cache from the way
@@ -42,7 +43,7 @@ class ConvProgram(DenseProgram):
             return None
         self.room = Room()
         self.pictures = [
-            (Convolving if isinstance(stage, Conv) else Pooling)(stage, self.room, str(at))
+            Convolving(stage, self.room, str(at), first=at == 0)
             for at, stage in enumerate(stages.pictures)
         ]
         return stages.layers
@@ -51,12 +52,8 @@ class ConvProgram(DenseProgram):
         """Return the pictures behind the last stage, (active, B, features)."""
         x = self._pictures(group, step, active)
         for stage in self.pictures:
-            if isinstance(stage, Pooling):
-                x = stage.ahead(x)
-                continue
             whole, inner = stage.entrance(x.shape)
-            if inner.data_ptr() != x.data_ptr():
-                inner.copy_(x)
+            inner.copy_(x)
             names = stage.stage
             weight = self._view(self.vectors, names.weight, active)
             bias = None if names.bias is None else self._view(self.vectors, names.bias, active)
@@ -73,17 +70,15 @@ class ConvProgram(DenseProgram):
     def _backward(self, slope: Tensor, hidden: list[Tensor], active: int) -> Tensor:
         below = super()._backward(slope, hidden, active)
         d = below.transpose(1, 2).reshape(self._shape)
-        for at in reversed(range(len(self.pictures))):
-            stage = self.pictures[at]
-            if isinstance(stage, Pooling):
-                d = stage.back(d)
-                continue
+        for stage in reversed(self.pictures):
             names = stage.stage
             weight = self._view(self.vectors, names.weight, active)
-            gradient, shift, lower = stage.back(d, weight, first=at == 0)
+            gradient, shift, d = stage.back(d, weight)
             self._move(names.weight, gradient, active)
             if names.bias is not None:
                 self._move(names.bias, shift, active)
-            if lower is not None:
-                d = lower
         return below
+
+    def _below(self, slope: Tensor, weight: Tensor) -> Tensor:
+        """Return the slope (G, B, in) at the input of a layer, its batch last in memory."""
+        return torch.bmm(weight.mT, slope.mT).mT

@@ -169,7 +169,7 @@ class DenseProgram(Program):
             h = hidden.pop()
             below = None
             if hidden or self.deep:
-                below = torch.bmm(slope, self._view(self.vectors, layer.weight, active))
+                below = self._below(slope, self._view(self.vectors, layer.weight, active))
             if hidden and below is not None and self.chain[len(hidden) - 1].relu:
                 below.mul_(h > 0)
             self._update_weight(layer.weight, slope, h, active)
@@ -178,6 +178,10 @@ class DenseProgram(Program):
             if below is not None:
                 slope = below
         return slope
+
+    def _below(self, slope: Tensor, weight: Tensor) -> Tensor:
+        """Return the slope (G, B, in) at the input of a layer."""
+        return torch.bmm(slope, weight)
 
     def _update_weight(self, name: str, slope: Tensor, h: Tensor, active: int) -> None:
         lr, decay, momentum = self.settings.lr, self.settings.weight_decay, self.settings.momentum

@@ -1,4 +1,4 @@
-"""Forward and back through convolutions and max-pooling, for all clients of a group at once.
+"""Forward and back through a convolution and its max-pooling, for all clients of a group at once.
 
 Pictures are (G, C, H, W, B): the rows of a batch lie side by side, so that every shift, maximum and
 sum runs along memory, and a flattened picture is the same memory. Buffers are made once and used in
@@ -14,7 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from fedguard.clients.stages import Conv, Pool
+from fedguard.clients.stages import Conv
 
 PATCH_BYTES = 4 << 20
 """Most bytes of patches at a time, but for one row of every picture: what stays in cache."""
@@ -43,17 +43,20 @@ class Room:
 
 
 class Convolving:
-    """One convolution as products of patches with each client's own weights.
+    """One convolution, and what follows it, as products of patches with each client's own weights.
 
     With patches ``P`` (G, K, N), K = C kh kw values at N = H' W' B places, and weights ``w``
     (G, O, K):
 
-    1. ``z = w P + b``;
-    2. the gradient of the weights is ``d P'`` (G, O, K), that of the bias the sum of ``d``;
-    3. the slope below is ``w' d`` (G, K, N), each value added where its patch's value came from.
+    1. ``z = w P``; of each pooling window the greatest, of equals the first; ``+ b``; ReLU. A
+       maximum, a bias and a ReLU may change places, and behind the pooling there is less to do.
+    2. On the way back, the slope ``d`` goes to the place of the greatest. The gradient of the
+       weights is ``d P'`` (G, O, K), that of the bias the sum of ``d``.
+    3. The slope below is ``w' d`` (G, K, N), each value added where its patch's value came from.
 
-    Where all patches are more than `PATCH_BYTES`, they are made for some rows of the picture at a
-    time, and once more on the way back.
+    Places that no pooling window holds are not computed. Where all patches are more than
+    `PATCH_BYTES`, they are made for some rows of the output at a time, and once more on the way
+    back.
 
     Parameters
     ----------
@@ -63,18 +66,23 @@ class Convolving:
         Where its buffers lie.
     name : str
         What its buffers are called.
+    first : bool
+        Whether nothing below it is trained.
     """
 
-    def __init__(self, stage: Conv, room: Room, name: str) -> None:
-        self.stage, self.room, self.name = stage, room, name
+    def __init__(self, stage: Conv, room: Room, name: str, *, first: bool) -> None:
+        self.stage, self.room, self.name, self.first = stage, room, name, first
         self.x = self.out = torch.empty(0)
         self.kernel = self.sides = (0, 0)
+        self.by_window = False
+        self._pooled: list[Tensor] = []
+        """The products of each band of rows, window by window, on the way from ahead to back."""
 
-    def entrance(self, shape: tuple[int, int, int, int, int]) -> tuple[Tensor, Tensor]:
+    def entrance(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return a buffer for the input with its margin of zeros, and the input's part of it."""
         down, right = self.stage.padding
-        height, width = shape[2:4]
-        wide = (*shape[:2], height + 2 * down, width + 2 * right, shape[4])
+        group, channels, height, width, batch = shape
+        wide = (group, channels, height + 2 * down, width + 2 * right, batch)
         whole = self.room.take(f"{self.name} in", wide)
         return whole, whole[:, :, down : down + height, right : right + width]
 
@@ -85,22 +93,29 @@ class Convolving:
         """
         self.x, self.kernel = x, (weight.shape[3], weight.shape[4])
         self.sides = (self._side(0), self._side(1))
-        shape = (len(x), weight.shape[1], *self.sides, x.shape[4])
-        out = self.room.take(f"{self.name} out", shape)
-        flat, matrix = out.flatten(2), weight.flatten(2)
-        for places, patches in self._patches(anew=True):
-            for inputs, outputs in self._parts(shape[1]):
-                z, w, p = flat[:, outputs, places], matrix[:, outputs], patches[:, inputs]
-                if bias is None:
-                    torch.bmm(w, p, out=z)
-                else:
-                    torch.baddbmm(bias[:, outputs, None], w, p, out=z)
-        self.out = out.relu_() if self.stage.relu else out
-        return out
+        outs, values = weight.shape[1], self._values()
+        # Patches are copied faster row by row, maxima are taken faster window by window.
+        self.by_window = self.first or self.stage.stride[1] > 1 or 2 * values < 5 * outs
+        out = self.out = self.room.take(f"{self.name} out", (len(x), outs, *self.sides, x.shape[4]))
+        matrix = weight.flatten(2)
+        pooled = self.stage.window != (1, 1)
+        self._pooled = []
+        for top, count in self._bands():
+            patches = self._patches(count)
+            self._shifts(patches, count).copy_(self._windows(x, top, count))
+            z = out[:, :, top : top + count].flatten(2)
+            if pooled:
+                z = self.room.take(f"{self.name} band {top}", (len(x), outs, patches.shape[2]))
+            for inputs, outputs in self._parts(outs):
+                torch.bmm(matrix[:, outputs], patches[:, inputs], out=z[:, outputs])
+            if pooled:
+                self._pooled.append(z)
+                self._greatest(z, count, out[:, :, top : top + count])
+        if bias is not None:
+            out.add_(bias[:, :, None, None, None])
+        return out.relu_() if self.stage.relu else out
 
-    def back(
-        self, d: Tensor, weight: Tensor, *, first: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def back(self, d: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of weight and bias, and the slope at the input unless it is first.
 
         `d` (G, O, H', W', B) is the slope at the output; it is overwritten.
@@ -109,137 +124,125 @@ class Convolving:
             d = _slope.grad_input(d, self.out, 0, grad_input=d)
         if not d.is_contiguous():
             d = self.room.take(f"{self.name} slope", tuple(d.shape)).copy_(d)
-        flat, matrix = d.flatten(2), weight.flatten(2)
+        shift = d.flatten(2).sum(dim=2)
+        matrix = weight.flatten(2)
         group, outs, values = matrix.shape
-        standing = values % _LANES > 0  # then the rows of the product are the outputs
-        gradient = self.room.take(
-            f"{self.name} gradient", (group, values, outs) if standing else (group, outs, values)
-        )
-        upright = gradient.transpose(1, 2) if standing else gradient
-        below = None if first else self.room.take(f"{self.name} below", tuple(self.x.shape)).zero_()
-        for places, patches in self._patches(anew=False):
-            fresh = 0.0 if places.start == 0 else 1.0
+        lying = values % _LANES == 0
+        shape = (group, outs, values) if lying else (group, values, outs)
+        gradient = self.room.take(f"{self.name} gradient", shape).zero_()
+        shape = (0,) if self.first else tuple(self.x.shape)
+        below = self.room.take(f"{self.name} below", shape).zero_()
+        bands = list(self._bands())
+        for at, (top, count) in enumerate(bands):
+            patches = self._patches(count)
+            if len(bands) > 1:
+                self._shifts(patches, count).copy_(self._windows(self.x, top, count))
+            s = d[:, :, top : top + count]
+            s = self._spread(s, self._pooled[at], count) if self._pooled else s.flatten(2)
             for inputs, outputs in self._parts(outs):
-                s, p = flat[:, outputs, places], patches[:, inputs]
-                if standing:
-                    gradient[:, :, outputs].baddbmm_(p, s.transpose(1, 2), beta=fresh)
+                if lying:
+                    gradient[:, outputs].baddbmm_(s[:, outputs], patches[:, inputs].mT)
                 else:
-                    gradient[:, outputs].baddbmm_(s, p.transpose(1, 2), beta=fresh)
-                if below is not None:
-                    torch.bmm(matrix[:, outputs].transpose(1, 2), s, out=p)
-            if below is not None:
-                self._fold(patches, places, below)
-        if below is not None:
-            down, right = self.stage.padding
+                    gradient[:, :, outputs].baddbmm_(patches[:, inputs], s[:, outputs].mT)
+                if not self.first:
+                    torch.bmm(matrix[:, outputs].mT, s[:, outputs], out=patches[:, inputs])
+            if not self.first:
+                self._fold(patches, top, count, below)
+        found = gradient if lying else gradient.mT
+        down, right = self.stage.padding
+        if not self.first:
             below = below[:, :, down : below.shape[2] - down, right : below.shape[3] - right]
-        return upright.unflatten(2, weight.shape[2:]), flat.sum(dim=2), below
+        return found.unflatten(2, weight.shape[2:]), shift, below
 
     def _side(self, axis: int) -> int:
+        """Return the output's height or width."""
         stage = self.stage
         reach = stage.dilation[axis] * (self.kernel[axis] - 1) + 1
-        return (self.x.shape[2 + axis] - reach) // stage.stride[axis] + 1
+        places = (self.x.shape[2 + axis] - reach) // stage.stride[axis] + 1
+        return places // stage.window[axis]
 
-    def _parts(self, outs: int) -> Iterator[tuple[slice, slice]]:
+    def _parts(self, outs: int) -> list[tuple[slice, slice]]:
         """Return which rows of the patches make which outputs, group by group."""
-        values = self.x.shape[1] * prod(self.kernel) // self.stage.groups
-        outs //= self.stage.groups
-        for at in range(self.stage.groups):
-            yield slice(at * values, (at + 1) * values), slice(at * outs, (at + 1) * outs)
+        groups = self.stage.groups
+        values, outs = self.x.shape[1] * prod(self.kernel) // groups, outs // groups
+        return [
+            (slice(at * values, (at + 1) * values), slice(at * outs, (at + 1) * outs))
+            for at in range(groups)
+        ]
 
-    def _patches(self, *, anew: bool) -> Iterator[tuple[slice, Tensor]]:
-        """Return places and their patches (G, K, places), as many rows of the output at a time."""
-        group, channels, _, _, batch = self.x.shape
-        height, width = self.sides
-        values = channels * prod(self.kernel)
-        line = width * batch
-        rows = min(height, max(1, PATCH_BYTES // (4 * group * values * line)))
+    def _bands(self) -> Iterator[tuple[int, int]]:
+        """Return which rows of the output are made at a time: the first one and their number."""
+        height = self.sides[0]
+        rows = min(height, max(1, PATCH_BYTES // (4 * len(self.x) * self._values() * self._line())))
         for top in range(0, height, rows):
-            count = min(rows, height - top)
-            name = f"{self.name} patches" if count == rows else f"{self.name} last patches"
-            patches = self.room.take(name, (group, values, count * line))
-            if anew or rows < height:
-                self._shifts(patches, count).copy_(self._windows(top, count))
-            yield slice(top * line, (top + count) * line), patches
+            yield top, min(rows, height - top)
+
+    def _values(self) -> int:
+        return self.x.shape[1] * prod(self.kernel)
+
+    def _line(self) -> int:
+        """Return how many places make one row of the output."""
+        return prod(self.stage.window) * self.sides[1] * self.x.shape[4]
+
+    def _patches(self, count: int) -> Tensor:
+        """Return the buffer of the patches of some rows of the output, (G, K, N)."""
+        shape = (len(self.x), self._values(), count * self._line())
+        return self.room.take(f"{self.name} patches of {count}", shape)
 
     def _shifts(self, patches: Tensor, count: int) -> Tensor:
-        """Return patches as (G, C, kh, kw, rows, W', B)."""
-        shape = (len(patches), self.x.shape[1], *self.kernel, count, self.sides[1], -1)
-        return patches.view(shape)
+        """Return patches as (G, C, kh, kw, wh, ww, rows, W', B)."""
+        channels = self.x.shape[1]
+        return self._apart(patches.view(len(patches), channels, *self.kernel, -1), count)
 
-    def _windows(self, top: int, count: int) -> Tensor:
-        """Return the input as (G, C, kh, kw, rows, W', B), where values stand many times."""
-        (down, right), (fall, step) = self.stage.stride, self.stage.dilation
-        g, c, h, w, b = self.x.stride()
-        shape = (*self.x.shape[:2], *self.kernel, count, self.sides[1], self.x.shape[4])
-        strides = (g, c, fall * h, step * w, down * h, right * w, b)
-        return self.x.as_strided(shape, strides, self.x.storage_offset() + top * down * h)
+    def _apart(self, values: Tensor, count: int) -> Tensor:
+        """Return (..., N) as (..., wh, ww, rows, W', B), however its places are ordered."""
+        before, (high, wide) = values.shape[:-1], self.stage.window
+        if self.by_window:
+            return values.view(*before, high, wide, count, self.sides[1], -1)
+        split = values.view(*before, count, high, self.sides[1], wide, -1)
+        return split.movedim((-4, -2), (-5, -4))
 
-    def _fold(self, patches: Tensor, places: slice, below: Tensor) -> None:
+    def _places(self, z: Tensor, count: int) -> list[Tensor]:
+        """Return the values (G, O, rows, W', B) at each place of all windows, row by row."""
+        high, wide = self.stage.window
+        apart = self._apart(z, count)
+        return [apart[:, :, i, j] for i, j in product(range(high), range(wide))]
+
+    def _windows(self, x: Tensor, top: int, count: int) -> Tensor:
+        """Return (G, C, H, W, B) as (G, C, kh, kw, wh, ww, rows, W', B), without a copy."""
+        stage, (g, c, h, w, b) = self.stage, x.stride()
+        (down, right), (high, wide) = stage.stride, stage.window
+        shape = (*x.shape[:2], *self.kernel, high, wide, count, self.sides[1], x.shape[4])
+        steps = (stage.dilation[0] * h, stage.dilation[1] * w, down * h, right * w)
+        strides = (g, c, *steps, down * high * h, right * wide * w, b)
+        return x.as_strided(shape, strides, x.storage_offset() + top * down * high * h)
+
+    def _fold(self, patches: Tensor, top: int, count: int, below: Tensor) -> None:
         """Add each value of the patches where it came from."""
-        (down, right), (fall, step) = self.stage.stride, self.stage.dilation
-        line = self.sides[1] * self.x.shape[4]
-        top, count = places.start // line, (places.stop - places.start) // line
-        shifts = self._shifts(patches, count)
+        windows, shifts = self._windows(below, top, count), self._shifts(patches, count)
         for i, j in product(range(self.kernel[0]), range(self.kernel[1])):
-            y, x = i * fall + top * down, j * step
-            rows = slice(y, y + down * (count - 1) + 1, down)
-            columns = slice(x, x + right * (self.sides[1] - 1) + 1, right)
-            below[:, :, rows, columns].add_(shifts[:, :, i, j])
+            windows[:, :, i, j].add_(shifts[:, :, i, j])
 
+    def _greatest(self, z: Tensor, count: int, out: Tensor) -> None:
+        """Write each window's maximum into `out`.
 
-class Pooling:
-    """Max-pooling of windows that do not overlap; of equal values the first one counts.
-
-    Going ahead, each place of a window that is greater than all before it leaves by how much in
-    the input's own memory; going back, the last such place takes the slope.
-
-    Parameters
-    ----------
-    stage : Pool
-        The windows.
-    room : Room
-        Where its buffers lie.
-    name : str
-        What its buffers are called.
-    """
-
-    def __init__(self, stage: Pool, room: Room, name: str) -> None:
-        self.stage, self.room, self.name = stage, room, name
-        self.x = self.out = torch.empty(0)
-
-    def ahead(self, x: Tensor) -> Tensor:
-        """Return the maxima (G, C, H // wh, W // ww, B) of an input that is overwritten."""
-        self.x = x
-        first, *rest = self._places()
-        most, other = (
-            self.room.take(f"{self.name} {name}", tuple(first.shape)) for name in ("out", "other")
-        )
-        most.copy_(first)
-        for place in rest:
-            torch.maximum(most, place, out=other)
+        Each place of a window that is greater than all before it leaves in its memory by how much:
+        on the way back, the last such place takes the slope.
+        """
+        first, *rest = self._places(z, count)
+        most = first
+        for at, place in enumerate(rest):
+            last = at == len(rest) - 1
+            name = f"{self.name} most {at % 2}"
+            more = out if last else self.room.take(name, tuple(first.shape))
+            torch.maximum(most, place, out=more)
             place.sub_(most)
-            most, other = other, most
-        self.out = most.relu_() if self.stage.relu else most
-        return self.out
+            most = more
 
-    def back(self, d: Tensor) -> Tensor:
-        """Return the slope at the input for that at the output, which is overwritten."""
-        if self.stage.relu:
-            d = _slope.grad_input(d, self.out, 0, grad_input=d)
-        first, *rest = self._places()
+    def _spread(self, d: Tensor, z: Tensor, count: int) -> Tensor:
+        """Return the slope at all places of the windows, in the memory of `_greatest`."""
+        first, *rest = self._places(z, count)
         for place in reversed(rest):
             _slope.grad_input(d, place, 0, grad_input=place)
-            d.sub_(place)
-        first.copy_(d)
-        height, width = (
-            side * window for side, window in zip(first.shape[2:4], self.stage.window, strict=True)
-        )
-        self.x[:, :, height:] = 0
-        self.x[:, :, :, width:] = 0
-        return self.x
-
-    def _places(self) -> list[Tensor]:
-        """Return the values at each place of all windows, row by row of a window."""
-        wh, ww = self.stage.window
-        height, width = self.x.shape[2] // wh * wh, self.x.shape[3] // ww * ww
-        return [self.x[:, :, i:height:wh, j:width:ww] for i in range(wh) for j in range(ww)]
+            torch.sub(d, place, out=first if place is rest[0] else d)
+        return z
