@@ -52,8 +52,7 @@ class ConvProgram(DenseProgram):
         """Return the pictures behind the last stage, (active, B, features)."""
         x = self._pictures(group, step, active)
         for stage in self.pictures:
-            whole, inner = stage.entrance(x.shape)
-            inner.copy_(x)
+            whole = stage.entrance(x)
             names = stage.stage
             weight = self._view(self.vectors, names.weight, active)
             bias = None if names.bias is None else self._view(self.vectors, names.bias, active)

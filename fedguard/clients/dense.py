@@ -115,6 +115,7 @@ class DenseProgram(Program):
             raise ValueError(f"the network is no {self.form}")
         self.chain = chain
         self._places = {name: index for index, name in enumerate(self.layout.names)}
+        self._views: dict[tuple[bool, str, int], Tensor] = {}
         self._minus_one = torch.full((1, 1, 1), -1.0, device=self.vectors.device)
 
     form = "chain of linear layers and ReLU"
@@ -212,6 +213,11 @@ class DenseProgram(Program):
 
     def _view(self, stack: Tensor, name: str, active: int) -> Tensor:
         """Return one parameter of the first `active` clients, (active, *shape)."""
-        place = self._places[name]
-        start, end = self.layout.offsets[place : place + 2]
-        return stack[:active, start:end].view(active, *self.layout.shapes[place])
+        key = (stack is self.momenta, name, active)
+        found = self._views.get(key)
+        if found is None:
+            place = self._places[name]
+            start, end = self.layout.offsets[place : place + 2]
+            found = stack[:active, start:end].view(active, *self.layout.shapes[place])
+            self._views[key] = found
+        return found

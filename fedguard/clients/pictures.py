@@ -37,9 +37,9 @@ class Room:
         It is made anew where more clients, or pictures of another shape, come.
         """
         buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < shape[0] or buffer.shape[1:] != shape[1:]:
+        if buffer is None or buffer.shape[0] < shape[0] or buffer.shape[1:] != shape[1:]:
             buffer = self._buffers[name] = torch.zeros(shape)
-        return buffer[: shape[0]]
+        return buffer if buffer.shape[0] == shape[0] else buffer[: shape[0]]
 
 
 class Convolving:
@@ -78,13 +78,16 @@ class Convolving:
         self._pooled: list[Tensor] = []
         """The products of each band of rows, window by window, on the way from ahead to back."""
 
-    def entrance(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return a buffer for the input with its margin of zeros, and the input's part of it."""
+    def entrance(self, x: Tensor) -> Tensor:
+        """Return an input (G, C, H, W, B) with its margin of zeros, in the order of its shape."""
         down, right = self.stage.padding
-        group, channels, height, width, batch = shape
+        if not (down or right) and x.is_contiguous():
+            return x
+        group, channels, height, width, batch = x.shape
         wide = (group, channels, height + 2 * down, width + 2 * right, batch)
         whole = self.room.take(f"{self.name} in", wide)
-        return whole, whole[:, :, down : down + height, right : right + width]
+        whole[:, :, down : down + height, right : right + width].copy_(x)
+        return whole
 
     def ahead(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the output (G, O, H', W', B) for an input (G, C, H, W, B) with its margin.
@@ -96,7 +99,9 @@ class Convolving:
         outs, values = weight.shape[1], self._values()
         # Patches are copied faster row by row, maxima are taken faster window by window.
         self.by_window = self.first or self.stage.stride[1] > 1 or 2 * values < 5 * outs
-        out = self.out = self.room.take(f"{self.name} out", (len(x), outs, *self.sides, x.shape[4]))
+        out = self.out = self.room.take(
+            f"{self.name} out", (x.shape[0], outs, *self.sides, x.shape[4])
+        )
         matrix = weight.flatten(2)
         pooled = self.stage.window != (1, 1)
         self._pooled = []
@@ -105,7 +110,7 @@ class Convolving:
             self._shifts(patches, count).copy_(self._windows(x, top, count))
             z = out[:, :, top : top + count].flatten(2)
             if pooled:
-                z = self.room.take(f"{self.name} band {top}", (len(x), outs, patches.shape[2]))
+                z = self.room.take(f"{self.name} band {top}", (x.shape[0], outs, patches.shape[2]))
             for inputs, outputs in self._parts(outs):
                 torch.bmm(matrix[:, outputs], patches[:, inputs], out=z[:, outputs])
             if pooled:
@@ -173,7 +178,9 @@ class Convolving:
     def _bands(self) -> Iterator[tuple[int, int]]:
         """Return which rows of the output are made at a time: the first one and their number."""
         height = self.sides[0]
-        rows = min(height, max(1, PATCH_BYTES // (4 * len(self.x) * self._values() * self._line())))
+        rows = min(
+            height, max(1, PATCH_BYTES // (4 * self.x.shape[0] * self._values() * self._line()))
+        )
         for top in range(0, height, rows):
             yield top, min(rows, height - top)
 
@@ -186,13 +193,13 @@ class Convolving:
 
     def _patches(self, count: int) -> Tensor:
         """Return the buffer of the patches of some rows of the output, (G, K, N)."""
-        shape = (len(self.x), self._values(), count * self._line())
+        shape = (self.x.shape[0], self._values(), count * self._line())
         return self.room.take(f"{self.name} patches of {count}", shape)
 
     def _shifts(self, patches: Tensor, count: int) -> Tensor:
         """Return patches as (G, C, kh, kw, wh, ww, rows, W', B)."""
         channels = self.x.shape[1]
-        return self._apart(patches.view(len(patches), channels, *self.kernel, -1), count)
+        return self._apart(patches.view(patches.shape[0], channels, *self.kernel, -1), count)
 
     def _apart(self, values: Tensor, count: int) -> Tensor:
         """Return (..., N) as (..., wh, ww, rows, W', B), however its places are ordered."""
