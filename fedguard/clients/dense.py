@@ -196,14 +196,20 @@ class DenseProgram(Program):
 
     def _move(self, name: str, gradient: Tensor, active: int) -> None:
         """Take one SGD step with one parameter of the first `active` clients."""
-        lr, decay, momentum = self.settings.lr, self.settings.weight_decay, self.settings.momentum
         value = self._view(self.vectors, name, active)
-        if not momentum:
-            value.mul_(1.0 - lr * decay).add_(gradient, alpha=-lr)
+        momenta = self._view(self.momenta, name, active) if self.settings.momentum else value
+        self._descend(value, momenta, gradient)
+
+    def _descend(self, value: Tensor, velocity: Tensor, gradient: Tensor) -> None:
+        """Take one SGD step; `velocity` is touched only where there is momentum."""
+        lr, decay, momentum = self.settings.lr, self.settings.weight_decay, self.settings.momentum
+        if momentum:
+            velocity.mul_(momentum).add_(gradient)
+            self._follow(value, velocity)
             return
-        velocity = self._view(self.momenta, name, active)
-        velocity.mul_(momentum).add_(gradient)
-        self._follow(value, velocity)
+        if decay:
+            value.mul_(1.0 - lr * decay)
+        value.add_(gradient, alpha=-lr)
 
     def _follow(self, value: Tensor, velocity: Tensor) -> None:
         """Add the weight decay to the velocity and move along it."""

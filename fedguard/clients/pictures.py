@@ -103,17 +103,16 @@ class Convolving:
             f"{self.name} out", (x.shape[0], outs, *self.sides, x.shape[4])
         )
         matrix = weight.flatten(2)
-        pooled = self.stage.window != (1, 1)
         self._pooled = []
         for top, count in self._bands():
             patches = self._patches(count)
             self._shifts(patches, count).copy_(self._windows(x, top, count))
             z = out[:, :, top : top + count].flatten(2)
-            if pooled:
+            if self.stage.pooled:
                 z = self.room.take(f"{self.name} band {top}", (x.shape[0], outs, patches.shape[2]))
             for inputs, outputs in self._parts(outs):
                 torch.bmm(matrix[:, outputs], patches[:, inputs], out=z[:, outputs])
-            if pooled:
+            if self.stage.pooled:
                 self._pooled.append(z)
                 self._greatest(z, count, out[:, :, top : top + count])
         if bias is not None:

@@ -27,6 +27,11 @@ class Conv:
     window: tuple[int, int] = (1, 1)
     relu: bool = False
 
+    @property
+    def pooled(self) -> bool:
+        """Whether max-pooling follows."""
+        return self.window != (1, 1)
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -104,7 +109,7 @@ class _Reader:
         plain = _pair(part.padding) == (0, 0) and not part.ceil_mode and not part.return_indices
         if not (apart and plain and self.pictures) or self.flat or max(window) < 2:
             return False
-        alone = self.pictures[-1].window == (1, 1)
+        alone = not self.pictures[-1].pooled
         self.pictures[-1] = replace(self.pictures[-1], window=(int(window[0]), int(window[1])))
         return alone
 
