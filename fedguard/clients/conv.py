@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fedguard.clients.dense import DenseProgram, Layer
 from fedguard.clients.grouping import Group
-from fedguard.clients.stages import Conv, Pool, stages_of
+from fedguard.clients.stages import Conv, stages_of
 
 GROUP = 4
 """Most clients of a group: the linear layers of more bring nothing, and their pictures must stay
@@ -21,15 +21,21 @@ _ops = torch.ops.aten
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a stage's way back needs: its input, its output, and where the maxima were."""
+    """What a stage's way back needs.
+
+    Its input, what the convolution made of it, the output, and where the maxima were.
+    """
 
     x: Tensor
+    made: Tensor
     out: Tensor
-    places: Tensor | None = None
+    places: Tensor | None
 
 
 class ConvProgram(DenseProgram):
     """Batched SGD of convolutions, max-pooling, ReLU and linear layers, without autograd.
+
+    This is the way of large convolutions; `PatchedProgram` is that of small ones.
 
     1. Pictures lie with their channels last, where pooling costs a tenth and convolutions less.
     2. Each client's pictures go through its own convolutions; ReLU follows max-pooling, not the
@@ -72,19 +78,18 @@ class ConvProgram(DenseProgram):
             flat.append(x.flatten(1))
         return torch.stack(flat)
 
-    def _ahead(self, stage: Conv | Pool, x: Tensor, client: int, seen: list[_Seen]) -> Tensor:
-        out: Tensor
+    def _ahead(self, stage: Conv, x: Tensor, client: int, seen: list[_Seen]) -> Tensor:
+        weight = self._of(self.vectors, stage.weight, client)
+        bias = None if stage.bias is None else self._of(self.vectors, stage.bias, client)
+        numbers = (stage.stride, stage.padding, stage.dilation, stage.groups)
+        made = functional.conv2d(x, weight, bias, *numbers)
+        out: Tensor = made
         places: Tensor | None = None
-        if isinstance(stage, Pool):
-            out, places = _ops.max_pool2d_with_indices.default(x, stage.window, stage.window)
-        else:
-            weight = self._of(self.vectors, stage.weight, client)
-            bias = None if stage.bias is None else self._of(self.vectors, stage.bias, client)
-            numbers = (stage.stride, stage.padding, stage.dilation, stage.groups)
-            out = functional.conv2d(x, weight, bias, *numbers)
+        if stage.pooled:
+            out, places = _ops.max_pool2d_with_indices.default(made, stage.window, stage.window)
         if stage.relu:
             out.relu_()
-        seen.append(_Seen(x, out, places))
+        seen.append(_Seen(x, made, out, places))
         return out
 
     def _backward(self, slope: Tensor, hidden: list[Tensor], active: int) -> Tensor:
@@ -97,17 +102,14 @@ class ConvProgram(DenseProgram):
         self._tape = []
         return below
 
-    def _back(
-        self, stage: Conv | Pool, d: Tensor, seen: _Seen, client: int, *, first: bool
-    ) -> Tensor:
+    def _back(self, stage: Conv, d: Tensor, seen: _Seen, client: int, *, first: bool) -> Tensor:
         if stage.relu:
             d = _ops.threshold_backward.default(d, seen.out, 0)
-        if isinstance(stage, Pool):
-            back = _ops.max_pool2d_with_indices_backward.default
-            window = stage.window
-            below: Tensor = back(d, seen.x, window, window, (0, 0), (1, 1), False, seen.places)
-            return below
+        if stage.pooled:
+            back, window = _ops.max_pool2d_with_indices_backward.default, stage.window
+            d = back(d, seen.made, window, window, (0, 0), (1, 1), False, seen.places)
         weight = self._of(self.vectors, stage.weight, client)
+        below: Tensor
         below, change, shift = _ops.convolution_backward.default(
             d,
             seen.x,
@@ -121,23 +123,16 @@ class ConvProgram(DenseProgram):
             stage.groups,
             (not first, True, stage.bias is not None),
         )
-        self._move(stage.weight, change, client)
+        self._move_one(stage.weight, change, client)
         if stage.bias is not None:
-            self._move(stage.bias, shift, client)
+            self._move_one(stage.bias, shift, client)
         return below
 
-    def _move(self, name: str, gradient: Tensor, client: int) -> None:
+    def _move_one(self, name: str, gradient: Tensor, client: int) -> None:
         """Take one SGD step with one parameter of one client."""
-        lr, decay, momentum = self.settings.lr, self.settings.weight_decay, self.settings.momentum
         value = self._of(self.vectors, name, client)
-        if not momentum:
-            if decay:
-                value.mul_(1.0 - lr * decay)
-            value.add_(gradient, alpha=-lr)
-            return
-        velocity = self._of(self.momenta, name, client)
-        velocity.mul_(momentum).add_(gradient)
-        self._follow(value, velocity)
+        momenta = self._of(self.momenta, name, client) if self.settings.momentum else value
+        self._descend(value, momenta, gradient)
 
     def _of(self, stack: Tensor, name: str, client: int) -> Tensor:
         """Return one parameter of one client."""

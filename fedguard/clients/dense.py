@@ -115,6 +115,7 @@ class DenseProgram(Program):
             raise ValueError(f"the network is no {self.form}")
         self.chain = chain
         self._places = {name: index for index, name in enumerate(self.layout.names)}
+        self._views: dict[tuple[bool, str, int], Tensor] = {}
         self._minus_one = torch.full((1, 1, 1), -1.0, device=self.vectors.device)
 
     form = "chain of linear layers and ReLU"
@@ -169,15 +170,19 @@ class DenseProgram(Program):
             h = hidden.pop()
             below = None
             if hidden or self.deep:
-                below = torch.bmm(slope, self._view(self.vectors, layer.weight, active))
+                below = self._below(slope, self._view(self.vectors, layer.weight, active))
             if hidden and below is not None and self.chain[len(hidden) - 1].relu:
                 below.mul_(h > 0)
             self._update_weight(layer.weight, slope, h, active)
             if layer.bias is not None:
-                self._update_bias(layer.bias, slope.sum(dim=1), active)
+                self._move(layer.bias, slope.sum(dim=1), active)
             if below is not None:
                 slope = below
         return slope
+
+    def _below(self, slope: Tensor, weight: Tensor) -> Tensor:
+        """Return the slope (G, B, in) at the input of a layer."""
+        return torch.bmm(slope, weight)
 
     def _update_weight(self, name: str, slope: Tensor, h: Tensor, active: int) -> None:
         lr, decay, momentum = self.settings.lr, self.settings.weight_decay, self.settings.momentum
@@ -189,15 +194,22 @@ class DenseProgram(Program):
         velocity.baddbmm_(slope.transpose(1, 2), h, beta=momentum)
         self._follow(weight, velocity)
 
-    def _update_bias(self, name: str, gradient: Tensor, active: int) -> None:
+    def _move(self, name: str, gradient: Tensor, active: int) -> None:
+        """Take one SGD step with one parameter of the first `active` clients."""
+        value = self._view(self.vectors, name, active)
+        momenta = self._view(self.momenta, name, active) if self.settings.momentum else value
+        self._descend(value, momenta, gradient)
+
+    def _descend(self, value: Tensor, velocity: Tensor, gradient: Tensor) -> None:
+        """Take one SGD step; `velocity` is touched only where there is momentum."""
         lr, decay, momentum = self.settings.lr, self.settings.weight_decay, self.settings.momentum
-        bias = self._view(self.vectors, name, active)
-        if not momentum:
-            bias.mul_(1.0 - lr * decay).add_(gradient, alpha=-lr)
+        if momentum:
+            velocity.mul_(momentum).add_(gradient)
+            self._follow(value, velocity)
             return
-        velocity = self._view(self.momenta, name, active)
-        velocity.mul_(momentum).add_(gradient)
-        self._follow(bias, velocity)
+        if decay:
+            value.mul_(1.0 - lr * decay)
+        value.add_(gradient, alpha=-lr)
 
     def _follow(self, value: Tensor, velocity: Tensor) -> None:
         """Add the weight decay to the velocity and move along it."""
@@ -207,6 +219,11 @@ class DenseProgram(Program):
 
     def _view(self, stack: Tensor, name: str, active: int) -> Tensor:
         """Return one parameter of the first `active` clients, (active, *shape)."""
-        place = self._places[name]
-        start, end = self.layout.offsets[place : place + 2]
-        return stack[:active, start:end].view(active, *self.layout.shapes[place])
+        key = (stack is self.momenta, name, active)
+        found = self._views.get(key)
+        if found is None:
+            place = self._places[name]
+            start, end = self.layout.offsets[place : place + 2]
+            found = stack[:active, start:end].view(active, *self.layout.shapes[place])
+            self._views[key] = found
+        return found

@@ -14,6 +14,7 @@ from fedguard.clients.batched import BatchedExecutor, group_size
 from fedguard.clients.conv import GROUP, ConvProgram
 from fedguard.clients.dense import DenseProgram, chain_of
 from fedguard.clients.executors import Cohort, Executor, ReuseExecutor
+from fedguard.clients.patched import PatchedProgram, fits
 from fedguard.clients.stages import stages_of
 from fedguard.clients.training import NOTHING, ClientTrainer
 from fedguard.config import SimulationConfig, load_yaml
@@ -133,7 +134,8 @@ def _rule(config: SimulationConfig, trainer: ClientTrainer) -> tuple[str, str]:
         return "dense", f"linear layers with ReLU: groups of up to {group_size(trainer)} clients"
     if trainer.model.vector.device.type == "cpu":
         if _obstacle("conv", trainer) is None:
-            return "conv", f"convolutions, max-pooling, ReLU: groups of up to {GROUP} clients"
+            way = "one product each" if fits(trainer) else "client by client"
+            return "conv", f"convolutions ({way}), max-pooling: groups of up to {GROUP} clients"
         if any(
             isinstance(part, nn.modules.conv._ConvNd) for part in trainer.model.module.modules()
         ):
@@ -199,7 +201,8 @@ def make_executor(chosen: Plan, trainer: ClientTrainer) -> Executor:
     if chosen.executor == "dense":
         return BatchedExecutor(trainer, "dense", DenseProgram, chosen.threads)
     if chosen.executor == "conv":
-        return BatchedExecutor(trainer, "conv", ConvProgram, chosen.threads, largest=GROUP)
+        program = PatchedProgram if fits(trainer) else ConvProgram
+        return BatchedExecutor(trainer, "conv", program, chosen.threads, largest=GROUP)
     from fedguard.clients.vmap import VmapProgram
 
     return BatchedExecutor(trainer, "vmap", VmapProgram, chosen.threads)

@@ -12,7 +12,11 @@ from fedguard.clients.dense import FLATTENS, RELUS, Layer, straight_line
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution: parameter names, its numbers, and whether a ReLU follows."""
+    """One convolution: parameter names, its numbers, and what follows.
+
+    `window` is that of the max-pooling behind it, whose windows do not overlap, (1, 1) where there
+    is none; `relu` says whether a ReLU follows both.
+    """
 
     weight: str
     bias: str | None
@@ -20,27 +24,25 @@ class Conv:
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
+    window: tuple[int, int] = (1, 1)
     relu: bool = False
 
-
-@dataclass(frozen=True)
-class Pool:
-    """Max-pooling of windows that do not overlap, and whether a ReLU follows it."""
-
-    window: tuple[int, int]
-    relu: bool = False
+    @property
+    def pooled(self) -> bool:
+        """Whether max-pooling follows."""
+        return self.window != (1, 1)
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A network ``(convolution | max-pooling | ReLU) ..., flatten, linear, (ReLU, linear) ...``.
+    """A network ``(convolution, max-pooling, ReLU) ..., flatten, linear, (ReLU, linear) ...``.
 
-    A ReLU in front of a max-pooling stands behind it here: a maximum and a ReLU may change
-    places, and the pooled picture is smaller. Slopes are the same too: where the maximum is
-    positive its place is, and where it is not, both are 0.
+    Max-pooling and ReLU may be absent. A ReLU in front of a max-pooling stands behind it here: a
+    maximum and a ReLU may change places, and the pooled picture is smaller. Slopes are the same
+    too: where the maximum is positive its place is, and where it is not, both are 0.
     """
 
-    pictures: tuple[Conv | Pool, ...]
+    pictures: tuple[Conv, ...]
     layers: tuple[Layer, ...]
 
 
@@ -58,7 +60,7 @@ class _Reader:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.pictures: list[Conv | Pool] = []
+        self.pictures: list[Conv] = []
         self.layers: list[Layer] = []
         self.flat = False
 
@@ -105,11 +107,11 @@ class _Reader:
         window = _pair(part.kernel_size)
         apart = _pair(part.stride) == window and _pair(part.dilation) == (1, 1)
         plain = _pair(part.padding) == (0, 0) and not part.ceil_mode and not part.return_indices
-        relu = bool(self.pictures) and self.pictures[-1].relu
-        if relu:
-            self.pictures[-1] = replace(self.pictures[-1], relu=False)
-        self.pictures.append(Pool((int(window[0]), int(window[1])), relu))
-        return apart and plain and not self.flat
+        if not (apart and plain and self.pictures) or self.flat or max(window) < 2:
+            return False
+        alone = not self.pictures[-1].pooled
+        self.pictures[-1] = replace(self.pictures[-1], window=(int(window[0]), int(window[1])))
+        return alone
 
     def _flatten(self, whole: bool) -> bool:
         first, self.flat = not self.flat, True
@@ -126,13 +128,10 @@ class _Reader:
 
     def found(self) -> Stages | None:
         """Return the stages, if every tensor of the network is a trained one of theirs."""
-        convolutions = [stage for stage in self.pictures if isinstance(stage, Conv)]
-        parts: list[Conv | Layer] = [*convolutions, *self.layers]
+        parts: list[Conv | Layer] = [*self.pictures, *self.layers]
         used = [name for part in parts for name in (part.weight, part.bias) if name is not None]
         whole = sorted(used) == sorted(self.module.state_dict())
         trained = all(parameter.requires_grad for parameter in self.module.parameters())
-        if not (convolutions and self.layers and whole and trained) or self.layers[-1].relu:
-            return None
-        if not isinstance(self.pictures[0], Conv):
+        if not (self.pictures and self.layers and whole and trained) or self.layers[-1].relu:
             return None
         return Stages(tuple(self.pictures), tuple(self.layers))

@@ -7,10 +7,14 @@ import torch
 from torch import nn
 
 from fedguard.attacks.base import Attack
+from fedguard.clients import pictures
+from fedguard.clients.batched import BatchedExecutor
+from fedguard.clients.conv import ConvProgram
 from fedguard.clients.executors import Cohort
 from fedguard.clients.federation import Federation
+from fedguard.clients.patched import PatchedProgram, fits
 from fedguard.clients.planner import Plan, make_executor, plan
-from fedguard.clients.stages import Conv, Pool, stages_of
+from fedguard.clients.stages import stages_of
 from fedguard.clients.training import ClientTrainer, TrainingSettings
 from fedguard.config import parse
 from fedguard.data.dataset import Dataset
@@ -51,11 +55,27 @@ class Odd(nn.Module):
         return self.out(torch.flatten(torch.relu(self.two(x)), 1))
 
 
+def strips() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, bias=False),
+        nn.ReLU(),
+        nn.Conv2d(4, 16, (3, 2), stride=(1, 2), padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 5, 2, padding=(1, 0)),
+        nn.MaxPool2d((3, 2)),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(5 * 4 * 3, 10),
+    )
+
+
 NETWORKS = {
     "cnn": lambda: Cnn((3, 12, 12), 10, channels=(4, 6), hidden=8),
     "two convolutions": two_convolutions,
     "odd": Odd,
+    "strips": strips,
 }
+PROGRAMS = {"patches": PatchedProgram, "oneDNN": ConvProgram}
 
 
 def trainer(network: nn.Module, settings: TrainingSettings, shape=(3, 12, 12)) -> ClientTrainer:
@@ -71,22 +91,31 @@ def trainer(network: nn.Module, settings: TrainingSettings, shape=(3, 12, 12)) -
     )
 
 
-def trained(made: ClientTrainer, name: str, threads: int = 1, clients=(0, 1, 2, 3, 4)):
-    executor = make_executor(Plan(name, "", threads), made)
+def trained(made: ClientTrainer, name: str, threads: int = 1, clients=(0, 1, 2, 3, 4), start=None):
+    if name in PROGRAMS:
+        executor = BatchedExecutor(made, "conv", PROGRAMS[name], threads, largest=4)
+    else:
+        executor = make_executor(Plan(name, "", threads), made)
     deltas = torch.full((len(clients), made.layout.size), float("nan"))
-    start = 0.2 * torch.randn(made.layout.size, generator=torch.Generator().manual_seed(2))
+    if start is None:
+        start = 0.2 * torch.randn(made.layout.size, generator=torch.Generator().manual_seed(2))
+    left = []
+    if name in PROGRAMS:  # a group that fails trains client by client, which would equal the loop
+        executor.reuse.train_rows = lambda cohort, rows, *rest: left.extend(rows)
     told = executor.train(Cohort(tuple(clients), 1, start), deltas)
     executor.close()
+    assert not left
     return deltas, told
 
 
 @pytest.mark.parametrize("settings", [PLAIN, HARD], ids=["plain", "momentum and decay"])
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-def test_it_equals_the_plain_loop(network, settings) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_it_equals_the_plain_loop(program, network, settings) -> None:
     torch.manual_seed(0)
     made = trainer(network(), settings)
     expected, told = trained(made, "reuse")
-    found, claimed = trained(made, "conv")
+    found, claimed = trained(made, program)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert float(expected.abs().max()) > 0.01
     assert claimed.losses == pytest.approx(told.losses, abs=1e-5)
@@ -94,12 +123,65 @@ def test_it_equals_the_plain_loop(network, settings) -> None:
     assert not claimed.failed
 
 
-def test_decay_without_momentum_and_a_shaped_loss_equal_the_plain_loop() -> None:
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_patches_in_bands_give_the_same(network, monkeypatch) -> None:
+    torch.manual_seed(0)
+    made = trainer(network(), HARD)
+    expected, _ = trained(made, "patches")
+    monkeypatch.setattr(pictures, "PATCH_BYTES", 60_000)  # some rows a time, the last ones fewer
+    torch.testing.assert_close(trained(made, "patches")[0], expected, atol=1e-5, rtol=0)
+    monkeypatch.setattr(pictures, "PATCH_BYTES", 0)
+    torch.testing.assert_close(trained(made, "patches")[0], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_of_equal_values_the_first_of_a_window_takes_the_slope(program) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 3, 1), nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(100, 10)
+    )
+    with torch.no_grad():
+        network[1].weight.zero_()  # every value of a window is the bias
+    made = trainer(network, PLAIN)
+    start = made.layout.flatten(network.state_dict())
+    places = torch.randn(made.layout.size, generator=torch.Generator().manual_seed(2))
+    start += 0.2 * places * (start != 0)
+    found, expected = (trained(made, name, start=start)[0] for name in (program, "reuse"))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_program_takes_batches_and_groups_of_any_size_one_after_another() -> None:
+    torch.manual_seed(0)
+    made = trainer(two_convolutions(), PLAIN)
+    executor = BatchedExecutor(made, "conv", PatchedProgram, largest=2)
+    start = made.global_vector().clone()
+    for clients in ((1,), (0, 2, 3), (1, 4), (3,)):
+        deltas = torch.full((len(clients), made.layout.size), float("nan"))
+        executor.reuse.train_rows = lambda *given: None
+        executor.train(Cohort(clients, 1, start), deltas)
+        alone = torch.empty_like(deltas)
+        make_executor(Plan("reuse", ""), made).train(Cohort(clients, 1, start), alone)
+        torch.testing.assert_close(deltas, alone, atol=1e-5, rtol=0)
+    executor.close()
+
+
+def test_large_patches_and_many_groups_are_left_to_onednn() -> None:
+    small = trainer(two_convolutions(), PLAIN)
+    assert fits(small)
+    # 3 x 3 x 3 values at 10 x 10 places of each picture, then 4 x 3 x 3 at 8 x 8.
+    assert not fits(trainer(two_convolutions(), replace(PLAIN, batch_size=98)))
+    assert fits(trainer(two_convolutions(), replace(PLAIN, batch_size=97)))
+    many = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 5, 3, groups=5), nn.Flatten())
+    assert not fits(trainer(nn.Sequential(*many, nn.Linear(500, 10)), PLAIN))
+    assert "one product each" in plan(parse({"clients": 5}), small).reason
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_decay_without_momentum_and_a_shaped_loss_equal_the_plain_loop(program) -> None:
     torch.manual_seed(0)
     made = trainer(two_convolutions(), replace(PLAIN, weight_decay=0.1))
     made.rule = Sgd(focal=2.0, balance=0.9)
     torch.testing.assert_close(
-        trained(made, "conv")[0], trained(made, "reuse")[0], atol=1e-5, rtol=0
+        trained(made, program)[0], trained(made, "reuse")[0], atol=1e-5, rtol=0
     )
 
 
@@ -116,12 +198,11 @@ def test_neither_threads_nor_the_others_of_a_group_change_a_bit() -> None:
 def test_a_relu_in_front_of_a_pooling_moves_behind_it() -> None:
     found = stages_of(two_convolutions())
     assert found is not None
-    first, second, pool = found.pictures
-    assert isinstance(first, Conv)
+    first, second = found.pictures
     assert first.relu
-    assert isinstance(second, Conv)
-    assert not second.relu
-    assert pool == Pool((2, 2), relu=True)
+    assert first.window == (1, 1)
+    assert second.relu
+    assert second.window == (2, 2)
     assert [layer.relu for layer in found.layers] == [True, False]
 
 
@@ -132,12 +213,15 @@ def test_a_relu_in_front_of_a_pooling_moves_behind_it() -> None:
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.ReLU(), nn.Linear(400, 10)),
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(64, 10)),
         nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 10)
+        ),
+        nn.Sequential(
             nn.Conv2d(3, 4, 3, padding_mode="circular"), nn.Flatten(), nn.Linear(400, 10)
         ),
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(400, 10), nn.ReLU()),
         nn.Sequential(nn.Flatten(), nn.Linear(432, 10)),
     ],
-    ids=["norm", "late relu", "overlap", "circular", "relu last", "no convolution"],
+    ids=["norm", "late relu", "overlap", "twice", "circular", "relu last", "no convolution"],
 )
 def test_other_networks_are_not_taken(network: nn.Module) -> None:
     assert stages_of(network) is None

@@ -20,9 +20,9 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         _CONVOLUTIONS,
     ),
     (
-        "fedguard/clients/conv.py",
-        "                value.mul_(1.0 - lr * decay)",
-        "                value.mul_(1.0 - decay)",
+        "fedguard/clients/dense.py",
+        "            value.mul_(1.0 - lr * decay)",
+        "            value.mul_(1.0 - decay)",
         _CONVOLUTIONS,
     ),
     (

@@ -89,3 +89,12 @@ def test_deltas_are_there_when_a_rule_asks():
     assert dataclasses.replace(seen, server_round=9).server_round == 9
     with pytest.raises(AttributeError):
         seen.nothing  # noqa: B018
+
+
+def test_a_block_is_bounded_by_what_it_is_mixed_from_too(monkeypatch) -> None:
+    monkeypatch.setattr(mixture, "_ENTRIES_PER_BLOCK", 40)
+    rows = torch.arange(400.0).view(4, 100)
+    halves = mixture.Mixture(torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]), rows, rows[:2, :0])
+    blocks = [(at, block.clone()) for at, block in halves.blocks()]
+    assert all(4 * block.shape[1] <= 40 for _, block in blocks)
+    assert torch.equal(torch.cat([block for _, block in blocks], dim=1), halves.matrix @ rows)

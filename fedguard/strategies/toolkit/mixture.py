@@ -14,6 +14,7 @@ from fedguard.update_store import StoredRows
 from fedguard.updates import ClientUpdates
 
 _ENTRIES_PER_BLOCK = 1 << 23
+"""Most entries of a block and of what it is mixed from: a product may copy either of its sides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +78,7 @@ class Mixture:
             yield from self.rows.blocks()
             return
         width = self.rows.shape[1]
-        cuts = max(1, len(self) * width // _ENTRIES_PER_BLOCK)
+        cuts = max(1, max(len(self), len(self.rows)) * width // _ENTRIES_PER_BLOCK)
         for start, end in pairwise([width * at // cuts for at in range(cuts + 1)]):
             yield slice(start, end), self.rows[:, start:end]
 
