@@ -88,7 +88,8 @@ class PatchedProgram(ConvProgram):
     def _pictures(self, group: Group, step: int, active: int) -> Tensor:
         """Return the rows that a step takes as pictures (active, C, H, W, B)."""
         chosen = group.rows[:active, step]
-        rows = group.x.index_select(0, chosen.flatten()).unflatten(0, chosen.shape)
+        rows = group.x.index_select(0, chosen.flatten())
+        rows = rows.view(*chosen.shape, *rows.shape[1:])
         return rows.permute(0, 2, 3, 4, 1)
 
     def _backward(self, slope: Tensor, hidden: list[Tensor], active: int) -> Tensor:

@@ -134,8 +134,8 @@ class Convolving:
         lying = values % _LANES == 0
         shape = (group, outs, values) if lying else (group, values, outs)
         gradient = self.room.take(f"{self.name} gradient", shape).zero_()
-        shape = (0,) if self.first else tuple(self.x.shape)
-        below = self.room.take(f"{self.name} below", shape).zero_()
+        beneath = (0,) if self.first else tuple(self.x.shape)
+        below = self.room.take(f"{self.name} below", beneath).zero_()
         bands = list(self._bands())
         for at, (top, count) in enumerate(bands):
             patches = self._patches(count)
@@ -156,7 +156,7 @@ class Convolving:
         down, right = self.stage.padding
         if not self.first:
             below = below[:, :, down : below.shape[2] - down, right : below.shape[3] - right]
-        return found.unflatten(2, weight.shape[2:]), shift, below
+        return found.reshape(weight.shape), shift, below
 
     def _side(self, axis: int) -> int:
         """Return the output's height or width."""
