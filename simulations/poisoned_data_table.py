@@ -101,7 +101,8 @@ def main(
     """Run all cells and write the table into the page; goes on where it was stopped."""
     chosen = rules.split(";")
     results = run_cells(cells(seeds, chosen, data_dir), out, jobs)
-    text = f"{table(results, chosen)}\n\n{machine()}; seeds 0 to {seeds - 1}."
+    told = "one seed (0)" if seeds == 1 else f"seeds 0 to {seeds - 1}"
+    text = f"{table(results, chosen)}\n\n{machine()}; {told}."
     write_section("poisoned data", text, document)
 
 
