@@ -65,8 +65,14 @@ def test_every_setting_of_the_script_can_be_given_and_has_its_default():
     for name in set(defaults) - {"APP", "FLWR_HOME", "LISTEN", "NODE_PORT", "RUNS"}:
         assert name in environment, name
         offered = re.fullmatch(r"\$\{(\w+):-([^}]*)\}", environment[name])
+        # Compose 1 knows no default within a default: the script fills in what is left empty.
+        told = "" if defaults[name].startswith("$") else defaults[name]
         if offered:
-            assert offered.groups() == (name, defaults[name]), name
+            assert offered.groups() == (name, told), name
+
+
+def test_no_default_holds_another():
+    assert not re.search(r":-[^}]*\$\{", (DOCKER / "compose.yaml").read_text())
 
 
 def settled(**variables: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from documentation import formulas, hooks, parts
+from documentation import formulas, parts
 from fedguard import registry
 from fedguard.commands.catalogue import summary
 
@@ -163,6 +163,9 @@ def test_other_parts_with_a_formula_have_pages_too(kind):
 
 
 def test_the_catalogue_links_every_part_that_has_a_page(monkeypatch):
+    pytest.importorskip("mkdocs")
+    from documentation import hooks
+
     made = {place: "" for kind in formulas.KINDS for place in parts.pages(kind)}
     monkeypatch.setattr(hooks, "_made", made)
     text = hooks.linked((ROOT / "docs" / "catalogue.md").read_text(encoding="utf-8"))
