@@ -10,7 +10,7 @@ import torch
 from references import relative_error
 
 from fedguard.strategies.pre_aggregation import PRE_AGGREGATIONS, make_pre_aggregation
-from fedguard.strategies.toolkit import distances, mixture
+from fedguard.strategies.toolkit import coordinates, distances, mixture
 from fedguard.strategies.toolkit.coordinates import (
     central_mean,
     coordinate_median,
@@ -55,6 +55,20 @@ def test_every_reading_equals_that_of_the_dense_matrix(diagonal):
         close_enough(distances.gram_matrix(lazy, center), distances.gram_matrix(dense, center))
         close_enough(distances.row_norms(lazy, center), distances.row_norms(dense, center))
     close_enough(distances.squared_distances(lazy), distances.squared_distances(dense))
+
+
+@pytest.mark.parametrize("pre", ["bucketing", "clipping"])
+@pytest.mark.parametrize("chosen", [None, [5, 0, 3]])
+def test_sums_of_few_rows_are_added_up_inside_the_kernels(pre, chosen, monkeypatch):
+    updates = honest_updates(13, seed=2)
+    lazy = make_pre_aggregation(pre)(updates).mixture
+    dense, index = lazy.dense(), None if chosen is None else torch.tensor(chosen)
+    wanted = central_mean(dense, 1, 3, index), mean_around_median(dense, 2, index)
+    monkeypatch.setattr(coordinates, "COMPILED_FROM", 1)
+    monkeypatch.setattr(Mixture, "blocks", None)  # nothing is mixed into memory
+    found = central_mean(lazy, 1, 3, index), mean_around_median(lazy, 2, index)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("pre", sorted(set(PRE_AGGREGATIONS) - {"touched-rows"}))  # no mixture

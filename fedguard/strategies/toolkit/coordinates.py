@@ -7,10 +7,12 @@ NumPy's sort, and matrices on a GPU through PyTorch's. All three give the same o
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
-from fedguard.strategies.toolkit.mixture import Rows
+from fedguard.strategies.toolkit.mixture import Mixture, Rows
 
 _ENTRIES_PER_BLOCK = 1 << 18
 _GPU_ENTRIES_PER_BLOCK = 1 << 24
@@ -21,11 +23,23 @@ COMPILED_FROM = 1 << 23
 NETWORK_UP_TO = 512
 """Rows up to which a sorting network beats NumPy's sort."""
 
+_FEW_TERMS = 4
+"""Rows that a mixed row may sum and still cost less inside a kernel than as a product before it."""
+
 
 def worth_compiling(rows: Tensor) -> bool:
     """Return whether the compiled kernels take this (K, D) matrix and are worth loading."""
     large = rows.numel() >= COMPILED_FROM
     return large and rows.dtype == torch.float32 and rows.device.type == "cpu"
+
+
+def _summed_in_kernels(rows: Rows) -> TypeGuard[Mixture]:
+    """Return whether the kernels read this mixture from what it is mixed from."""
+    if not isinstance(rows, Mixture) or not isinstance(rows.rows, Tensor):
+        return False
+    if len(rows) > NETWORK_UP_TO or not worth_compiling(rows.rows):
+        return False
+    return int((rows.matrix != 0).sum(dim=1).max()) <= _FEW_TERMS
 
 
 def coordinate_median(rows: Rows, index: Tensor | None = None) -> Tensor:
@@ -46,6 +60,11 @@ def central_mean(rows: Rows, first: int, last: int, index: Tensor | None = None)
     index : Tensor, optional
         Numbers of the rows that count; all if left out. Spares a copy of them.
     """
+    if _summed_in_kernels(rows):
+        from fedguard.strategies.toolkit import kernels
+
+        mixed = kernels.central_mean(rows, first, last, index)
+        return torch.cat([mixed, central_mean(rows.tail, first, last, index)])
     if not isinstance(rows, Tensor):
         return torch.cat([central_mean(part, first, last, index) for _, part in rows.blocks()])
     count = len(rows) if index is None else len(index)
@@ -67,6 +86,11 @@ def mean_around_median(rows: Rows, nearest: int, index: Tensor | None = None) ->
     median tie wherever K is even, and the order of rows must not decide. `index` is as in
     `central_mean`.
     """
+    if _summed_in_kernels(rows):
+        from fedguard.strategies.toolkit import kernels
+
+        mixed = kernels.mean_around_median(rows, nearest, index)
+        return torch.cat([mixed, mean_around_median(rows.tail, nearest, index)])
     if not isinstance(rows, Tensor):
         return torch.cat([mean_around_median(part, nearest, index) for _, part in rows.blocks()])
     count = len(rows) if index is None else len(index)

@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fedguard.strategies.toolkit.mixture import Mixture
 
 Network = NDArray[np.uint64]
 
@@ -90,12 +92,21 @@ def _odd_even_merge_sort(count: int) -> list[tuple[int, int]]:
 
 
 @compiled
-def _load(flat, stride, index, start, tile):  # type: ignore[no-untyped-def]
-    """Copy the columns from `start` on of the rows `index` into a tile."""
+def _load(flat, stride, terms, weights, start, tile):  # type: ignore[no-untyped-def]
+    """Fill a tile with the columns from `start` on of ``sum_m weights[k, m] * rows[terms[k, m]]``."""
     width = tile.shape[1]
     for k in range(tile.shape[0]):
-        at = index[k] * stride + start
-        tile[k, :] = flat[at : at + width]
+        at, weight = terms[k, 0] * stride + start, weights[k, 0]
+        into = tile[k]
+        into[:] = flat[at : at + width]
+        if weight != 1.0:
+            for c in range(width):
+                into[c] *= weight
+        for m in range(1, terms.shape[1]):
+            at, weight = terms[k, m] * stride + start, weights[k, m]
+            row = flat[at : at + width]
+            for c in range(width):
+                into[c] += weight * row[c]
 
 
 @compiled
@@ -111,12 +122,12 @@ def _sort(tile, network):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _central_mean(flat, stride, index, network, first, last, out, start, end, width):  # type: ignore[no-untyped-def]
-    tile = np.empty((index.shape[0], width), dtype=np.float32)
+def _central_mean(flat, stride, terms, weights, network, first, last, out, start, end, width):  # type: ignore[no-untyped-def]
+    tile = np.empty((terms.shape[0], width), dtype=np.float32)
     total = np.empty(width, dtype=np.float64)
     for wanted in range(start, end, width):
         at = min(wanted, end - width)
-        _load(flat, stride, index, at, tile)
+        _load(flat, stride, terms, weights, at, tile)
         _sort(tile, network)
         total[:] = 0.0
         for k in range(first, last):
@@ -127,14 +138,14 @@ def _central_mean(flat, stride, index, network, first, last, out, start, end, wi
 
 
 @compiled
-def _mean_around_median(flat, stride, index, network, nearest, out, start, end, width):  # type: ignore[no-untyped-def]
-    count = index.shape[0]
+def _mean_around_median(flat, stride, terms, weights, network, nearest, out, start, end, width):  # type: ignore[no-untyped-def]
+    count = terms.shape[0]
     tile = np.empty((count, width), dtype=np.float32)
     median, reach, total = np.empty(width), np.empty(width), np.empty(width)
     inside = np.empty(width)
     for wanted in range(start, end, width):
         at = min(wanted, end - width)
-        _load(flat, stride, index, at, tile)
+        _load(flat, stride, terms, weights, at, tile)
         _sort(tile, network)
         for c in range(width):
             low, high = tile[(count - 1) // 2, c], tile[count // 2, c]
@@ -248,6 +259,11 @@ class _Rows:
         chosen = np.arange(len(rows)) if index is None else index.cpu().numpy()
         self.index = chosen.astype(np.uint64)
 
+    def terms(self) -> tuple[Any, ...]:
+        """Return what `_load` reads each chosen row from: itself, once."""
+        weights = np.ones((len(self.index), 1), dtype=np.float32)
+        return self.flat, self.stride, self.index[:, None], weights
+
     def walk(self, kernel: Callable[[int, int, int], None]) -> None:
         """Call ``kernel(start, end, tile width)`` on one slab of columns per thread."""
         width = max(1, min(_TILE_WIDTH, _TILE_ENTRIES // len(self.index)))
@@ -275,32 +291,56 @@ def _in_threads(task: Callable[[int], None], count: int) -> None:
         list(pool.map(task, range(count)))
 
 
-def central_mean(rows: Tensor, first: int, last: int, index: Tensor | None = None) -> Tensor:
+class _Sums(_Rows):
+    """Rows that are sums of few rows of a matrix: they are added up where a tile is filled."""
+
+    def __init__(self, mixture: Mixture, index: Tensor | None) -> None:
+        matrix = mixture.matrix.detach().cpu()
+        super().__init__(cast(Tensor, mixture.rows), torch.arange(len(matrix)))
+        most = int((matrix != 0).sum(dim=1).max())
+        terms = (matrix != 0).to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+        self._terms = terms[:, :most]
+        self._weights = matrix.gather(1, self._terms)
+        if index is not None:
+            self._terms, self._weights = self._terms[index], self._weights[index]
+        self.index = np.arange(len(self._terms), dtype=np.uint64)
+
+    def terms(self) -> tuple[Any, ...]:
+        """Return what `_load` reads each row from: the rows it sums, by their coefficients."""
+        terms = self._terms.numpy().astype(np.uint64)
+        return self.flat, self.stride, terms, np.ascontiguousarray(self._weights.numpy())
+
+
+def central_mean(
+    rows: Tensor | Mixture, first: int, last: int, index: Tensor | None = None
+) -> Tensor:
     """Return the (D,) mean of ranks `first` to `last` (excluded) of (K, D) float32 CPU rows.
 
     Parameters
     ----------
-    rows : Tensor
-        (K, D) float32 in main memory.
+    rows : Tensor or Mixture
+        (K, D) float32 in main memory, or a mixture of such, without its tail.
     first, last : int
         Ranks among the chosen rows.
     index : Tensor, optional
         Which rows count; all if left out.
     """
-    view = _Rows(rows, index)
+    view = _view(rows, index)
     network = sorting_network(len(view.index), first, last)
     out = torch.empty(view.columns)
-    target, source = out.numpy(), (view.flat, view.stride, view.index)
+    target, source = out.numpy(), view.terms()
     view.walk(lambda *slab: _central_mean(*source, network, first, last, target, *slab))
     return out
 
 
-def mean_around_median(rows: Tensor, nearest: int, index: Tensor | None = None) -> Tensor:
+def mean_around_median(
+    rows: Tensor | Mixture, nearest: int, index: Tensor | None = None
+) -> Tensor:
     """Return the (D,) mean of the `nearest` values to the median, ties in; see `central_mean`."""
-    view = _Rows(rows, index)
+    view = _view(rows, index)
     network = sorting_network(len(view.index), 0, len(view.index))
     out = torch.empty(view.columns)
-    target, source = out.numpy(), (view.flat, view.stride, view.index)
+    target, source = out.numpy(), view.terms()
     view.walk(lambda *slab: _mean_around_median(*source, network, nearest, target, *slab))
     return out
 
@@ -354,6 +394,10 @@ def square_sums(rows: Tensor, center: Tensor | None = None) -> Tensor:
 
     _in_threads(run, len(parts))
     return torch.from_numpy(parts.sum(axis=0))
+
+
+def _view(rows: Tensor | Mixture, index: Tensor | None) -> _Rows:
+    return _Rows(rows, index) if isinstance(rows, Tensor) else _Sums(rows, index)
 
 
 def _wide(center: Tensor | None) -> NDArray[np.float64]:
