@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import yaml
 
+from fedguard import registry
 from fedguard.campaigns import blindness
 from fedguard.campaigns.battery import Contender, read_battery, scenario
 from fedguard.clients.federation import draw_malicious
 from fedguard.errors import ConfigurationError
 from fedguard.grids.veil import Handles
 from fedguard.strategies import MultiKrum, RobustStrategy
+from fedguard.traits import traits_of
 from fedguard.updates import Verdict
 
 V1 = Path(__file__).resolve().parents[2] / "leaderboard" / "v1.yaml"
@@ -44,6 +46,15 @@ def test_every_defence_gets_the_same_runs(tmp_path):
     ]
     assert {cell.config.strategy.name for cell in cells} == {"krum"}
     assert [part.name for part in cells[0].config.pre] == ["nnm"]
+
+
+def test_every_strategy_whose_updates_are_seen_is_on_the_board_of_every_one():
+    """Those over adapters need a language model, whose headline is no accuracy."""
+    named = {one.name for one in read_battery(V1, "every").contenders}
+    names = registry.names("strategy", "horizontal")
+    seen = {one for one in names if traits_of(registry.find("strategy", one)).visible == "updates"}
+    assert named == seen - {"fedit", "flora"}
+    assert read_battery(V1, "every").campaign == read_battery(V1, "quick").campaign
 
 
 def test_a_defence_of_a_file_of_its_own_stands_beside_them(tmp_path):
