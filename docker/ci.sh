@@ -6,6 +6,7 @@
 #   docker/ci.sh             builds what is not built (minutes the first time), then runs
 #   docker/ci.sh --if-built  only where the image's packages are built already, as CI does
 #   docker/ci.sh --build     builds, runs nothing
+#   docker/ci.sh --cuda      builds the image of compose.gpu.yaml (gigabytes) and looks into it
 #   docker/ci.sh --enrolment five SuperNodes behind a registrar, whom the server cannot name
 #   IMAGE=fedguard:latest docker/ci.sh   runs an image that is built
 #
@@ -90,7 +91,30 @@ enrolment() { # a registrar that sees no update, a server that can name no sende
     up=
 }
 
+cuda() { # compose.gpu.yaml: one image for all, with CUDA's libraries; a GPU is not needed here
+    base_image
+    index
+    build cuda fedguard:ci-cuda || { tail -n 30 "$work/build.log" && fail "the image does not build"; }
+    "$docker" run --rm --network none --entrypoint python fedguard:ci-cuda -c \
+        'import fedguard, torch; assert torch.version.cuda; print("CUDA", torch.version.cuda)' ||
+        fail "the image holds no PyTorch with CUDA"
+    say "image fedguard:ci-cuda: $(megabytes fedguard:ci-cuda) MB"
+    find_compose
+    cp docker/compose.gpu.yaml "$work/docker/"
+    local used
+    used=$(TAG=ci compose -f "$work/docker/compose.gpu.yaml" config |
+        sed -n 's/^ *image: //p' | sort | uniq -c)
+    # supernode-5 is of the file for more SuperNodes, which knows of no GPU.
+    [[ "$(grep -c . <<<"$used")" -le 2 && "$used" = *fedguard:ci-cuda* ]] ||
+        fail "compose.gpu.yaml leaves services on other images: $used"
+    say "$(tr -s ' \n' ' ' <<<"$used")"
+}
+
 start_engine
+if [[ "$mode" = --cuda ]]; then
+    cuda
+    exit 0
+fi
 make_image
 [[ "$mode" != --build ]] || exit 0
 find_compose

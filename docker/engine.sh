@@ -149,11 +149,11 @@ index() {
     wheels="torch==$version torchvision==0.$((${version:2:2} + 15)).0"
 }
 
-build() { # TORCH: returns 1 where it fails
+build() { # TORCH [IMAGE]: returns 1 where it fails
     DOCKER_BUILDKIT=1 "$docker" build --network host --progress plain \
         --secret "id=index,src=$work/index" --secret "id=authorities,src=$work/authorities" \
         --build-arg "TORCH=$1" --build-arg "TORCH_WHEELS=$wheels" \
-        -f docker/Dockerfile -t fedguard:ci . >"$work/build.log" 2>&1
+        -f docker/Dockerfile -t "${2:-fedguard:ci}" . >"$work/build.log" 2>&1
 }
 
 make_image() {
@@ -175,7 +175,11 @@ make_image() {
         build cuda || { tail -n 30 "$work/build.log" && fail "the image does not build"; }
     fi
     "$docker" tag fedguard:ci "$packages"
-    say "image fedguard:ci: $(($("$docker" image inspect -f '{{.Size}}' fedguard:ci) / 1000000)) MB"
+    say "image fedguard:ci: $(megabytes fedguard:ci) MB"
+}
+
+megabytes() { # IMAGE
+    echo "$(($("$docker" image inspect -f '{{.Size}}' "$1") / 1000000))"
 }
 
 stand() { # NUMBER [SERVICE ...]: bring up that many SuperNodes, and these; wait until they are healthy
