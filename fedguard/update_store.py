@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast, overload
+from typing import Any, Literal, Protocol, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
+
+Task = Callable[[slice], Callable[[Any], T]]
+"""Takes the place of a block of columns, and returns what is to be made of its values."""
 
 StoredType = Literal["float32", "bfloat16"]
 """How a number is kept: exactly, or with 8 of its 24 significant bits (relative error 2^-9)."""
@@ -91,9 +97,72 @@ class UpdateStore:
             if narrow is not out:
                 out[place] = narrow
 
+    def blocks(self, rows: Sequence[int], first: int, last: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield blocks of columns from `first` to `last`, by their place from `first` on.
+
+        The next block is read while one is worked on; a block lasts until the next is asked for.
+        """
+        size, count = last - first, len(rows)
+        width = max(1, min(self.block_bytes // (4 * max(count, 1)), size))
+        starts = range(0, size, width)
+        rooms = [torch.empty(count * width) for _ in range(min(2, len(starts)))]
+
+        def load(number: int) -> tuple[slice, Tensor]:
+            start = starts[number]
+            end = min(start + width, size)
+            room = rooms[number % 2][: count * (end - start)].view(count, end - start)
+            self.read(rows, first + start, room)
+            return slice(start, end), room
+
+        with ThreadPoolExecutor(1) as reader:
+            waiting = reader.submit(load, 0) if len(starts) else None
+            for number in range(len(starts)):
+                assert waiting is not None
+                found = waiting.result()
+                if number + 1 < len(starts):
+                    waiting = reader.submit(load, number + 1)
+                yield found
+
+    def each(self, rows: Sequence[int], first: int, last: int, task: Task[T]) -> Iterator[T]:
+        """Yield what a function makes of each block of columns; see `StoredRows.each`."""
+        for at, block in self.blocks(rows, first, last):
+            yield task(at)(block)
+
     def close(self) -> None:
         """Let go of the file, and so of its room on disk."""
         self._file.close()
+
+
+class Store(Protocol):
+    """What keeps a round's updates out of the memory of the process that aggregates them.
+
+    Attributes
+    ----------
+    columns : int
+        Parameters D.
+    generation : int
+        Counts the rounds.
+    peaks : Tensor
+        (K,) largest absolute value of each row, NaN where it holds one.
+    """
+
+    columns: int
+    generation: int
+    peaks: Tensor
+
+    def write(self, first: int, values: Tensor) -> None:
+        """Write (n, D) rows from row `first` on."""
+
+    def read(self, rows: Sequence[int], start: int, out: Tensor) -> None:
+        """Read columns from `start` on of some rows into `out` (n, width)."""
+
+    def blocks(self, rows: Sequence[int], first: int, last: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield blocks of columns, read into memory, by their place from `first` on."""
+        ...
+
+    def each(self, rows: Sequence[int], first: int, last: int, task: Task[T]) -> Iterator[T]:
+        """Yield what a function makes of each block of columns; see `StoredRows.each`."""
+        ...
 
 
 class StoredRows:
@@ -111,15 +180,15 @@ class StoredRows:
     dtype = torch.float32
     device = torch.device("cpu")
 
-    def __init__(self, store: UpdateStore, index: tuple[int, ...], first: int, last: int) -> None:
+    def __init__(self, store: Store, index: tuple[int, ...], first: int, last: int) -> None:
         self.index, self.first, self.last = index, first, last
         self._store, self._generation = store, store.generation
 
     @property
-    def store(self) -> UpdateStore:
-        """The file; a round's rows cannot be read once the next round's are written."""
+    def store(self) -> Store:
+        """Where they lie; a round's rows cannot be read once the next round's are written."""
         if self._generation != self._store.generation:
-            raise RuntimeError("these updates are of an earlier round, whose file was written over")
+            raise RuntimeError("these updates are of an earlier round, which was written over")
         return self._store
 
     def __len__(self) -> int:
@@ -192,36 +261,25 @@ class StoredRows:
 
     def combination(self, shares: Tensor) -> Tensor:
         """Return the sum of the rows by `shares` (K,) float32."""
-        found = torch.empty(self.last - self.first)
-        for at, block in self.blocks():
-            found[at] = shares @ block
-        return found
+        return torch.cat(list(self.each(lambda _: partial(torch.matmul, shares))))
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield blocks of columns: where they lie, and their (K, width) values.
+        """Yield blocks of columns, read into memory: where they lie, and their (K, width) values.
 
-        The next block is read while one is worked on; a block lasts until the next is asked for.
+        A block lasts until the next is asked for.
         """
-        size = self.last - self.first
-        width = max(1, min(self.store.block_bytes // (4 * max(len(self), 1)), size))
-        starts = range(0, size, width)
-        rooms = [torch.empty(len(self) * width) for _ in range(min(2, len(starts)))]
+        return self.store.blocks(self.index, self.first, self.last)
 
-        def load(number: int) -> tuple[slice, Tensor]:
-            start = starts[number]
-            end = min(start + width, size)
-            room = rooms[number % 2][: len(self) * (end - start)].view(len(self), end - start)
-            self.store.read(self.index, self.first + start, room)
-            return slice(start, end), room
+    def each(self, task: Task[T]) -> Iterator[T]:
+        """Yield what a function makes of each block of columns, in order, where the block lies.
 
-        with ThreadPoolExecutor(1) as reader:
-            waiting = reader.submit(load, 0) if len(starts) else None
-            for number in range(len(starts)):
-                assert waiting is not None
-                found = waiting.result()
-                if number + 1 < len(starts):
-                    waiting = reader.submit(load, number + 1)
-                yield found
+        Parameters
+        ----------
+        task : callable
+            Takes the place of a block and returns the function of its (K, width) values; it can
+            be pickled, and keeps nothing of them.
+        """
+        return self.store.each(self.index, self.first, self.last, task)
 
 
 def _bytes_of(values: Tensor) -> memoryview:

@@ -7,6 +7,7 @@ NumPy's sort, and matrices on a GPU through PyTorch's. All three give the same o
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TypeGuard
 
 import torch
@@ -66,7 +67,8 @@ def central_mean(rows: Rows, first: int, last: int, index: Tensor | None = None)
         mixed = kernels.central_mean(rows, first, last, index)
         return torch.cat([mixed, central_mean(rows.tail, first, last, index)])
     if not isinstance(rows, Tensor):
-        return torch.cat([central_mean(part, first, last, index) for _, part in rows.blocks()])
+        part = partial(central_mean, first=first, last=last, index=index)
+        return torch.cat(list(rows.each(lambda _: part)))
     count = len(rows) if index is None else len(index)
     if count <= NETWORK_UP_TO and worth_compiling(rows):
         from fedguard.strategies.toolkit import kernels
@@ -92,7 +94,8 @@ def mean_around_median(rows: Rows, nearest: int, index: Tensor | None = None) ->
         mixed = kernels.mean_around_median(rows, nearest, index)
         return torch.cat([mixed, mean_around_median(rows.tail, nearest, index)])
     if not isinstance(rows, Tensor):
-        return torch.cat([mean_around_median(part, nearest, index) for _, part in rows.blocks()])
+        part = partial(mean_around_median, nearest=nearest, index=index)
+        return torch.cat(list(rows.each(lambda _: part)))
     count = len(rows) if index is None else len(index)
     if count <= NETWORK_UP_TO and worth_compiling(rows):
         from fedguard.strategies.toolkit import kernels

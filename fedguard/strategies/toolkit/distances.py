@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from fedguard.strategies.toolkit.coordinates import worth_compiling
-from fedguard.strategies.toolkit.mixture import Mixture, Rows, trainable_rows
-from fedguard.update_store import StoredRows
+from fedguard.strategies.toolkit.mixture import Rows, trainable_rows
 from fedguard.updates import ClientUpdates
 
 _COORDINATES_PER_BLOCK = 1 << 14
@@ -52,14 +53,14 @@ def gram_matrix(rows: Rows, center: Tensor | None = None, index: Tensor | None =
     index : Tensor, optional
         Numbers of the rows that count; all if left out.
     """
-    if isinstance(rows, StoredRows):
-        return _stored_gram(rows, center, index)
-    if isinstance(rows, Mixture):
-        parts = [
-            gram_matrix(block, None if center is None else center[at], index)
-            for at, block in rows.blocks()
-        ]
-        return torch.stack(parts).sum(dim=0)
+    if not isinstance(rows, Tensor):
+        count = len(rows) if index is None else len(index)
+        total = torch.zeros(count, count, dtype=torch.float64, device=rows.device)
+        for found in rows.each(
+            lambda at: partial(gram_matrix, center=_part(center, at), index=index)
+        ):
+            total += found
+        return total
     if worth_compiling(rows):
         from fedguard.strategies.toolkit import kernels
 
@@ -72,21 +73,10 @@ def gram_matrix(rows: Rows, center: Tensor | None = None, index: Tensor | None =
     return (gram + gram.T) / 2
 
 
-def _stored_gram(rows: StoredRows, center: Tensor | None, index: Tensor | None) -> Tensor:
-    """Return the Gram matrix of rows in a file; no block's is kept longer than it is added."""
-    count = len(rows) if index is None else len(index)
-    gram = torch.zeros(count, count, dtype=torch.float64)
-    for at, block in rows.blocks():
-        gram += gram_matrix(block, None if center is None else center[at], index)
-    return gram
-
-
 def row_norms(rows: Rows, center: Tensor | None = None) -> Tensor:
     """Return the (K,) float64 Euclidean norms of (K, D) rows, minus `center` (D,) if given."""
     if not isinstance(rows, Tensor):
-        norms = [
-            row_norms(block, None if center is None else center[at]) for at, block in rows.blocks()
-        ]
+        norms = list(rows.each(lambda at: partial(row_norms, center=_part(center, at))))
         return torch.stack(norms).square().sum(dim=0).sqrt()
     if worth_compiling(rows):
         from fedguard.strategies.toolkit import kernels
@@ -96,6 +86,11 @@ def row_norms(rows: Rows, center: Tensor | None = None) -> Tensor:
     for start in range(0, rows.shape[1], _COORDINATES_PER_BLOCK):
         squares += _wide_block(rows, start, center, None).square().sum(dim=1)
     return squares.sqrt()
+
+
+def _part(center: Tensor | None, at: slice) -> Tensor | None:
+    """Return some columns of a center, without what lies beside them: it may have to travel."""
+    return None if center is None else center[at].clone()
 
 
 def _wide_block(rows: Tensor, start: int, center: Tensor | None, index: Tensor | None) -> Tensor:

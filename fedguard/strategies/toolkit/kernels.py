@@ -93,7 +93,7 @@ def _odd_even_merge_sort(count: int) -> list[tuple[int, int]]:
 
 @compiled
 def _load(flat, stride, terms, weights, start, tile):  # type: ignore[no-untyped-def]
-    """Fill a tile with the columns from `start` on of ``sum_m weights[k, m] * rows[terms[k, m]]``."""
+    """Fill a tile with the columns from `start` on of ``sum_m weights[k, m] rows[terms[k, m]]``."""
     width = tile.shape[1]
     for k in range(tile.shape[0]):
         at, weight = terms[k, 0] * stride + start, weights[k, 0]
@@ -333,9 +333,7 @@ def central_mean(
     return out
 
 
-def mean_around_median(
-    rows: Tensor | Mixture, nearest: int, index: Tensor | None = None
-) -> Tensor:
+def mean_around_median(rows: Tensor | Mixture, nearest: int, index: Tensor | None = None) -> Tensor:
     """Return the (D,) mean of the `nearest` values to the median, ties in; see `central_mean`."""
     view = _view(rows, index)
     network = sorting_network(len(view.index), 0, len(view.index))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from fedguard.update_store import StoredRows
+from fedguard.update_store import StoredRows, Task
 from fedguard.updates import ClientUpdates
+
+T = TypeVar("T")
 
 _ENTRIES_PER_BLOCK = 1 << 23
 """Most entries of a block and of what it is mixed from: a product may copy either of its sides."""
@@ -72,6 +75,24 @@ class Mixture:
         if self.tail.shape[1] > 0:
             yield slice(width, self.shape[1]), self.tail
 
+    def each(self, task: Task[T]) -> Iterator[T]:
+        """Yield what a function makes of each block of columns, in order.
+
+        Where the rows x lie elsewhere they are mixed there, and only the results travel.
+
+        Parameters
+        ----------
+        task : callable
+            Takes the place of a block and returns the function of its values, which can be pickled.
+        """
+        if isinstance(self.rows, Tensor):
+            for at, block in self.blocks():
+                yield task(at)(block)
+            return
+        yield from self.rows.each(lambda at: partial(_of_mixture, self.matrix, task(at)))
+        if self.tail.shape[1] > 0:
+            yield task(slice(self.rows.shape[1], self.shape[1]))(self.tail)
+
     def _sources(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield blocks of columns of the rows x."""
         if not isinstance(self.rows, Tensor):
@@ -95,6 +116,10 @@ class Mixture:
         for at, block in self.blocks():
             result[:, at] = block
         return result
+
+
+def _of_mixture(matrix: Tensor, function: Callable[[Any], T], block: Tensor) -> T:
+    return function(Mixture(matrix, block, block.new_empty(len(matrix), 0)))
 
 
 Rows = Tensor | Mixture | StoredRows
