@@ -53,6 +53,7 @@ class Fields(TypedDict, total=False):
     update_memory: str | None
     update_dir: Path | str | None
     update_type: Literal["float32", "bfloat16"]
+    updates_on: Literal["server", "workers"]
     client_app: PartLike | None
     client_config: Mapping[str, bool | int | float | str]
     round_timeout: float

@@ -61,6 +61,8 @@ def check_memory(config: SimulationConfig, dataset: Dataset, available: int | No
     updates = cohort * row
     if config.update_memory is not None:
         updates = min(updates, _MATRIX_FACTOR * bytes_of("update_memory", config.update_memory))
+    elif config.updates_on == "workers" and config.ray_address is not None:
+        updates = 0  # they lie on other machines
     needed = updates + fixed
     if needed <= free:
         return

@@ -1,4 +1,4 @@
-"""Updates that are larger than the memory they may take: what is refused, and what it will cost."""
+"""Updates that are not in the server's memory: what is refused, and what it will cost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -31,7 +32,7 @@ _READINGS = 2
 
 @dataclass(frozen=True)
 class StoredUpdates:
-    """A round's updates as they will lie in a file.
+    """A round's updates as they will lie in a file, or on the workers of engine ray.
 
     Attributes
     ----------
@@ -41,12 +42,15 @@ class StoredUpdates:
         Bytes they may take in memory.
     kind : str
         How a number is kept.
+    place : str
+        ``"file"`` or ``"workers"``.
     """
 
     cohort: int
     parameters: int
     memory: int
     kind: str
+    place: Literal["file", "workers"] = "file"
 
     @property
     def bytes(self) -> int:
@@ -54,7 +58,13 @@ class StoredUpdates:
         return self.cohort * self.parameters * TYPES[self.kind].itemsize
 
     def told(self, folder: Path) -> str:
-        """Return in one line what the file will take of disk and time; measures the place."""
+        """Return in one line what the updates will take; measures the place of a file."""
+        if self.place == "workers":
+            return (
+                f"updates: {self.cohort:,} x {self.parameters:,} stay on the workers, "
+                f"{said_bytes(self.bytes)} on all of them together and twice that while they are "
+                "handed out"
+            )
         seconds = self.bytes * (1 + _READINGS) / rate_of(folder)
         lost = (
             ", rounded to bfloat16 (relative error up to 0.4 %)" if self.kind != "float32" else ""
@@ -70,13 +80,18 @@ class StoredUpdates:
 def stored_updates(
     config: SimulationConfig, strategy: object, attack: Attack, parameters: int
 ) -> StoredUpdates | None:
-    """Return how a round's updates will lie in a file; None where they stay in memory.
+    """Return how a round's updates will lie elsewhere; None where they stay in memory.
 
     Raises
     ------
     ConfigurationError
         On what cannot work on updates that are not in memory, in one line that says what can.
     """
+    if config.updates_on == "workers":
+        enough = "updates_on=server"
+        _check_rule(config, strategy, enough)
+        _check_company(config, attack, enough)
+        return StoredUpdates(cohort_of(config), parameters, 0, "float32", "workers")
     if config.update_memory is None:
         return None
     memory, cohort = bytes_of("update_memory", config.update_memory), cohort_of(config)
@@ -88,13 +103,7 @@ def stored_updates(
         allowed = f"at least {said_bytes(8 * parameters)}, two updates of this model"
         raise ConfigurationError("update_memory", config.update_memory, allowed)
     _check_rule(config, strategy, enough)
-    if config.engine == "flower" or config.client_app is not None:
-        what = "engine" if config.engine == "flower" else "client_app"
-        raise ConfigurationError(what, "flower", f"engine inprocess or ray, or {enough}")
-    for field in ("repair", "audit", "enrolment"):
-        part = getattr(config, field)
-        if part is not None:
-            raise ConfigurationError(field, part.name, f"none with updates in a file, or {enough}")
+    _check_company(config, attack, enough)
     if "updates" in attack.needs:
         _check_coalition(config, memory, parameters, enough)
     return StoredUpdates(cohort, parameters, memory, config.update_type)
@@ -113,10 +122,22 @@ def _check_rule(config: SimulationConfig, strategy: object, enough: str) -> None
         raise ConfigurationError("strategy", config.strategy.name, allowed)
 
 
+def _check_company(config: SimulationConfig, attack: Attack, enough: str) -> None:
+    """Refuse engines and parts beside the rule that need the matrix in memory."""
+    if config.engine == "flower" or config.client_app is not None:
+        what = "engine" if config.engine == "flower" else "client_app"
+        raise ConfigurationError(what, "flower", f"engine inprocess or ray, or {enough}")
+    for field in ("repair", "audit", "enrolment"):
+        part = getattr(config, field)
+        if part is not None:
+            allowed = f"none with updates that are not in memory, or {enough}"
+            raise ConfigurationError(field, part.name, allowed)
+    if "updates" in attack.needs and config.attack_knowledge == "full":
+        raise ConfigurationError("attack_knowledge", "full", f"partial, or {enough}")
+
+
 def _check_coalition(config: SimulationConfig, memory: int, parameters: int, enough: str) -> None:
     """Refuse an attack that holds more updates at a time than the memory."""
-    if config.attack_knowledge == "full":
-        raise ConfigurationError("attack_knowledge", "full", f"partial, or {enough}")
     own = min(cohort_of(config), round(config.malicious * config.clients))
     if 8 * own * parameters > memory:
         most = memory // (8 * parameters)
@@ -131,13 +152,15 @@ def rules(wanted: Collection[str] = ("rows", "columns")) -> list[str]:
 
 
 def check_room(plan: StoredUpdates, folder: Path) -> None:
-    """Refuse a place without room for the file.
+    """Refuse a place without room for the file; workers say themselves what they have.
 
     Raises
     ------
     ConfigurationError
         On ``update_dir``, with the figures.
     """
+    if plan.place != "file":
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = _free(folder)

@@ -144,6 +144,9 @@ class SimulationConfig(BaseModel):
     left out."""
     update_type: Literal["float32", "bfloat16"] = "float32"
     """How the file keeps a number; bfloat16 takes half the room and rounds to 0.4 %."""
+    updates_on: Literal["server", "workers"] = "server"
+    """Where a round's updates lie: in the process that aggregates, or, with engine ray, on the
+    workers that made them, which aggregate them column by column."""
     client_app: PartField | None = None
     """A Flower ClientApp of your own, ``package.module:app``, in place of fedguard's client; what
     stands beside the name is its run configuration."""
@@ -240,6 +243,13 @@ class SimulationConfig(BaseModel):
             field = "update_dir" if self.update_dir is not None else "update_type"
             told = "nothing without update_memory, above which updates lie in a file"
             raise ConfigurationError(field, str(getattr(self, field)), told)
+        if self.updates_on == "workers":
+            if self.engine != "ray":
+                told = "server with that engine; --engine ray has workers"
+                raise ConfigurationError("updates_on", "workers", told)
+            if self.update_memory is not None:
+                told = "nothing with updates_on=workers: none is in the server's memory"
+                raise ConfigurationError("update_memory", self.update_memory, told)
         return self
 
     def resolved(self) -> dict[str, Any]:
@@ -264,7 +274,9 @@ class SimulationConfig(BaseModel):
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-PLACE = frozenset({"data_dir", "workers", "ray_address", "update_memory", "update_dir"})
+PLACE = frozenset(
+    {"data_dir", "workers", "ray_address", "update_memory", "update_dir", "updates_on"}
+)
 """Fields that say where a run happens, not what it does."""
 
 LENGTH = frozenset({"rounds"})

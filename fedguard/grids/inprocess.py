@@ -24,7 +24,7 @@ from fedguard.grids.messages import (
     told_metrics,
     training_configs,
 )
-from fedguard.grids.update_room import UpdateRoom
+from fedguard.grids.update_room import Room
 from fedguard.layout import ParameterLayout
 from fedguard.update_store import StoredRows
 from fedguard.updates import StackedReplies
@@ -53,8 +53,8 @@ class InProcessGrid(LocalGrid):
         Trains the clients; one after another, on one reused model, if left out.
     history : History, optional
         Models of the last rounds; one of its own if left out.
-    room : UpdateRoom, optional
-        Where updates lie that take more memory than they may; in memory if left out.
+    room : Room, optional
+        Where updates lie that do not stay in memory; all do if left out.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class InProcessGrid(LocalGrid):
         attacking: Callable[[int], bool] = lambda _: True,
         executor: Executor | None = None,
         history: History | None = None,
-        room: UpdateRoom | None = None,
+        room: Room | None = None,
     ) -> None:
         super().__init__()
         self.trainer = trainer
@@ -131,7 +131,7 @@ class InProcessGrid(LocalGrid):
         )
 
     def _trained(self, cohort: Cohort) -> tuple[Tensor | StoredRows, Trained]:
-        """Return the cohort's deltas, in memory or in a file, and what else it reports."""
+        """Return the cohort's deltas, wherever they lie, and what else it reports."""
         count, size = len(cohort.clients), self.trainer.layout.size
         if self.room is not None and not self.room.holds(count, size):
             return self.room.train(cohort, size, self.executor.train)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -12,6 +13,19 @@ from fedguard.clients.executors import Cohort, Trained
 from fedguard.update_store import StoredRows, StoredType, UpdateStore
 
 Train = Callable[[Cohort, torch.Tensor], Trained]
+
+
+class Room(Protocol):
+    """Where the updates of a round lie that do not stay in this process's memory."""
+
+    def holds(self, rows: int, columns: int) -> bool:
+        """Return whether a (rows, columns) matrix stays in memory."""
+
+    def train(self, cohort: Cohort, columns: int, train: Train) -> tuple[StoredRows, Trained]:
+        """Train a cohort; return where its updates lie, and reports."""
+
+    def close(self) -> None:
+        """Let go of them."""
 
 
 class UpdateRoom:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fedguard.clients.executors import Cohort, Executor, Trained
 from fedguard.clients.training import ClientTrainer
 from fedguard.config import SimulationConfig
 from fedguard.errors import RunError
+from fedguard.nodes.spread import Parts, Shelf, SpreadStore, lost_errors
 
 WAIT = 2.0
 """Seconds between looks at whether a worker that does not answer can start at all."""
@@ -23,10 +25,11 @@ ATTEMPTS = 3
 """How often a round is tried on a worker that is lost each time."""
 
 
-class _Workplace:
+class _Workplace(Shelf):
     """What one Ray actor does: train the clients that it is given, on its own copy of the data."""
 
     def __init__(self, config_json: str) -> None:
+        super().__init__()
         torch.set_num_threads(1)
         from fedguard.clients.planner import make_executor, plan
         from fedguard.nodes.answers import workplace
@@ -72,6 +75,11 @@ class _Workplace:
         }
         block = deltas.cpu().numpy()
         return block, trained.examples.numpy(), trained.losses, kept, trained.failed
+
+    def train_apart(self, cuts: list[int], *instruction: Any) -> tuple[Any, ...]:
+        """Train as `train` does; return the report, without deltas, and their slabs of columns."""
+        block, *report = self.train(*instruction)
+        return report, *(block[:, start:end] for start, end in pairwise(cuts))
 
 
 class RayExecutor(Executor):
@@ -120,6 +128,34 @@ class RayExecutor(Executor):
 
     def train(self, cohort: Cohort, deltas: Tensor) -> Trained:
         """Train a cohort; see `Executor.train`."""
+        return self._train(cohort, deltas)
+
+    def train_apart(self, cohort: Cohort, store: SpreadStore) -> Trained:
+        """Train a cohort whose updates stay on the workers; the store learns where they lie."""
+        parts: Parts = []
+        trained = self._train(cohort, parts, store.cuts)
+        store.scatter(parts)
+        return trained
+
+    def replace_lost(self) -> None:
+        """Start workers in place of those that do not live any more."""
+        import ray
+
+        answers = [actor.alive.remote() for actor in self.actors]
+        lost = set()
+        for worker, answer in enumerate(answers):
+            try:
+                if not self._arrives(worker, answer):
+                    lost.add(worker)
+                    continue
+                ray.get(answer)
+            except lost_errors():
+                lost.add(worker)
+        self._replace(lost)
+
+    def _train(
+        self, cohort: Cohort, into: Tensor | Parts, cuts: list[int] | None = None
+    ) -> Trained:
         import ray
 
         count = len(cohort.clients)
@@ -130,7 +166,9 @@ class RayExecutor(Executor):
         for _ in range(ATTEMPTS):
             asked = {}
             for worker, rows in self._shares(cohort, waiting).items():
-                answer = self.actors[worker].train.remote(
+                answer = self._ask(
+                    worker,
+                    cuts,
                     tuple(cohort.clients[row] for row in rows),
                     cohort.server_round,
                     vector,
@@ -144,13 +182,21 @@ class RayExecutor(Executor):
             lost = {
                 worker: rows
                 for worker, (answer, rows) in asked.items()
-                if not (self._arrives(worker, answer) and self._take(answer, rows, deltas, trained))
+                if not (self._arrives(worker, answer) and self._take(answer, rows, into, trained))
             }
             if not lost:
                 return trained
             self._replace(lost)
             waiting = sorted(row for rows in lost.values() for row in rows)
         raise RunError(f"Ray lost the workers {sorted(lost)} {ATTEMPTS} times in one round")
+
+    def _ask(self, worker: int, cuts: list[int] | None, *instruction: Any) -> Any:
+        """Send an instruction; return where the answer, or its report and its slabs, will lie."""
+        actor = self.actors[worker]
+        if cuts is None:
+            return actor.train.remote(*instruction)
+        apart = actor.train_apart.options(num_returns=len(cuts))
+        return apart.remote(cuts, *instruction)
 
     def _shares(self, cohort: Cohort, waiting: Sequence[int]) -> dict[int, list[int]]:
         """Return which of the waiting rows each worker trains; workers without one are left out."""
@@ -182,7 +228,8 @@ class RayExecutor(Executor):
         import ray
 
         actor = self.actors[worker]
-        while not ray.wait([answer], timeout=WAIT)[0]:
+        first = answer[0] if isinstance(answer, list) else answer
+        while not ray.wait([first], timeout=WAIT)[0]:
             if actor in self._starting and self._places() < len(self.actors):
                 ray.kill(actor)
                 return False
@@ -196,20 +243,21 @@ class RayExecutor(Executor):
         found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         return int(found.get("GPU" if self._gpu else "CPU", 0))
 
-    def _take(self, answer: Any, rows: list[int], deltas: Tensor, trained: Trained) -> bool:
+    def _take(self, answer: Any, rows: list[int], deltas: Tensor | Parts, trained: Trained) -> bool:
         """Copy one worker's answer into its rows; return False if the worker was lost."""
         import ray
 
-        try:
-            block, examples, losses, kept, failed = ray.get(answer)
-        except (
-            ray.exceptions.RayActorError,
-            ray.exceptions.ObjectLostError,
-            ray.exceptions.NodeDiedError,
-        ):
-            return False
         index = torch.tensor(rows)
-        deltas[index.to(deltas.device)] = torch.tensor(block, device=deltas.device)
+        try:
+            if isinstance(deltas, Tensor):
+                block, *report = ray.get(answer)
+                deltas[index.to(deltas.device)] = torch.tensor(block, device=deltas.device)
+            else:
+                report = ray.get(answer[0])
+                deltas.append((rows, answer[1:]))
+        except lost_errors():
+            return False
+        examples, losses, kept, failed = report
         trained.examples[index] = torch.tensor(examples)
         for row, loss in zip(rows, losses, strict=True):
             trained.losses[row] = loss

@@ -14,7 +14,7 @@ from fedguard.config import SimulationConfig
 from fedguard.grids.foreign_app import ClientAppGrid, find_client_app
 from fedguard.grids.history import History
 from fedguard.grids.inprocess import InProcessGrid
-from fedguard.grids.update_room import UpdateRoom
+from fedguard.grids.update_room import Room
 from fedguard.runs.course import Ended
 from fedguard.runs.world import Record, World
 
@@ -56,14 +56,17 @@ def local_grid(
     chosen: Plan,
     attacking: Callable[[int], bool],
     history: History,
-    room: UpdateRoom | None = None,
+    room: Room | None = None,
 ) -> Iterator[InProcessGrid]:
     """Give the grid of the engines ``inprocess`` and ``ray``; end workers and file afterwards."""
     executor: Executor
     if config.engine == "ray":
         from fedguard.nodes.ray import RayExecutor
+        from fedguard.nodes.spread import SpreadRoom
 
         executor = RayExecutor(trainer, config.model_copy(update={"executor": chosen.executor}))
+        if config.updates_on == "workers":
+            room = SpreadRoom(executor)
     else:
         executor = make_executor(chosen, trainer)
     try:

@@ -253,7 +253,9 @@ class HorizontalWorld:
         check_deployed(self.config, self.enrolment, self.attack.needs)
         if self.stored is not None:
             allowed = "nothing in a deployment, whose server keeps a round's updates in memory"
-            raise ConfigurationError("update_memory", self.config.update_memory, allowed)
+            far = self.stored.place == "workers"
+            field = "updates_on" if far else "update_memory"
+            raise ConfigurationError(field, getattr(self.config, field), allowed)
 
     def serve_here(self, record: Record) -> None:
         """Run the rounds with clients that this process, or Ray's, train."""
@@ -270,7 +272,7 @@ class HorizontalWorld:
 
     def _room(self) -> UpdateRoom | None:
         """Return where updates lie that are larger than the memory they may take."""
-        if self.stored is None:
+        if self.stored is None or self.stored.place != "file":
             return None
         folder = self.config.update_dir or self.out
         return UpdateRoom(self.stored.memory, folder, self.config.update_type)
