@@ -27,6 +27,9 @@ HIDDEN = [
     for name in NAMES
     if name not in OPEN and traits_of(registry.find("strategy", name)).deployable
 ]
+NORMS = ["bnguard"]
+"""What asks for a network with BatchNorm."""
+
 GROUPS = [
     name for name in NAMES if traits_of(registry.find("strategy", name)).visible == "group means"
 ]
@@ -77,7 +80,8 @@ def test_the_two_tables_hold_every_strategy_that_can_be_deployed():
 
 @pytest.mark.parametrize("strategy", OPEN)
 def test_a_strategy_ends_where_its_simulation_ends(strategy, three, tmp_path):
-    assert_parity(three, tmp_path / "here", 1e-5, STRATEGY=strategy)
+    given = {"RUN_CONFIG": f"{SMALL_STEPS} model=conv-bn"} if strategy in NORMS else {}
+    assert_parity(three, tmp_path / "here", 1e-5, STRATEGY=strategy, **given)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _ROOM = "tests/grids/test_update_room.py"
 _NODES = "tests/nodes/test_ray_nodes.py"
+_SPREAD = "tests/nodes/test_spread.py"
 _SCALE = "tests/test_scale.py"
 _PARTITIONS = "tests/data/test_partitions.py"
 
@@ -22,8 +23,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/update_store.py",
-        "            self.store.read(self.index, self.first + start, room)",
-        "            self.store.read(self.index, start, room)",
+        "            self.read(rows, first + start, room)",
+        "            self.read(rows, start, room)",
         _ROOM,
     ),
     (
@@ -49,6 +50,30 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "        new = min(len(lost), max(self._places() - left, 0 if left else 1))",
         "        new = len(lost)",
         _NODES,
+    ),
+    (
+        "fedguard/nodes/spread.py",
+        "            for row, values in written.items():\n                self.write(row, values[None])\n",
+        "",
+        _SPREAD,
+    ),
+    (
+        "fedguard/nodes/spread.py",
+        "(slab, low, high, task(slice(low - first, high - first)))",
+        "(slab, low, high, task(slice(low, high)))",
+        _SPREAD,
+    ),
+    (
+        "fedguard/nodes/spread.py",
+        "            whole[list(own)] = torch.tensor(part)",
+        "            whole[: len(own)] = torch.tensor(part)",
+        _SPREAD,
+    ),
+    (
+        "fedguard/strategies/toolkit/mixture.py",
+        "        yield from self.rows.each(lambda at: partial(_of_mixture, self.matrix, task(at)))\n",
+        "        yield from (task(at)(block) for at, block in self.blocks())\n        return\n",
+        _SPREAD,
     ),
     (
         "fedguard/grids/veil.py",

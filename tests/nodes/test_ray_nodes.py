@@ -56,14 +56,16 @@ cluster.shutdown()
 
 
 @pytest.mark.slow
-def test_a_node_that_is_killed_costs_its_clients_time_and_nothing_else(tmp_path):
+@pytest.mark.parametrize("updates_on", ["server", "workers"])
+def test_a_node_that_is_killed_costs_its_clients_time_and_nothing_else(tmp_path, updates_on):
     here = Simulation(parse({**VALUES, "engine": "inprocess"})).run(tmp_path / "here")
+    values = {**VALUES, "updates_on": updates_on}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
     environment["RAY_worker_niceness"] = "0"  # else a busy machine starves its workers
     # Whoever starts Ray later on this machine must not find this cluster: a place of its own.
     place = tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
     environment["RAY_TMPDIR"] = place.name
-    command = [sys.executable, "-c", TWO_NODES, json.dumps(VALUES), str(tmp_path / "there")]
+    command = [sys.executable, "-c", TWO_NODES, json.dumps(values), str(tmp_path / "there")]
     with place:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, timeout=280
