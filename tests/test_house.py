@@ -24,7 +24,7 @@ FLOORS = [
     {"runs"},
     {"campaigns", "flower_app"},
     {"commands"},
-    {"simulate", "door", "__init__"},
+    {"simulate", "__main__", "door", "__init__"},
 ]
 """Rooms from the ground up; those of one floor do not know each other."""
 
@@ -39,6 +39,7 @@ ROOT_FILES = {
     "randomness",
     "registry",
     "simulate",
+    "__main__",
     "traits",
     "update_store",
     "updates",

@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedguard.clients.executors import Cohort, Trained
+from fedguard.clients.training import ClientTrainer
 from fedguard.errors import RunError
 from fedguard.grids.update_room import Train
 from fedguard.update_store import StoredRows, Task
-
-if TYPE_CHECKING:
-    from fedguard.nodes.ray import RayExecutor
 
 T = TypeVar("T")
 
@@ -88,21 +86,35 @@ def peaks_of(rows: Tensor) -> Tensor:
     return torch.maximum(-low, high)
 
 
+class Workers(Protocol):
+    """Ray actors that train clients and keep what these send; see `fedguard.nodes.ray`."""
+
+    actors: list[Any]
+    trainer: ClientTrainer
+
+    def train_apart(self, cohort: Cohort, store: SpreadStore) -> Trained:
+        """Train a cohort whose updates stay on the workers."""
+        ...
+
+    def replace_lost(self) -> None:
+        """Start workers in place of those that do not live any more."""
+
+
 class SpreadStore:
-    """A round's (K, D) updates on the workers of a `RayExecutor`; see `Store`.
+    """A round's (K, D) updates on Ray's workers; see `fedguard.update_store.Store`.
 
     A worker that is lost takes its slabs with it. Then the round's clients are trained again, which
     gives the same updates, rows that were written here are written again, and the rule goes on.
 
     Parameters
     ----------
-    executor : RayExecutor
+    executor : Workers
         Who trains, and who keeps.
     columns : int
         Parameters D.
     """
 
-    def __init__(self, executor: RayExecutor, columns: int) -> None:
+    def __init__(self, executor: Workers, columns: int) -> None:
         self.executor, self.columns = executor, columns
         self.generation = 0
         self.peaks = torch.zeros(0)
@@ -258,11 +270,11 @@ class SpreadRoom:
 
     Parameters
     ----------
-    executor : RayExecutor
+    executor : Workers
         Who trains.
     """
 
-    def __init__(self, executor: RayExecutor) -> None:
+    def __init__(self, executor: Workers) -> None:
         self._executor = executor
         self._store: SpreadStore | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -215,3 +216,13 @@ class TestList:
         )
         assert "parties with different features" in lines["lying-cost"]
         assert lines["numerical"].endswith("-")
+
+
+def test_the_package_itself_is_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fedguard", "schema"])
+    with pytest.raises(SystemExit) as done:
+        runpy.run_module("fedguard", run_name="__main__")
+    assert not done.value.code
+    assert json.loads(capsys.readouterr().out)["title"] == "SimulationConfig"

@@ -53,8 +53,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/nodes/spread.py",
-        "            for row, values in written.items():\n                self.write(row, values[None])\n",
-        "",
+        "            for row, values in written.items():\n",
+        "            for row, values in ():\n",
         _SPREAD,
     ),
     (
@@ -71,8 +71,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/strategies/toolkit/mixture.py",
-        "        yield from self.rows.each(lambda at: partial(_of_mixture, self.matrix, task(at)))\n",
-        "        yield from (task(at)(block) for at, block in self.blocks())\n        return\n",
+        "        if isinstance(self.rows, Tensor):\n            for at, block in self.blocks():\n",
+        "        if True:\n            for at, block in self.blocks():\n",
         _SPREAD,
     ),
     (
