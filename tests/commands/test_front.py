@@ -225,4 +225,4 @@ def test_the_package_itself_is_the_command(
     with pytest.raises(SystemExit) as done:
         runpy.run_module("fedguard", run_name="__main__")
     assert not done.value.code
-    assert json.loads(capsys.readouterr().out)["title"] == "SimulationConfig"
+    assert json.loads(capsys.readouterr().out)["title"] == "fedguard configuration"
