@@ -133,8 +133,8 @@ class FedSECA(RobustStrategy):
     def _limits(self, rows: Tensor, factors: Tensor, caps: Tensor) -> Tensor:
         """Return the (K,) smallest size that each client keeps."""
         dropped = rows.shape[1] - max(1, round(self.kept_share * rows.shape[1]))
-        found = [
-            torch.minimum(row.abs() * factor, caps).kthvalue(dropped + 1).values
-            for row, factor in zip(rows, factors, strict=True)
-        ]
-        return torch.stack(found)
+        found = torch.empty(len(rows), dtype=rows.dtype, device=rows.device)
+        for place, factor in enumerate(factors):
+            sizes = torch.minimum(rows[place].abs() * factor, caps)
+            found[place] = sizes.kthvalue(dropped + 1).values
+        return found

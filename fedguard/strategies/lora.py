@@ -21,6 +21,10 @@ from fedguard.strategies.toolkit.products import (
 from fedguard.updates import ClientUpdates, Verdict
 
 
+_COLUMNS_PER_BLOCK = 1 << 16
+"""Columns that are widened to float64 at a time."""
+
+
 class FedIT(RobustStrategy):
     r"""Average A and B separately, over the clients whose products B A lie close together.
 
@@ -84,7 +88,8 @@ class FedIT(RobustStrategy):
 
     def merged(self, updates: ClientUpdates, weights: Tensor) -> Tensor:
         """Return the (D,) change of the global model under the clients' (K,) weights."""
-        return (weights @ updates.deltas.double()).to(torch.float32)
+        parts = updates.deltas.split(_COLUMNS_PER_BLOCK, dim=1)
+        return torch.cat([(weights @ part.double()).to(torch.float32) for part in parts])
 
 
 class FLoRA(FedIT):
