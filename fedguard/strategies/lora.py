@@ -20,7 +20,6 @@ from fedguard.strategies.toolkit.products import (
 )
 from fedguard.updates import ClientUpdates, Verdict
 
-
 _COLUMNS_PER_BLOCK = 1 << 16
 """Columns that are widened to float64 at a time."""
 
