@@ -20,7 +20,7 @@ from fedguard.strategies.toolkit.products import (
 )
 from fedguard.updates import ClientUpdates, Verdict
 
-_COLUMNS_PER_BLOCK = 1 << 16
+_COLUMNS_PER_BLOCK = 1 << 14
 """Columns that are widened to float64 at a time."""
 
 
@@ -87,8 +87,11 @@ class FedIT(RobustStrategy):
 
     def merged(self, updates: ClientUpdates, weights: Tensor) -> Tensor:
         """Return the (D,) change of the global model under the clients' (K,) weights."""
-        parts = updates.deltas.split(_COLUMNS_PER_BLOCK, dim=1)
-        return torch.cat([(weights @ part.double()).to(torch.float32) for part in parts])
+        found = torch.empty(updates.layout.size, device=updates.deltas.device)
+        for start in range(0, len(found), _COLUMNS_PER_BLOCK):
+            columns = slice(start, start + _COLUMNS_PER_BLOCK)
+            found[columns] = weights @ updates.deltas[:, columns].double()
+        return found
 
 
 class FLoRA(FedIT):
