@@ -80,7 +80,7 @@ def test_the_two_tables_hold_every_strategy_that_can_be_deployed():
 
 @pytest.mark.parametrize("strategy", OPEN)
 def test_a_strategy_ends_where_its_simulation_ends(strategy, three, tmp_path):
-    given = {"RUN_CONFIG": f"{SMALL_STEPS} model=conv-bn"} if strategy in NORMS else {}
+    given = {"RUN_CONFIG": f'{SMALL_STEPS} model="conv-bn"'} if strategy in NORMS else {}
     assert_parity(three, tmp_path / "here", 1e-5, STRATEGY=strategy, **given)
 
 
