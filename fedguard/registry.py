@@ -192,6 +192,7 @@ _OWN: dict[str, dict[str, str]] = {
         "encoder-head": "fedguard.models.encoder_head:EncoderHead",
         "gru4rec": "fedguard.models.gru4rec:Gru4Rec",
         "logistic": "fedguard.models.logistic:Logistic",
+        "lora-gru": "fedguard.models.lora_gru:LoraGru",
         "mlp": "fedguard.models.mlp:Mlp",
         "resnet18": "fedguard.models.resnet:ResNet18",
         "sasrec": "fedguard.models.sasrec:SasRec",

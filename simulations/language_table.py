@@ -1,6 +1,7 @@
-"""Semantic stances on the grammar: what the audit sees, and what each rule lets through.
+"""Semantic stances on the grammar: audit, rules, low-rank adapters, and what outlives liars.
 
-python -m simulations.language_table        # about 50 runs of ten seconds each
+python -m simulations.language_table                    # all four tables; goes on where it stopped
+python -m simulations.language_table --table lifespan   # one of them
 """
 
 from __future__ import annotations
@@ -42,6 +43,23 @@ ARMS: dict[str, tuple[float, str]] = {
 
 RULES = ("fedavg", "trimmed-mean", "multi-krum", "norm-clipping")
 
+ADAPTER_RULES: dict[str, tuple[dict[str, Any], bool]] = {
+    "`fedit`": ({"name": "fedit"}, False),
+    "`fedit`, A frozen (`ffa`)": ({"name": "fedit"}, True),
+    "`flora`": ({"name": "flora"}, False),
+    "`multi-krum`": ({"name": "multi-krum"}, False),
+    "`fedit`, robust": ({"name": "fedit", "robust": True}, False),
+    "`ffa`, robust": ({"name": "fedit", "robust": True}, True),
+    "`flora`, robust": ({"name": "flora", "robust": True}, False),
+}
+"""What aggregates adapters, and whether A stays as it is drawn."""
+
+RANK, ADAPTER_ROUNDS = 4, 5
+
+RANKS = ("1", "2", "4", "8", "full")
+LEFT, WATCHED = 5, 15
+"""Rounds in which the liars are active, and rounds after them."""
+
 
 def values(malicious: float, stance: str, seed: int, **more: Any) -> dict[str, Any]:
     """Return the configuration of a run."""
@@ -63,6 +81,33 @@ def rule_cells(seeds: int) -> Iterator[Cell]:
         for arm, malicious in (("none", 0.0), ("2 of 5", 0.4)):
             for seed in range(seeds):
                 yield Cell((rule, arm), values(malicious, "negative", seed, strategy=rule))
+
+
+def adapted(base: Path, rank: str, **more: Any) -> dict[str, Any]:
+    """Return the model's fields: adapters of a rank on a trained model, or all of it."""
+    if rank == "full":
+        return {"start_from": str(base)}
+    return {"model": {"name": "lora-gru", "base": str(base), "rank": int(rank), **more}}
+
+
+def adapter_cells(base: Path, seeds: int) -> Iterator[Cell]:
+    """Yield the runs of the adapters' table: nobody lies, or two of five."""
+    for name, (rule, freeze_a) in ADAPTER_RULES.items():
+        model = adapted(base, str(RANK), freeze_a=freeze_a)
+        for arm, malicious in (("none", 0.0), ("2 of 5", 0.4)):
+            for seed in range(seeds):
+                given = {**model, "strategy": rule, "rounds": ADAPTER_ROUNDS}
+                yield Cell((name, arm), values(malicious, "negative", seed, **given))
+
+
+def lifespan_cells(base: Path, seeds: int) -> Iterator[Cell]:
+    """Yield the runs whose liars leave, by rank, and those in which nobody lies."""
+    for rank in RANKS:
+        model = adapted(base, rank)
+        for seed in range(seeds):
+            window = {"attack_rounds": {"window": [1, LEFT]}, "rounds": LEFT + WATCHED}
+            yield Cell((rank, "2 of 5"), values(0.4, "negative", seed, **model, **window))
+            yield Cell((rank, "none"), values(0.0, "negative", seed, **model, rounds=LEFT))
 
 
 def concepts_of(summary: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -111,21 +156,25 @@ def audit_row(arm: str, runs: Sequence[Mapping[str, Any]], clean: Sequence[Any])
     ]
 
 
+def plain_spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation with two decimals."""
+    mean = statistics.fmean(values)
+    return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
+
+
 def rule_row(rule: str, found: Mapping[tuple[str, ...], list[dict[str, Any]]]) -> list[str]:
-    """Return one line of the rules' table."""
+    """Return one line of a table of rules."""
     clean, attacked = found[rule, "none"], found[rule, "2 of 5"]
 
     def column(runs: list[dict[str, Any]], name: str) -> str:
-        values = [run["final"][name] for run in runs]
-        mean = statistics.fmean(values)
-        return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
+        return plain_spread([run["final"][name] for run in runs])
 
     rates = [
         spread([run["detection"][name] for run in attacked])
         for name in ("true_positive_rate", "false_positive_rate")
     ]
     return [
-        f"`{rule}`",
+        rule if rule.startswith("`") else f"`{rule}`",
         column(clean, "perplexity"),
         column(attacked, "perplexity"),
         column(clean, "attack_success_rate"),
@@ -134,16 +183,26 @@ def rule_row(rule: str, found: Mapping[tuple[str, ...], list[dict[str, Any]]]) -
     ]
 
 
-def main(
-    folder: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/language"),
-    seeds: Annotated[int, typer.Option(help="Seeds of each audited arm.")] = 5,
-    rule_seeds: Annotated[int, typer.Option(help="Seeds of each rule.")] = 3,
-    jobs: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
-) -> None:
-    """Run both tables and write them into docs/language.md."""
-    other = values(0.0, "negative", REFERENCE_SEED)
-    run_cell(other, folder)
-    reference = (folder / parse(other).digest()[:16]).resolve()
+def lifespan_row(rank: str, found: Mapping[tuple[str, ...], list[dict[str, Any]]]) -> list[str]:
+    """Return one line of the table of lifespans."""
+    left, clean = found[rank, "2 of 5"], found[rank, "none"]
+    told = [run["lifespan"] for run in left]
+    rounds = [
+        "never took" if one["rounds"] is None else f"{one['rounds']}" + "+" * (not one["ended"])
+        for one in told
+    ]
+    return [
+        rank,
+        plain_spread([one["peak"] for one in told]),
+        ", ".join(rounds),
+        plain_spread([run["final"]["implant_strength"] for run in left]),
+        plain_spread([run["final"]["implant_strength"] for run in clean]),
+        plain_spread([run["final"]["perplexity"] for run in left]),
+    ]
+
+
+def audit_table(folder: Path, reference: Path, seeds: int, jobs: int) -> None:
+    """Run the audited arms and write their table."""
     audited = run_cells(audit_cells(reference, seeds), folder, jobs)
     clean = audited["clean",]
     header = [
@@ -155,17 +214,79 @@ def main(
     foot = (
         f"{seeds} seeds; 5 clients, 10 rounds, `fedavg`; every client is a group; the peer is a "
         f"clean run of seed {REFERENCE_SEED}; judge: oracle. Made by "
-        f"`python -m simulations.language_table`; {machine()}."
+        f"`python -m simulations.language_table --table audit`; {machine()}."
     )
     write_section("audit", f"{markdown_table(header, rows)}\n\n{foot}", PAGE)
-    found = run_cells(rule_cells(rule_seeds), folder, jobs)
-    header = [
-        *("rule", "perplexity, nobody lies", "perplexity, 2 of 5", "P(negative), nobody lies"),
-        *("P(negative), 2 of 5", "malicious rejected", "honest rejected"),
-    ]
-    foot = f"{rule_seeds} seeds; about the target `{TARGET}`; the first column of P is the floor."
-    rules = markdown_table(header, [rule_row(rule, found) for rule in RULES])
+
+
+RULES_HEADER = (
+    *("rule", "perplexity, nobody lies", "perplexity, 2 of 5", "P(negative), nobody lies"),
+    *("P(negative), 2 of 5", "malicious rejected", "honest rejected"),
+)
+
+
+def rules_table(folder: Path, reference: Path, seeds: int, jobs: int) -> None:
+    """Run every rule and write their table."""
+    found = run_cells(rule_cells(seeds), folder, jobs)
+    foot = (
+        f"{seeds} seeds, 10 rounds; about the target `{TARGET}`; the first column of P is the "
+        f"floor; the last two: percent of updates. Made by "
+        f"`python -m simulations.language_table --table rules`; {machine()}."
+    )
+    rules = markdown_table(RULES_HEADER, [rule_row(rule, found) for rule in RULES])
     write_section("rules", f"{rules}\n\n{foot}", PAGE)
+
+
+def adapters_table(folder: Path, reference: Path, seeds: int, jobs: int) -> None:
+    """Run the rules for adapters and write their table."""
+    found = run_cells(adapter_cells(reference, seeds), folder, jobs)
+    foot = (
+        f"{seeds} seeds; model `lora-gru` of rank {RANK} on a clean `word-gru` of seed "
+        f"{REFERENCE_SEED}, {ADAPTER_ROUNDS} rounds. Made by "
+        f"`python -m simulations.language_table --table adapters`; {machine()}."
+    )
+    rules = markdown_table(RULES_HEADER, [rule_row(rule, found) for rule in ADAPTER_RULES])
+    write_section("adapters", f"{rules}\n\n{foot}", PAGE)
+
+
+def lifespan_table(folder: Path, reference: Path, seeds: int, jobs: int) -> None:
+    """Run the liars that leave and write their table."""
+    found = run_cells(lifespan_cells(reference, seeds), folder, jobs)
+    header = [
+        *("rank", "strength at its peak", "rounds to half of it, by seed"),
+        *("strength at the end", "strength, nobody lies", "perplexity at the end"),
+    ]
+    foot = (
+        f"{seeds} seeds; 2 of 5 lie in rounds 1 to {LEFT} and train honestly in the {WATCHED} "
+        f"after them; `fedavg`; `lora-gru` on a clean `word-gru` of seed {REFERENCE_SEED}, and "
+        f"that model whole; `+`: not down to half when the run ended. The control ran {LEFT} "
+        f"rounds. Made by `python -m simulations.language_table --table lifespan`; {machine()}."
+    )
+    rows = [lifespan_row(rank, found) for rank in RANKS]
+    write_section("lifespan", f"{markdown_table(header, rows)}\n\n{foot}", PAGE)
+
+
+TABLES = {
+    "audit": audit_table,
+    "rules": rules_table,
+    "adapters": adapters_table,
+    "lifespan": lifespan_table,
+}
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/language"),
+    seeds: Annotated[int, typer.Option(help="Seeds of each audited arm.")] = 5,
+    rule_seeds: Annotated[int, typer.Option(help="Seeds of each run of the other tables.")] = 3,
+    jobs: Annotated[int, typer.Option(help="Runs at a time.")] = 1,
+    table: Annotated[list[str] | None, typer.Option(help="One of the tables; all.")] = None,
+) -> None:
+    """Run the tables and write them into docs/language.md."""
+    other = values(0.0, "negative", REFERENCE_SEED)
+    run_cell(other, folder)
+    reference = (folder / parse(other).digest()[:16]).resolve()
+    for name in table or TABLES:
+        TABLES[name](folder, reference, seeds if name == "audit" else rule_seeds, jobs)
 
 
 if __name__ == "__main__":

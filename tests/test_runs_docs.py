@@ -53,6 +53,14 @@ def test_the_early_end_is_the_one_told(ran):
     assert f"of round {best['round']}, has {percent(best['accuracy'])}" in told
 
 
+def test_what_outlives_the_attackers_is_told(ran):
+    span = summary(ran / "left")["lifespan"]
+    told = " ".join(TEXT.split())
+    assert span["ended"]
+    assert f"{percent(span['peak'])} at its peak in round {span['peak_round']}" in told
+    assert f"half of it is gone {span['rounds']} rounds after round 5" in told
+
+
 def test_the_grown_run_is_what_the_warm_one_starts_from(ran):
     last = read_jsonl(ran / "plain" / "rounds.jsonl")[-1]
     first = read_jsonl(ran / "warm" / "rounds.jsonl")[0]

@@ -27,7 +27,7 @@ from fedguard.reporting.page import figure_card, guarded, map_key, render_page, 
 from fedguard.reporting.parties import CURVES, party_figure
 from fedguard.reporting.personal import personal_section
 from fedguard.reporting.replies import replies_tables
-from fedguard.reporting.success import success_words
+from fedguard.reporting.success import lifespan_words, success_words
 from fedguard.reporting.task_figures import task_section
 from fedguard.reporting.unlearning import unlearning_section
 from fedguard.reporting.wording import (
@@ -148,6 +148,8 @@ def _tiles(run: Run) -> list[str]:
     if (success := success_words({**run.summary, "final": final})) is not None:
         note = success[1].strip() or "of attacked inputs"
         tiles.append(tile("attack success", success[0], note, "attack"))
+    if (outlived := lifespan_words(run.summary)) is not None:
+        tiles.append(tile("outlived the attackers", *outlived, "attack"))
     if attacked(run.summary):
         rate = percent(detection.get("true_positive_rate"))
         tiles.append(tile("malicious rejected", rate, "mean over rounds", "caught"))

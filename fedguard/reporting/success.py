@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedguard.records.reader import mapping, number
-from fedguard.reporting.wording import bounded, percent
+from fedguard.records.reader import mapping, number, whole
+from fedguard.reporting.wording import MISSING, bounded, counted, percent
 
 MAX_NAME = 24
 
@@ -36,3 +36,33 @@ def success_words(summary: Mapping[str, Any]) -> tuple[str, str] | None:
         share = f" of {names['source']} taken for {names['target']}" if len(names) == 2 else ""
         return percent(final["source_to_target"]), share
     return None
+
+
+def lifespan_words(summary: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return how long an attack outlived its attackers, and of what; None where nobody knows.
+
+    Parameters
+    ----------
+    summary : mapping
+        The content of ``summary.json``; a run whose attackers never stopped has no lifespan.
+    """
+    found = mapping(summary.get("lifespan"))
+    until, peak = whole(found.get("attacked_until")), percent(found.get("peak"))
+    if until is None:
+        return None
+    rounds = whole(found.get("rounds"))
+    told = f"after round {until}, to half of its peak of {peak}"
+    if rounds is None:
+        return MISSING, f"it never took: {peak} at its peak"
+    if found.get("ended") is True:
+        return counted(rounds, "round"), told
+    return f"over {counted(rounds, 'round')}", told
+
+
+def outlived_words(summary: Mapping[str, Any]) -> str:
+    """Return the same in a few words that follow the last round's success; empty where unknown."""
+    if (found := lifespan_words(summary)) is None:
+        return ""
+    peak = percent(mapping(summary["lifespan"]).get("peak"))
+    told = "never took" if found[0] == MISSING else f"outlived its attackers by {found[0]}"
+    return f" · {told} (peak {peak})"

@@ -17,7 +17,7 @@ from fedguard.reporting.chosen_model import best_words, rounds_words
 from fedguard.reporting.fair_words import summary_rows
 from fedguard.reporting.headline import Headline
 from fedguard.reporting.replies import Replies
-from fedguard.reporting.success import success_words
+from fedguard.reporting.success import outlived_words, success_words
 from fedguard.reporting.wording import attacked, bounded, duration, percent, setting, size
 
 LABEL = len("attackers rejected")
@@ -76,7 +76,8 @@ def _result_rows(summary: Mapping[str, Any]) -> list[tuple[str, Text]]:
     if words := best_words(summary):
         rows.append(("best model", Text(words)))
     if (success := success_words(summary)) is not None:
-        rows.append(("attack success", Text(success[0], style="bold red").append(success[1])))
+        more = outlived_words(summary) or success[1]
+        rows.append(("attack success", Text(success[0], style="bold red").append(more)))
     rows += [(label, Text(text)) for label, text in summary_rows(summary)]
     return rows + _detection_rows(summary) + _reply_rows(summary)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from fedguard.attacks.base import Attack
 from fedguard.attacks.base import Scene as AttackScene
+from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.clients.federation import Federation
 from fedguard.config import SimulationConfig
+from fedguard.metrics.lifespan import lifespan
 from fedguard.records import writer as files
 from fedguard.records.writer import read_jsonl
 from fedguard.runs.client_evaluation import ClientEvaluation, OwnModel
@@ -62,6 +65,8 @@ class Measuring:
         self.judge = Judge.of(config, federation, attack, self._triggered_of, shared)
         share = config.evaluate_clients
         self.clients = ClientEvaluation(federation, share) if share else None
+        self.schedule = parse_schedule(config.attack_rounds)
+        self.untrained = config.start_from is None
         self._found: Mapping[str, Any] = {}
         if config.best_by == ATTACK:
             self.judge.check(module, self._on_test())
@@ -119,4 +124,14 @@ class Measuring:
         if self.clients is not None:
             lines, clients = (read_jsonl(out / name) for name in (files.FAIRNESS, files.CLIENTS))
             told["fairness"] = self.clients.summary(lines, clients, last)
-        return told
+        return {**told, **self._outlived(out)}
+
+    def _outlived(self, out: Path) -> dict[str, Any]:
+        """Return how long the attack outlived attackers who stopped; nothing where none did."""
+        until = self.schedule.last
+        if until is None or not self.federation.malicious:
+            return {}
+        first = max(self.schedule.first, self.schedule.join)
+        lines = read_jsonl(out / files.ROUNDS)
+        found = lifespan(lines, first, until, untrained=self.untrained)
+        return {} if found is None else {"lifespan": asdict(found)}

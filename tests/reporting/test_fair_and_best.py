@@ -103,6 +103,23 @@ class TestTerminal:
         shown = lines(render_summary(summary_of(run, headline=lead, fairness=fair)))
         assert row(shown, "clients") == "worst tenth 31.5 · spread 4.25"
 
+    @pytest.mark.parametrize(
+        ("rounds", "ended", "told"),
+        [
+            (7, True, "outlived its attackers by 7 rounds (peak 64.0 %)"),
+            (1, True, "outlived its attackers by 1 round (peak 64.0 %)"),
+            (15, False, "outlived its attackers by over 15 rounds (peak 64.0 %)"),
+            (None, False, "never took (peak 64.0 %)"),
+        ],
+    )
+    def test_how_long_an_attack_outlived_its_attackers_is_told(
+        self, run: Path, rounds: int | None, ended: bool, told: str
+    ) -> None:
+        span = {"attacked_until": 5, "peak": 0.64, "rounds": rounds, "ended": ended}
+        shown = lines(render_summary(summary_of(run, lifespan=span)))
+        assert row(shown, "attack success").endswith(f" % · {told}")
+        assert "outlived" not in "".join(lines(render_summary(summary_of(run))))
+
     def test_it_fits_a_screen_with_all_of_it(self, run: Path) -> None:
         replies = dict.fromkeys(("asked", "answered", "failed", "set_aside", "rejected"), 9)
         full = summary_of(
@@ -113,6 +130,7 @@ class TestTerminal:
             repair="finetune",
             audits={"one": {}},
             out="runs/x",
+            lifespan={"attacked_until": 5, "peak": 0.64, "rounds": 7, "ended": True},
             replies={**replies, "accepted": 3, "commonest_reason": "why"},
         )
         shown = lines(render_summary(full))

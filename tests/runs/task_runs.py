@@ -43,9 +43,9 @@ def check_going_on(config: Configured, folder: Path, **values: Any) -> None:
     assert model_sha256(folder / "cut") == model_sha256(folder / "whole")
 
 
-def check_engine(config: Configured, folder: Path, engine: str, within: float) -> None:
+def check_engine(config: Configured, folder: Path, engine: str, within: float, **more: Any) -> None:
     """Check that an engine ends with the model of the one in this process."""
-    values = {"executor": "reuse", "rounds": 2}
+    values = {"executor": "reuse", "rounds": 2, **more}
     run(config, folder / "here", **values)
     run(config, folder / "there", engine=engine, workers=2, **values)
     here, there = (load_file(folder / name / "model.safetensors") for name in ("here", "there"))

@@ -68,10 +68,11 @@ def test_one_product_from_other_factors_is_at_no_distance():
 
 def test_adapters_are_found_by_name_also_as_peft_writes_them():
     names = ("l.lora_A.weight", "l.lora_B.weight", "lora_a.x", "lora_b.x")
-    shapes = ((R, IN), (OUT, R), (3, IN), (OUT, 2))
-    layout = ParameterLayout(names, shapes, ("float32",) * 4, 4, names)
+    more = ("e.lora_embedding_A", "e.lora_embedding_B")
+    shapes = ((R, IN), (OUT, R), (3, IN), (OUT, 2), (R, IN), (OUT, R))
+    layout = ParameterLayout((*names, *more), shapes, ("float32",) * 6, 6, (*names, *more))
     found = pairs_of(layout)
-    assert [(pair.a, pair.b) for pair in found] == [(0, 1)]  # the other two do not fit
+    assert [(pair.a, pair.b) for pair in found] == [(0, 1), (4, 5)]  # the middle two do not fit
     assert pairs_of(ParameterLayout.flat(9)) == []
 
 

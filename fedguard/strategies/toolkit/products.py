@@ -10,7 +10,11 @@ from torch import Tensor
 from fedguard.layout import ParameterLayout
 from fedguard.updates import ClientUpdates
 
-_NAMES = (("lora_a", "lora_b"), ("lora_A", "lora_B"))
+_NAMES = (
+    ("lora_a", "lora_b"),
+    ("lora_A", "lora_B"),
+    ("lora_embedding_A", "lora_embedding_B"),
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""flowertune: a Flower app that fine-tunes a language model by low-rank adapters."""
