@@ -64,5 +64,6 @@ def outlived_words(summary: Mapping[str, Any]) -> str:
     if (found := lifespan_words(summary)) is None:
         return ""
     peak = percent(mapping(summary["lifespan"]).get("peak"))
-    told = "never took" if found[0] == MISSING else f"outlived its attackers by {found[0]}"
-    return f" · {told} (peak {peak})"
+    if found[0] == MISSING:
+        return f" · never took, {peak} at its peak"
+    return f" · outlived liars by {found[0]}, from {peak}"

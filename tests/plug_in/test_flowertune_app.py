@@ -127,7 +127,8 @@ def test_rules_for_adapters_keep_it_too(tmp_path, rule, freeze_a):
         frozen = [key for key in sent if "lora_A" in key]
         assert frozen
         if rule == "fedit":  # the cut stack of `flora` is factored anew
-            assert all(torch.equal(sent[key], last[key]) for key in frozen)
+            for key in frozen:  # Flower's mean of equal arrays rounds
+                torch.testing.assert_close(sent[key], last[key])
 
 
 @pytest.mark.parametrize("line", ["FedIT", "FLoRA"])

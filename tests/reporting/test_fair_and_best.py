@@ -106,10 +106,10 @@ class TestTerminal:
     @pytest.mark.parametrize(
         ("rounds", "ended", "told"),
         [
-            (7, True, "outlived its attackers by 7 rounds (peak 64.0 %)"),
-            (1, True, "outlived its attackers by 1 round (peak 64.0 %)"),
-            (15, False, "outlived its attackers by over 15 rounds (peak 64.0 %)"),
-            (None, False, "never took (peak 64.0 %)"),
+            (7, True, "outlived liars by 7 rounds, from 64.0 %"),
+            (1, True, "outlived liars by 1 round, from 64.0 %"),
+            (15, False, "outlived liars by over 15 rounds, from 64.0 %"),
+            (None, False, "never took, 64.0 % at its peak"),
         ],
     )
     def test_how_long_an_attack_outlived_its_attackers_is_told(
