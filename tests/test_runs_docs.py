@@ -59,6 +59,8 @@ def test_what_outlives_the_attackers_is_told(ran):
     assert span["ended"]
     assert f"{percent(span['peak'])} at its peak in round {span['peak_round']}" in told
     assert f"half of it is gone {span['rounds']} rounds after round 5" in told
+    left = summary(ran / "left")["final"]["attack_success_rate"]
+    assert f"{percent(left)} are left at the end" in told
 
 
 def test_the_grown_run_is_what_the_warm_one_starts_from(ran):
