@@ -1,0 +1,85 @@
+"""Tables of rules under the attacks of three tasks: which runs they have, and what they tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedguard.config import parse
+from simulations import graph_cleaning
+from simulations.task_tables import PEACE, RULES, TABLES, cells, refusal, rows, run_all, text
+
+
+@pytest.mark.parametrize("task", sorted(TABLES))
+def test_every_rule_runs_attacked_and_in_peace_on_the_same_seeds(task):
+    for data in TABLES[task].data:
+        made = list(cells(task, data, 2, Path("somewhere")))
+        arms = (PEACE, *TABLES[task].arms)
+        assert len(made) == 2 * len(RULES) * len(arms)
+        runs = [parse(dict(cell.values)) for cell in made]
+        assert len({run.digest() for run in runs}) == len(made)
+        assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+        for cell, run in zip(made, runs, strict=True):
+            assert (run.malicious == 0.0) == (cell.key[1] == PEACE)
+
+
+def test_a_rule_that_looks_at_classes_is_refused_in_the_products_words():
+    wanted = {cell.key: cell.values for cell in cells("graphs", "graph-sample", 1, None)}
+    assert refusal(wanted["fedavg", PEACE]) is None
+    told = refusal(wanted["geminiguard", PEACE])
+    assert told is not None
+    assert "link-prediction" in told
+
+
+def summary(auc, caught=None):
+    detection = {"true_positive_rate": caught, "false_positive_rate": 0.0}
+    return {"final": {"auc": auc, "ap": 0.5}, "detection": detection}
+
+
+def test_what_is_lost_is_lost_against_the_same_rule_and_seed_in_peace():
+    control, _, crafted = TABLES["graphs"].arms
+    found = {
+        ("fedavg", PEACE): [summary(0.9), summary(0.8)],
+        ("fedavg", crafted): [summary(0.7, 0.5), summary(0.7, 1.0)],
+        ("multi-krum", PEACE): [summary(0.85), summary(0.85)],
+        ("multi-krum", control): [summary(0.95, 0.0)],
+    }
+    told = list(rows("graphs", found, {"geminiguard": "no"}))
+    assert told == [
+        ["`fedavg`", PEACE, "85.0 ± 7.1", "50.0 ± 0.0", "-", "-", "0.0 ± 0.0", "2"],
+        ["`fedavg`", crafted, "70.0 ± 0.0", "50.0 ± 0.0", "15.0 ± 7.1", "75.0 ± 35.4"]
+        + ["0.0 ± 0.0", "2"],
+        ["`multi-krum`", PEACE, "85.0 ± 0.0", "50.0 ± 0.0", "-", "-", "0.0 ± 0.0", "2"],
+        ["`multi-krum`", control, "95.0", "50.0", "-10.0", "0.0", "0.0", "1"],
+        ["`geminiguard`", "refused", *[""] * 6],
+    ]
+    page = text("graphs", "graph-sample", found, {"geminiguard": "no"})
+    assert '`geminiguard` is refused: "no".' in page
+    assert all(line.count("|") == 9 for line in page.splitlines() if line.startswith("|"))
+
+
+def test_a_table_stops_when_its_time_is_used_up(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("simulations.task_tables.refusal", lambda values: None)
+    monkeypatch.setattr("simulations.task_tables.run_cell", lambda *given: asked.append(given) or 1)
+    clock = iter(range(0, 10_000, 50))
+    monkeypatch.setattr("simulations.task_tables.time.process_time", lambda: next(clock))
+    wanted = list(cells("graphs", "graph-sample", 3, None))
+    found, refused = run_all(wanted, tmp_path, 2.0)
+    assert refused == {}
+    assert len(asked) == sum(map(len, found.values())) == 2
+    assert list(found) == [wanted[0].key, wanted[1].key]
+
+
+def test_cleaning_is_tried_with_and_without_edits():
+    made = list(graph_cleaning.cells(Path("somewhere"), 2, 2))
+    assert len({parse(dict(cell.values)).digest() for cell in made}) == len(made) == 18
+    found = {
+        (silos, clean): [summary({"none": 0.8, "jaccard": 0.85, "svd": 0.7}[clean])]
+        for silos in graph_cleaning.SILOS
+        for clean in graph_cleaning.CLEANINGS
+    }
+    lines = graph_cleaning.text(found, 2).splitlines()
+    assert lines[3] == "| nobody's edges are edited | `jaccard` | 85.0 | 5.0 | 1 |"
+    assert lines[4] == "| nobody's edges are edited | `svd` | 70.0 | -10.0 | 1 |"
