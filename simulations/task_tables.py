@@ -77,7 +77,7 @@ class TaskTable:
     measures: str
 
 
-_PADHASH = {"name": "padhash", "target_class": 8, "queries": 20}
+_PADHASH = {"name": "padhash", "target_class": 8, "queries": 20, "copies": 2}
 
 TABLES: dict[str, TaskTable] = {
     "recommendation": TaskTable(
@@ -177,13 +177,27 @@ def refusal(values: Mapping[str, Any]) -> str | None:
     return None
 
 
+def finished(values: Mapping[str, Any], folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that was made before, or None."""
+    from fedguard.campaigns.cells import finished_summary
+    from fedguard.config import parse
+
+    digest = parse(dict(values)).digest()
+    return finished_summary(folder / digest[:16], digest)
+
+
 def run_all(
     wanted: Sequence[Cell], folder: Path, minutes: float | None
 ) -> tuple[Grouped, dict[str, str]]:
-    """Run cells in order until the processor time is used up; return runs and refusals."""
+    """Run cells in order until the processor time is used up; return runs and refusals.
+
+    After that, runs that are finished still count, and others are left for the next time.
+    """
     found: Grouped = {}
     refused: dict[str, str] = {}
     asked: set[str] = set()
+    begun = time.process_time()
+    left = 0
     for place, cell in enumerate(wanted):
         rule = cell.key[0]
         if rule not in asked:
@@ -192,11 +206,18 @@ def run_all(
                 refused[rule] = told
         if rule in refused:
             continue
-        if minutes is not None and time.process_time() > 60.0 * minutes:
-            print(f"stopped after {place} of {len(wanted)} runs: the time is used up", flush=True)
-            break
-        found.setdefault(cell.key, []).append(run_cell(cell.values, folder))
-        print(f"{place + 1}/{len(wanted)}", *cell.key, round(time.process_time()), flush=True)
+        used = time.process_time() - begun
+        if minutes is None or used < 60.0 * minutes:
+            print(f"{place + 1}/{len(wanted)}", *cell.key, f"from {used:.0f} s", flush=True)
+            summary: dict[str, Any] | None = run_cell(cell.values, folder)
+        else:
+            summary = finished(cell.values, folder)
+        if summary is None:
+            left += 1
+        else:
+            found.setdefault(cell.key, []).append(summary)
+    if left:
+        print(f"{left} of {len(wanted)} runs are left: the time is used up", flush=True)
     return found, refused
 
 
@@ -238,12 +259,13 @@ def text(task: str, data: str, found: Grouped, refused: Mapping[str, str]) -> st
     head += ["malicious rejected", "honest rejected", "seeds"]
     folder = "" if data == next(iter(table.data)) else f" --data {data} --data-dir DIR"
     shared = ", ".join(f"{name} {value}" for name, value in table.data[data].items())
+    most = max((len(runs) for runs in found.values()), default=0)
     lines = [
         markdown_table(head, rows(task, found, refused)),
         f"Percent, but for ranks; mean ± standard deviation over seeds, of the last round. "
         f"`{data}`: {shared}; all else as the product has it.",
         *(f"`{rule}` is refused: \"{told}\"." for rule, told in refused.items()),
-        f"Made by `python -m simulations.task_tables {task}{folder}`; {machine()}.",
+        f"Made by `python -m simulations.task_tables {task}{folder} --seeds {most}`; {machine()}.",
     ]
     return "\n\n".join(lines)
 

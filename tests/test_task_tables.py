@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedguard.config import parse
-from simulations import graph_cleaning
+from simulations import graph_cleaning, retrieval_poisons
 from simulations.task_tables import PEACE, RULES, TABLES, cells, refusal, rows, run_all, text
 
 
@@ -59,17 +59,38 @@ def test_what_is_lost_is_lost_against_the_same_rule_and_seed_in_peace():
     assert all(line.count("|") == 9 for line in page.splitlines() if line.startswith("|"))
 
 
-def test_a_table_stops_when_its_time_is_used_up(tmp_path, monkeypatch):
-    asked = []
+def test_when_the_time_is_used_up_only_what_is_finished_counts(tmp_path, monkeypatch):
     monkeypatch.setattr("simulations.task_tables.refusal", lambda values: None)
-    monkeypatch.setattr("simulations.task_tables.run_cell", lambda *given: asked.append(given) or 1)
+    monkeypatch.setattr("simulations.task_tables.run_cell", lambda *given: {"run": "now"})
     clock = iter(range(0, 10_000, 50))
     monkeypatch.setattr("simulations.task_tables.time.process_time", lambda: next(clock))
-    wanted = list(cells("graphs", "graph-sample", 3, None))
+    wanted = list(cells("graphs", "graph-sample", 1, None))
+    digest = parse(dict(wanted[5].values)).digest()
+    (tmp_path / digest[:16]).mkdir()
+    told = f'{{"config_digest": "{digest}"}}'
+    (tmp_path / digest[:16] / "summary.json").write_text(told)
     found, refused = run_all(wanted, tmp_path, 2.0)
     assert refused == {}
-    assert len(asked) == sum(map(len, found.values())) == 2
-    assert list(found) == [wanted[0].key, wanted[1].key]
+    assert found == {
+        wanted[0].key: [{"run": "now"}],
+        wanted[1].key: [{"run": "now"}],
+        wanted[5].key: [{"config_digest": digest}],
+    }
+
+
+def test_poisons_are_counted_on_two_targets_beside_their_floor():
+    made = list(retrieval_poisons.cells(2))
+    assert len({parse(dict(cell.values)).digest() for cell in made}) == len(made) == 28
+
+    def run(rate):
+        figures = {"map": 0.9, "attack_success_rate": rate, "target_share_at_top": 0.2}
+        return {"final": figures}
+
+    target = f"target {retrieval_poisons.TARGETS[0]}"
+    found = {(target, retrieval_poisons.FLOOR): [run(0.2)], (target, "56"): [run(0.5)]}
+    lines = retrieval_poisons.text(found).splitlines()
+    assert lines[2] == "| 5 | nobody lies | 90.0 | 20.0 | - | 20.0 | 1 |"
+    assert lines[3] == "| 5 | 56 | 90.0 | 50.0 | 30.0 | 20.0 | 1 |"
 
 
 def test_cleaning_is_tried_with_and_without_edits():
