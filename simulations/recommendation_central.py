@@ -3,7 +3,7 @@
 python -m simulations.recommendation_central --data-dir DIR   # DIR holds ratings.csv, movies.csv
 
 Every arm trains a model from the same start on real users and fake ones, 2 % of them; the control
-on real users alone, and the attacker crafts against it. Figures are kept: a table that was cut goes on.
+on real users alone, and the attacker crafts against it. Figures are kept; what was cut goes on.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ def text(task: str, data: str, found: Grouped, refused: Mapping[str, str]) -> st
         markdown_table(head, rows(task, found, refused)),
         f"Percent, but for ranks; mean ± standard deviation over seeds, of the last round. "
         f"`{data}`: {shared}; all else as the product has it.",
-        *(f"`{rule}` is refused: \"{told}\"." for rule, told in refused.items()),
+        *(f'`{rule}` is refused: "{told}".' for rule, told in refused.items()),
         f"Made by `python -m simulations.task_tables {task}{folder} --seeds {most}`; {machine()}.",
     ]
     return "\n\n".join(lines)

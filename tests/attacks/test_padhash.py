@@ -137,7 +137,8 @@ def test_queries_are_of_other_classes(data):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"eps": 0.0}, {"weight": 1.5}, {"crafted": "magic"}, {"queries": 0}, {"copies": 0}]
+    "arguments",
+    [{"eps": 0.0}, {"weight": 1.5}, {"crafted": "magic"}, {"queries": 0}, {"copies": 0}],
 )
 def test_arguments_are_checked(arguments):
     with pytest.raises(ConfigurationError):
