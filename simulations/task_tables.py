@@ -77,7 +77,7 @@ class TaskTable:
     measures: str
 
 
-_PADHASH = {"name": "padhash", "target_class": 8, "queries": 20, "copies": 2}
+_PADHASH = {"name": "padhash", "target_class": 8, "queries": 20}
 
 TABLES: dict[str, TaskTable] = {
     "recommendation": TaskTable(

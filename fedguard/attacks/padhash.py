@@ -59,8 +59,7 @@ class Padhash(Attack):
         Against a surrogate of the coalition's own, the same in all rounds; anew in every round
         against the broadcast model; or, as a control, random changes of the same size.
     epochs : int
-        Passes by which the static surrogate is trained, at least 1. One of few passes says little
-        of single pictures: all of a class pull alike.
+        Passes by which the static surrogate is trained, at least 1; it should not converge.
 
     Notes
     -----
@@ -112,7 +111,7 @@ class Padhash(Attack):
         copies: int = 1,
         steps: int = 60,
         crafted: Literal["static", "dynamic", "noise"] = "static",
-        epochs: int = 60,
+        epochs: int = 15,
     ) -> None:
         check_number("target_class", target_class, at_least=0)
         check_number("queries", queries, at_least=1)
