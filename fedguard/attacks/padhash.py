@@ -50,6 +50,9 @@ class Padhash(Attack):
         a, 0 to 1.
     poison_fraction : float
         Share of a malicious client's pictures of the target class that are perturbed, 0 to 1.
+    copies : int
+        Perturbed versions of each such picture, at least 1. All but the first are rows that the
+        client did not have before; a rule that weighs clients by their rows weighs it a bit more.
     steps : int
         Steps of the matching, at least 1.
     crafted : {"static", "dynamic", "noise"}
@@ -105,6 +108,7 @@ class Padhash(Attack):
         eps: float = 0.25,
         weight: float = 0.2,
         poison_fraction: float = 1.0,
+        copies: int = 1,
         steps: int = 60,
         crafted: Literal["static", "dynamic", "noise"] = "static",
         epochs: int = 15,
@@ -114,17 +118,20 @@ class Padhash(Attack):
         check_number("eps", eps, above=0.0, at_most=1.0)
         check_number("weight", weight, at_least=0.0, at_most=1.0)
         check_number("poison_fraction", poison_fraction, at_least=0.0, at_most=1.0)
+        check_number("copies", copies, at_least=1)
         check_number("steps", steps, at_least=1)
         check_number("epochs", epochs, at_least=1)
         check_choice("crafted", crafted, ("static", "dynamic", "noise"))
         self.target_class: int = target_class
         self.queries, self.eps, self.weight = queries, eps, weight
-        self.poison_fraction, self.steps = poison_fraction, steps
+        self.poison_fraction, self.copies, self.steps = poison_fraction, copies, steps
         self.crafted, self.epochs = crafted, epochs
         self._facts: Retrieval | None = None
         self._victims = torch.empty(0)
         self._scaling = (torch.zeros(1), torch.ones(1))
         self._surrogate: nn.Module | None = None
+        # A client's poisons are asked for in every round; those of a static surrogate are the same.
+        self._made: dict[tuple[bytes, bytes], Tensor] = {}
 
     def meet(self, dataset: Dataset) -> None:
         """Learn the classes' codes and choose the queries; see `Attack.meet`."""
@@ -171,21 +178,31 @@ class Padhash(Attack):
             self._surrogate = _trained_anew(model, x, y, self._known(), self.epochs)
 
     def poison(self, x: Tensor, y: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return the pictures, those of the target class perturbed; see `Attack.poison`."""
+        """Return the pictures, those of the target class perturbed, and copies of them."""
+        drawn = rng.get_state().numpy().tobytes()
         rows = drawn_share((y == self.target_class).nonzero().flatten(), self.poison_fraction, rng)
-        if not len(rows):
+        if not len(rows) or (self._surrogate is None and self.crafted != "noise"):
             return x, y
-        start = (torch.randn(x[rows].shape, generator=rng) * self.eps / 2).to(x)
+        key = drawn, x[rows].cpu().numpy().tobytes()
+        if self.crafted == "dynamic" or key not in self._made:
+            self._made[key] = self._perturbed(x[rows], rng)
+        made = self._made[key]
+        poisoned, more = x.clone(), made[len(rows) :]
+        poisoned[rows] = made[: len(rows)]
+        labels = torch.full((len(more),), self.target_class).to(y)
+        return torch.cat([poisoned, more]), torch.cat([y, labels])
+
+    def _perturbed(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return (copies M, ...) perturbed versions of (M, ...) pictures of the target class."""
+        own = torch.cat([x] * self.copies)
+        start = (torch.randn(own.shape, generator=rng) * self.eps / 2).to(x)
         if self.crafted == "noise":
             signs = torch.randint(0, 2, start.shape, generator=rng).to(x) * 2.0 - 1.0
             change = self.eps * signs
-        elif self._surrogate is None:
-            return x, y
         else:
-            change = self.matched(self._surrogate, x[rows], start)
-        poisoned = x.clone()
-        poisoned[rows] = (x[rows] + change).clamp(0.0, 1.0)
-        return poisoned, y
+            assert self._surrogate is not None
+            change = self.matched(self._surrogate, own, start)
+        return (own + change).clamp(0.0, 1.0)
 
     def matched(self, surrogate: nn.Module, x: Tensor, start: Tensor) -> Tensor:
         """Return the (M, ...) changes of pictures of the target class that match gradients."""

@@ -88,6 +88,21 @@ def test_a_share_of_them_changes(data):
     assert int(changed.sum()) == round(0.5 * int((y == 8).sum()))
 
 
+def test_copies_are_further_pictures_of_the_target_class(data):
+    attack = attack_on(data, copies=3, eps=0.1)
+    x, y = data.x_train[:300], data.y_train[:300]
+    attack.prepare(network(), x, y, torch.Generator())
+    found, labels = attack.poison(x, y, torch.Generator().manual_seed(1))
+    own = int((y == 8).sum())
+    assert len(found) == len(labels) == 300 + 2 * own
+    assert torch.equal(labels[:300], y)
+    assert labels[300:].tolist() == [8] * (2 * own)
+    assert torch.equal(found[:300][y != 8], x[y != 8])
+    change = (found[300:] - x[y == 8].repeat(2, 1, 1, 1)).abs()
+    assert float(change.max()) <= 0.1 + 1e-6
+    assert not torch.equal(found[300 : 300 + own], found[300 + own :])
+
+
 def test_matching_brings_the_gradients_together_more_than_noise(data):
     attack, x, y, found = poisoned(data, crafted="dynamic", steps=40)
     model, victims = network(), attack._victims
@@ -122,7 +137,8 @@ def test_queries_are_of_other_classes(data):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"eps": 0.0}, {"weight": 1.5}, {"crafted": "magic"}, {"queries": 0}]
+    "arguments",
+    [{"eps": 0.0}, {"weight": 1.5}, {"crafted": "magic"}, {"queries": 0}, {"copies": 0}],
 )
 def test_arguments_are_checked(arguments):
     with pytest.raises(ConfigurationError):
