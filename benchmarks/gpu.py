@@ -68,7 +68,7 @@ WORLDS = ("digits", "graph-sample", "clicks-sample", "retrieval", "grammar", "pr
 
 NEEDS: dict[str, dict[str, Any]] = {
     "bnguard": {"model": "conv-bn"},
-    "group-flip": {"attack": {"name": "group-flip", "feature": 20, "above": 8.0}},
+    "group-flip": {"attack": {"name": "group-flip", "feature": 20, "above": 0.5}},
 }
 """What a part needs beside its name; text-trigger and bad-encoder need files and are told so."""
 
