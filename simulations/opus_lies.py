@@ -10,7 +10,7 @@ over those of the same party, honest, on the same seed. Resumable.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +56,7 @@ class Loud(VerticalAttack):
 
     def before_release(self, party: SeenParty, h: Tensor, server_round: int, ids: Tensor) -> Tensor:
         """Return `factor` times the embedding."""
-        return self.factor * h
+        return h.mul(self.factor)
 
 
 class Silent(VerticalAttack):
@@ -112,7 +112,9 @@ def cells(seeds: int, rounds: int) -> Iterator[Cell]:
                     "cost_ratios": [ratio, 1.0],
                     "cost_claims": claims,
                 }
-                lies = {"honest": None, **LIES} if claims == CLAIMS[0] else COST_LIES
+                lies: Mapping[str, dict[str, Any] | None] = COST_LIES
+                if claims == CLAIMS[0]:
+                    lies = {"honest": None, **LIES}
                 for name, attack in lies.items():
                     part: Any = "none" if attack is None else {**attack, "parties": [LIAR]}
                     values = {**base, "strategy": strategy, "attack": part}
