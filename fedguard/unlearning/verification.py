@@ -25,6 +25,7 @@ _REFERENCE_ROWS = 2000
 _REFERENCE_EPOCHS = 4
 _REFERENCES = 2
 _PER_CLIENT = 300
+_MOST_OTHERS = 10
 _RELEARN_EPOCHS = 10
 _RELEARNED = 0.9
 
@@ -42,7 +43,8 @@ class Rows:
     retain : dict of int to tuple of Tensor
         Up to some hundred rows of every client, without what is forgotten, with their true labels.
     members, others : tuple of Tensor
-        Forgotten rows and test rows nobody saw, equally many of every true and trained label.
+        Forgotten rows and test rows nobody saw, as large a share of both of every true and trained
+        label; up to ten times as many of the latter where there are so many.
     reference : tuple of Tensor
         Test rows that reference models learn from; none of them is among `others`.
     """
@@ -105,7 +107,7 @@ def _membership_rows(
     cut = min(len(order) // 2, _REFERENCE_ROWS)
     first, rest = order[:cut], order[cut:]
     reference = (federation.normalise(data.x_test[first]), data.y_test[first].to(federation.device))
-    members, others = [], []
+    lots, keys = [], []
     for client, rows in named.items():
         x, y = data.x_test[rest], data.y_test[rest]
         true = y
@@ -116,22 +118,38 @@ def _membership_rows(
         seen_x, seen_y = _pick(federation.shard(client, attacking=True), rows)
         seen_true = data.y_train[federation.shards[client]][rows]
         classes = data.num_classes
-        mine, theirs = _matched(
-            seen_true * classes + seen_y.cpu(), true * classes + y.cpu(), stream
-        )
-        members.append(_pick((seen_x, seen_y), mine))
+        lots.append(((seen_x, seen_y), (x, y)))
+        keys.append((seen_true * classes + seen_y.cpu(), true * classes + y.cpu()))
+    times = _times(keys)  # one for all clients, or labels would be mixed in other shares
+    members, others = [], []
+    for (seen, (x, y)), (a, b) in zip(lots, keys, strict=True):
+        mine, theirs = _matched(a, b, times, stream)
+        members.append(_pick(seen, mine))
         others.append((federation.normalise(x[theirs]), y[theirs].to(federation.device)))
     return reference, _joined(members), _joined(others)
 
 
-def _matched(a: Tensor, b: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return positions in both with equally many of every key."""
+def _times(pairs: Sequence[tuple[Tensor, Tensor]]) -> int:
+    """Return how many of b's there are for each one of a's, of every key, from 1 to 10.
+
+    Keys of which b has fewer than a do not lower it: of those one is drawn for each anyway.
+    """
+    found = [_MOST_OTHERS]
+    for a, b in pairs:
+        for key in set(a.tolist()):
+            left, right = int((a == key).sum()), int((b == key).sum())
+            found += [right // min(left, right)] if right else []
+    return min(found)
+
+
+def _matched(a: Tensor, b: Tensor, times: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return positions in both, of every key `times` of b's for each one of a's."""
     mine, theirs = [], []
     for key in sorted(set(a.tolist())):
         left, right = (a == key).nonzero().flatten(), (b == key).nonzero().flatten()
         count = min(len(left), len(right))
         mine.append(left[torch.randperm(len(left), generator=rng)[:count]])
-        theirs.append(right[torch.randperm(len(right), generator=rng)[:count]])
+        theirs.append(right[torch.randperm(len(right), generator=rng)[: times * count]])
     return torch.cat(mine), torch.cat(theirs)
 
 

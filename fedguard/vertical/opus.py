@@ -27,6 +27,7 @@ from fedguard.vertical.terms import PartyTerms, PrivacyTerms
 from fedguard.vertical.vfl import PrivateVfl
 
 REWARDS = ("score-share", "contribution-over-cost")
+COST_CLAIMS = ("tariff", "believed")
 _FALSE_ALARM = 1e-9
 _MEMORY = 3
 
@@ -52,12 +53,20 @@ class OpusVfl(PrivateVfl):
     abstract and the authors' code, and departs from the code where that pays more than the
     budget, pays with the wrong sign, clips nothing, uses one party's noise for all, steps along
     a gradient with a unit error, or keeps only the last batch's gradient. Our own: the analytic
-    calibration, the total account, the cap on privacy pay, and the test of claimed noise.
+    calibration, the total account, the cap on privacy pay, the test of claimed noise, and the
+    tariff for claimed cost.
 
     The gradient in step 6 is the party's own: only it knows z_i. What the label holder knows of
     noise is a claim, so (`verify_noise`) it tests that a party's released blocks vary at least as
     much as the claimed noise alone would (chi-square, one-sided); who fails is not paid.
     The test bites where E sigma^2 is above C^2.
+
+    A party's cost is a claim as well, and nothing that arrives shows it: all parties send as many
+    messages of the same size, and time is made by waiting. So (``cost_claims="tariff"``) a claim
+    counts no more than the largest of the `cost_ratios` that were agreed, whoever they belong to.
+    Honest claims are paid as before, and no lie about cost multiplies a score by more than
+    ``(max c / c_i)^(1/5)``: nothing where all ratios are equal. No rule that pays honest parties
+    by cost can promise less, since whoever costs little can claim to be one that costs much.
 
     Parameters
     ----------
@@ -76,6 +85,8 @@ class OpusVfl(PrivateVfl):
         Most privacy pay relative to contribution pay.
     cost_ratios : tuple of float
         c_i > 0 of parties 1, 2, ...; repeated if too few.
+    cost_claims : str
+        ``tariff`` or, as the authors' code, ``believed``.
     resource_costs : tuple of float
         B_i >= 0 in tokens per round, likewise.
     epsilon_min, epsilon_max : float
@@ -106,10 +117,12 @@ class OpusVfl(PrivateVfl):
        \right)
 
     .. math::
-       \tau_i = \tau \frac{R_i}{\sum_j R_j}, \qquad U_i = \tau_i - B_i
+       \tau_i = \tau \frac{R_i}{\sum_j R_j}, \qquad U_i = \tau_i - B_i, \qquad
+       c_i = \min(\tilde{c}_i, \max_j c^*_j)
 
     where :math:`f_i(x_i)` is party i's embedding, C the clipping bound, m the calibrated noise, L
-    the loss, :math:`L_{-i}` that without block i, :math:`c_i` the party's cost ratio,
+    the loss, :math:`L_{-i}` that without block i, :math:`\tilde{c}_i` the cost ratio that the party
+    claims, :math:`c^*` the `cost_ratios` (without the minimum where claims are ``believed``),
     :math:`\kappa` the `privacy_cap`, :math:`\tau` the budget (in whole tokens by largest remainder)
     and :math:`B_i` the party's cost; with ``contribution-over-cost``,
     :math:`R_i = C_i / (C_i + \gamma B_i)`.
@@ -126,6 +139,7 @@ class OpusVfl(PrivateVfl):
         gamma: float = 1.0,
         privacy_cap: float | None = 0.5,
         cost_ratios: tuple[float, ...] = (1.0,),
+        cost_claims: str = "tariff",
         resource_costs: tuple[float, ...] = (5.0,),
         epsilon_min: float = 8.0,
         epsilon_max: float = 32.0,
@@ -154,6 +168,7 @@ class OpusVfl(PrivateVfl):
         )
         check_choice("reward", reward, REWARDS)
         check_choice("loo", loo, LOO_MODES)
+        check_choice("cost_claims", cost_claims, COST_CLAIMS)
         for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
             check_number(name, value, at_least=0.0)
         check_number("step", step, at_least=0.0, at_most=1.0)
@@ -175,6 +190,7 @@ class OpusVfl(PrivateVfl):
         self.reward, self.loo, self.gamma = reward, loo, gamma
         self.fixed_budget, self.warmup = budget, warmup
         self.cost_ratios, self.resource_costs = cost_ratios, resource_costs
+        self.cost_claims = cost_claims
         self.initial_epsilon = initial_epsilon
         self.verify_noise, self.gradient_noise = verify_noise, gradient_noise
         self.utilities: dict[int, list[float]] = {}
@@ -279,13 +295,25 @@ class OpusVfl(PrivateVfl):
             scores = dict(zip(paid, values, strict=True))
         else:
             scores = {p: self._score(p, share[p]) for p in paid}
+            self._tell_beyond_tariff(found, paid)
         return {p: 0.0 if p in liars else score for p, score in scores.items()}
 
     def _score(self, party: int, contributed: float) -> float:
         claim = self.claims.get(party)
         if claim is None:
             return self.rule.contribution_pay(contributed, 1.0)
-        return self.rule.score(contributed, claim.cost_ratio, claim.epsilon)
+        return self.rule.score(contributed, self._credited(claim.cost_ratio), claim.epsilon)
+
+    def _credited(self, claimed: float) -> float:
+        """Return the cost ratio that a claim is paid by."""
+        return claimed if self.cost_claims == "believed" else min(claimed, max(self.cost_ratios))
+
+    def _tell_beyond_tariff(self, found: VerticalRound, paid: Sequence[int]) -> None:
+        for party in paid:
+            claim = self.claims.get(party)
+            if claim is not None and self._credited(claim.cost_ratio) < claim.cost_ratio:
+                told = f"claims to cost {claim.cost_ratio:g}; paid as {max(self.cost_ratios):g}"
+                found.faults.setdefault(party, told)
 
     def _liars(self, paid: Sequence[int]) -> set[int]:
         """Return the parties whose blocks vary less than their claimed noise alone would."""

@@ -11,6 +11,12 @@ _LYING = "tests/encryption/test_lying_clients.py"
 _NODES = "tests/nodes/test_encrypting_nodes.py"
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
+    (  # a key answers for a second sum
+        _CLIENT,
+        "        if self.guards.one_answer:\n            if state.answers and",
+        "        if False:\n            if state.answers and",
+        "tests/encryption/test_guards.py",
+    ),
     (  # an update is encrypted for any later round
         _LEDGER,
         "        if training.server_round != server_round:\n",

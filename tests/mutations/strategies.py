@@ -54,6 +54,24 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "factors = None",
         f"{_T}/test_verification.py",
     ),
+    (  # blocks of copies stay in
+        f"{_S}/toolkit/weight_view.py",
+        "        if sizes[vote] >= COPY_BLOCK:\n",
+        "        if False:\n",
+        f"{_T}/test_geminiguard.py",
+    ),
+    (  # paper mode rejects nobody by weights
+        f"{_S}/geminiguard.py",
+        "reject_clusters(state, labels, {central_largest_cluster(labels, state.updates)})",
+        "pass",
+        f"{_T}/test_geminiguard.py",
+    ),
+    (  # geminiguard alone does not search for patches; sentinel still does
+        f"{_S}/geminiguard.py",
+        "        return self._aggregate(state, search.run())\n",
+        "        return self._aggregate(state, claimed_shares(updates, CLAIM_CAP))\n",
+        f"{_T}/test_geminiguard.py {_T}/test_verification.py",
+    ),
     (
         f"{_S}/geminiguard.py",
         "            if float(trust[row]) < floor:\n",

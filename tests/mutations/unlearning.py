@@ -145,6 +145,18 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "count = max(len(left), len(right))",
         "tests/unlearning/test_verification_metrics.py",
     ),
+    (  # a client's step may be as long as it likes
+        "fedguard/unlearning/erasure.py",
+        "        if size > limit:\n",
+        "        if False:\n",
+        "tests/unlearning/test_erasure.py",
+    ),
+    (  # each client's rows are compared with as many as it alone could have
+        "fedguard/unlearning/verification.py",
+        "    return min(found)\n",
+        "    return max(found)\n",
+        "tests/unlearning/test_verification_metrics.py",
+    ),
     (  # what harms the non-members stands
         "fedguard/unlearning/erasure.py",
         ">= before - self.bounds.tolerance:",

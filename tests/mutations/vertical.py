@@ -1,6 +1,12 @@
 """Faults of vertical learning that its tests must notice."""
 
 MUTATIONS: list[tuple[str, str, str, str]] = [
+    (  # any claimed cost is believed
+        "fedguard/vertical/opus.py",
+        'return claimed if self.cost_claims == "believed" else min(claimed, max(self.cost_ratios))',
+        "return claimed",
+        "tests/vertical/test_opus.py",
+    ),
     (
         "fedguard/vertical/terms.py",
         "return 2.0 * self.clip",

@@ -15,6 +15,7 @@ from fedguard.unlearning.verification import (
     Bench,
     Trainer,
     _matched,
+    _times,
     accuracy,
     gather,
     make_references,
@@ -44,10 +45,24 @@ def test_accuracy_is_a_share_and_nothing_without_rows():
 
 def test_equally_many_of_every_key_are_drawn_from_both():
     a, b = torch.tensor([0, 0, 0, 1, 2, 2]), torch.tensor([0, 2, 2, 2, 3, 1, 1])
-    mine, theirs = _matched(a, b, generator(0, 0, 0, "m"))
+    assert _times([(a, b)]) == 1
+    mine, theirs = _matched(a, b, 1, generator(0, 0, 0, "m"))
     assert len(mine) == len(mine.unique()) == len(theirs) == len(theirs.unique())
     assert a[mine].bincount(minlength=4).tolist() == [1, 1, 2, 0]
     assert b[theirs].bincount(minlength=4).tolist() == [1, 1, 2, 0]
+
+
+@pytest.mark.parametrize(("each", "times"), [(5, 5), (23, 10)])
+def test_more_of_the_others_are_drawn_where_there_are_more_of_every_key(each, times):
+    a = torch.tensor([0, 0, 0, 1, 4])
+    b = torch.tensor([0] * 3 * each + [1] * (each + 2) + [2] * 50)
+    assert _times([(a, b)]) == times
+    # as many for every client as the one with the fewest can have
+    assert _times([(a, b), (torch.tensor([2]), torch.tensor([2, 2]))]) == 2
+    mine, theirs = _matched(a, b, times, generator(0, 0, 0, "m"))
+    assert a[mine].bincount(minlength=5).tolist() == [3, 1, 0, 0, 0]
+    assert len(theirs.unique()) == len(theirs)
+    assert b[theirs].bincount(minlength=3).tolist() == [3 * times, times, 0]
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +103,11 @@ def test_members_others_and_references_are_three_lots(rows):
     assert others <= tests
     assert reference <= tests
     assert not others & reference
-    assert len(rows.members[1]) == len(rows.others[1]) > 10
-    # equally many of every label on both sides, the poisoned client's as poisoned
-    assert torch.equal(rows.members[1].bincount(minlength=3), rows.others[1].bincount(minlength=3))
+    times = len(rows.others[1]) // len(rows.members[1])
+    assert len(rows.members[1]) > 10
+    # as large a share of every label on both sides, the poisoned client's as poisoned
+    counts = rows.members[1].bincount(minlength=3)
+    assert torch.equal(times * counts, rows.others[1].bincount(minlength=3))
     assert int((rows.others[1] == 1).sum()) > 10
 
 

@@ -289,13 +289,14 @@ def test_liars_claim_more_privacy_or_more_cost():
     assert LyingNoise().claim(open_, honest) == honest
     assert LyingNoise(factor=0.25).noise_factor == 0.25
     assert LyingCost(factor=4.0).claim(private, honest) == Claim(7.0, 12.0)
+    assert LyingCost(factor=0.5).claim(open_, honest) == Claim(7.0, 1.5)
 
 
 @pytest.mark.parametrize(
     ("attack", "name", "value"),
     [
         (LyingNoise, "factor", 1.5),
-        (LyingCost, "factor", 0.5),
+        (LyingCost, "factor", 0.0),
         (VerticalBackdoor, "known_rows", 0),
         (VerticalBackdoor, "strength", 0.0),
         (ActiveCompletion, "gamma", 0.0),

@@ -130,10 +130,16 @@ def test_lying_about_noise_pays_until_it_is_tested(tmp_path, honest):
     assert not others
 
 
-def test_lying_about_cost_pays(tmp_path, honest):
+def test_lying_about_cost_pays_where_it_is_believed(tmp_path, honest):
     attack = {"name": "lying-cost", "parties": [3]}
-    _, _, records = run(tmp_path, strategy="opus-vfl", attack=attack, rounds=6)
-    assert tokens(records, 3) > 1.1 * tokens(honest[2], 3)
+    found = {}
+    for claims in ("believed", "tariff"):
+        strategy = {"name": "opus-vfl", "cost_claims": claims}
+        _, _, found[claims] = run(tmp_path / claims, strategy=strategy, attack=attack, rounds=6)
+    assert tokens(found["believed"], 3) > 1.1 * tokens(honest[2], 3)
+    assert tokens(found["tariff"], 3) == tokens(honest[2], 3)
+    told = {r["reason"] for r in found["tariff"] if r["client"] == 3}
+    assert told == {"claims to cost 32; paid as 1"}
 
 
 def test_neither_duplicate_is_missed_but_both_together_are():

@@ -38,7 +38,8 @@ def settled(strategy, contributions, server_round=1, **facts):
 
 def test_scores_and_tokens_by_hand():
     """R = alpha C c^(1/5) + min(beta S / epsilon, cap alpha C c^(1/5)) with S = 2 C_clip."""
-    strategy = bound(alpha=2.0, beta=100.0, clip=0.5, privacy_cap=0.5, budget=1000)
+    terms = {"alpha": 2.0, "beta": 100.0, "clip": 0.5, "privacy_cap": 0.5, "budget": 1000}
+    strategy = bound(**terms, cost_ratios=(1.0, 32.0, 1.0))
     strategy.claims = {1: Claim(16.0, 1.0), 2: Claim(10.0, 32.0), 3: Claim(12.0, 1.0)}
     found = settled(strategy, [50.0, 4.0, 30.0, -7.0])
     expected = {
@@ -111,6 +112,52 @@ def test_first_epsilons_are_drawn_within_the_limits_by_seed_and_party():
     assert fixed.terms(3).initial_epsilon == 9.0
     assert strategy.terms(0).privacy is None
     assert [OpusVfl(cost_ratios=(1.0, 3.0)).terms(p).cost_ratio for p in (1, 2, 3)] == [1, 3, 1]
+
+
+# --- claimed cost -------------------------------------------------------------------------------
+
+
+def paid_for_claims(*claims, **options):
+    """Return what parties that contribute equally are paid for the costs that they claim."""
+    strategy = bound(budget=900, beta=0.0, **options)
+    strategy.claims = {p: Claim(16.0, cost) for p, cost in enumerate(claims, start=1)}
+    found = settled(strategy, [1.0, 9.0, 9.0, 9.0])
+    assert sum(found.tokens.values()) == 900
+    return found
+
+
+@pytest.mark.parametrize("claim", [32.0, 1e6, 1e300])
+def test_no_claim_pays_where_all_are_agreed_to_cost_the_same(claim):
+    found = paid_for_claims(claim, 1.0, 1.0)
+    assert found.tokens == {1: 300, 2: 300, 3: 300}
+    assert found.faults == {1: f"claims to cost {claim:g}; paid as 1"}
+    believed = paid_for_claims(claim, 1.0, 1.0, cost_claims="believed")
+    weight = claim**0.2
+    assert abs(believed.tokens[1] - 900 * weight / (weight + 2.0)) < 1.0
+    assert believed.faults == {}
+
+
+@pytest.mark.parametrize("ratios", [(1.0, 1.0, 1.0), (1.0, 4.0, 1.0), (32.0, 1.0, 0.25)])
+def test_honest_claims_are_paid_as_they_were(ratios):
+    tariff, believed = (
+        paid_for_claims(*ratios, cost_ratios=ratios, cost_claims=rule)
+        for rule in ("tariff", "believed")
+    )
+    assert tariff.tokens == believed.tokens
+    assert tariff.faults == {}
+
+
+def test_a_liar_gets_at_most_what_the_costliest_is_agreed_to_get():
+    agreed = (1.0, 4.0, 1.0)
+    found = paid_for_claims(1e6, 4.0, 1.0, cost_ratios=agreed)
+    score = found.scores["score"]
+    assert score[1] == score[2] == pytest.approx(4.0**0.2 * score[3])
+    assert abs(found.tokens[1] - found.tokens[2]) <= 1  # of 900, the last one by remainder
+    # the costliest gains nothing, and who claims too little is paid too little
+    costly = paid_for_claims(1.0, 1e6, 1.0, cost_ratios=agreed)
+    assert costly.tokens == paid_for_claims(1.0, 4.0, 1.0, cost_ratios=agreed).tokens
+    modest = paid_for_claims(0.25, 1.0, 1.0)
+    assert modest.tokens[1] < modest.tokens[2]
 
 
 # --- claimed noise ------------------------------------------------------------------------------
@@ -237,6 +284,7 @@ def test_a_resumed_run_goes_on_with_the_same_noise_and_memory():
         ("resource_costs", (-1.0,)),
         ("epsilon_min", 0.0),
         ("loo", "none"),
+        ("cost_claims", "audited"),
         ("delta", 1.0),
         ("clip", 0.0),
     ],

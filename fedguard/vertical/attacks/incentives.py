@@ -119,14 +119,15 @@ class LyingNoise(VerticalAttack):
 class LyingCost(VerticalAttack):
     r"""A party that claims `factor` times the resources that it spends.
 
-    The score multiplies contribution by the fifth root of the claimed cost ratio. Ours; the score
+    The score multiplies contribution by the fifth root of the claimed cost ratio, and auctions
+    multiply the bid by it. Ours; the score
     is that of Madabushi et al., "OPUS-VFL: Incentivizing Optimal Privacy-Utility Tradeoffs in
     Vertical Federated Learning", arXiv 2025.
 
     Parameters
     ----------
     factor : float
-        >= 1.
+        Above 0; below 1 the party claims to cost less than it does.
     parties
         As for `VerticalAttack`.
 
@@ -140,9 +141,9 @@ class LyingCost(VerticalAttack):
 
     def __init__(self, *, factor: float = 32.0, parties: tuple[int, ...] | None = None) -> None:
         super().__init__(parties=parties)
-        check_number("factor", factor, at_least=1.0)
+        check_number("factor", factor, above=0.0)
         self.factor = factor
 
     def claim(self, party: SeenParty, honest: Claim) -> Claim:
-        """Claim a higher cost."""
+        """Claim another cost."""
         return Claim(honest.epsilon, honest.cost_ratio * self.factor)
