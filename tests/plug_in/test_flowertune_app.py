@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import tomllib
+from dataclasses import fields
 from logging import ERROR, getLogger
 from pathlib import Path
 
@@ -197,8 +198,9 @@ def configured(app, config):
 
     class Configured(ClientApp):
         def __call__(self, message, context):
-            context.run_config = config
-            return inner(message, context)
+            # The runtime compares the context's own configuration afterwards, so it stays as it is.
+            known = {f.name: getattr(context, f.name) for f in fields(context)}
+            return inner(message, Context(**{**known, "run_config": config}))
 
     return server, Configured()
 
