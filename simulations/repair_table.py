@@ -6,6 +6,7 @@ Every federation is trained once per strategy, attack and seed; all repairs mend
     python -m simulations.repair_table --data-dir DIR          # Fashion-MNIST, torchvision's files
     python -m simulations.repair_table --data-dir DIR --small  # a narrower network, fewer rows
     python -m simulations.repair_table --quick                  # digits, no files needed
+    python -m simulations.repair_table --data-dir DIR --small --alarm   # what the RNP alarm says
 
 Every figure is kept in a file as soon as it is known, so that the table can be made in pieces; with
 ``--write-only`` the page gets what is there.
@@ -25,6 +26,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from simulations import repair_alarm
 from simulations.common import ROOT, machine, markdown_table, run_cell, spread, write_section
 
 DOCUMENT = ROOT / "docs" / "repairs.md"
@@ -68,6 +70,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
 }
 KNOWS: dict[str, dict[str, Any]] = {"anticipate": {"attack_knowledge": "full"}}
 """Further fields of the run under an attack; ``anticipate`` knows rule, repair and updates."""
+NOBODY: dict[str, Any] = {"malicious": 0.0, "attack": "none", "attack_knowledge": "partial"}
+"""Fields of the run that nobody attacks."""
 
 RANDOM = "rnp, as many at random"
 """The control of `rnp`: as many channels as it shut, drawn at random."""
@@ -206,7 +210,7 @@ def one_federation(
     missing = [name for name in wanted if name not in found]
     if missing:
         run_cell(values, folder)
-        clean = {**values, "malicious": 0.0, "attack": "none", "attack_knowledge": "partial"}
+        clean = {**values, **NOBODY}
         run_cell(clean, folder)
         world = Simulation(parse(values)).world
         own, never = (
@@ -239,7 +243,7 @@ def table(results: Mapping[tuple[str, str], list[dict[str, Figures]]]) -> str:
     )  # fmt: skip
     rows = []
     for (strategy, attack), seeds in results.items():
-        stuck = all(s["none"].success >= max(0.5, s["floor"].success + 0.3) for s in seeds)
+        stuck = all(took(seed) for seed in seeds)
         for name in (name for name in seeds[0] if all(name in seed for seed in seeds)):
             each = [seed[name] for seed in seeds]
             over = [seed[name].success - seed["floor"].success for seed in seeds]
@@ -294,6 +298,29 @@ def pairs(results: Mapping[tuple[str, str], list[dict[str, Figures]]]) -> str:
     return markdown_table(header, rows)
 
 
+def models(
+    results: Mapping[tuple[str, str], list[dict[str, Figures]]],
+    cells: Mapping[tuple[str, str], list[dict[str, Any]]],
+) -> list[tuple[bool, str, dict[str, Any]]]:
+    """Return the last models in which an attack took, and those that were never attacked.
+
+    Each with whether it has a backdoor, what it is called, and its run's fields.
+    """
+    found: list[tuple[bool, str, dict[str, Any]]] = []
+    clean: dict[tuple[str, int], dict[str, Any]] = {}
+    for (strategy, attack), seeds in results.items():
+        for figures, values in zip(seeds, cells[strategy, attack], strict=True):
+            clean[strategy, values["seed"]] = {**values, **NOBODY}
+            if took(figures):
+                found.append((True, f"{strategy}, {attack}", values))
+    return found + [(False, strategy, values) for (strategy, _), values in clean.items()]
+
+
+def took(figures: Mapping[str, Figures]) -> bool:
+    """Return whether an attack took: half of the pictures, and 30 points over the floor."""
+    return figures["none"].success >= max(0.5, figures["floor"].success + 0.3)
+
+
 def _mean(values: Iterable[float]) -> float:
     known = list(values)
     return sum(known) / len(known)
@@ -307,6 +334,7 @@ def main(
     strategies: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(STRATEGIES),
     attacks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(ATTACKS),
     repairs: Annotated[str, typer.Option(help="Separated by semicolons.")] = ";".join(REPAIRS),
+    alarm: Annotated[bool, typer.Option(help="What the RNP alarm says of them.")] = False,
     write_only: Annotated[bool, typer.Option(help="Run nothing; write what is known.")] = False,
     out: Annotated[Path, typer.Option(help="Run directories and figures.")] = Path("repair-runs"),
     document: Annotated[Path, typer.Option(help="Page that gets the table.")] = DOCUMENT,
@@ -321,6 +349,7 @@ def main(
         base = {**base, "data_dir": str(data_dir)}
     section = "quick" if quick else "small" if small else "matrix"
     results: dict[tuple[str, str], list[dict[str, Figures]]] = {}
+    cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for seed, strategy, attack in itertools.product(
         range(seeds), strategies.split(","), attacks.split(",")
     ):
@@ -329,7 +358,12 @@ def main(
         found = known_figures(values, out) if write_only else one_federation(values, out, names)
         if "floor" in found and "none" in found:
             results.setdefault((strategy, attack), []).append(found)
+            cells.setdefault((strategy, attack), []).append(values)
             typer.echo(f"{strategy} {attack} seed {seed} done")
+    if alarm:
+        told = repair_alarm.section(models(results, cells), out)
+        write_section("alarm", f"{told}\n\n{machine()}.", document)
+        return
     done = sum(len(each) for each in results.values())
     means = f"Means over the attacks:\n\n{pairs(results)}" if results else ""
     text = f"{means}\n\n{table(results)}\n\n{machine()}; {done} federations, {len(results)} cells."

@@ -7,6 +7,8 @@ import json
 import pytest
 import typer
 
+from fedguard.audits.rnp_alarm import RnpAlarm
+from simulations import repair_alarm
 from simulations import repair_table as table
 
 
@@ -66,3 +68,31 @@ def test_a_backdoor_that_did_not_take_is_called_failed():
         seeds = [{"floor": never, "none": attacked, "nad": figures(0.8, 0.1)}]
         text = table.table({("fedavg", "badnets"): seeds})
         assert ("badnets (failed)" in text) == failed
+
+
+def test_the_alarms_block_looks_at_backdoors_that_took_and_at_clean_models(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        table,
+        "known_figures",
+        lambda values, _: {
+            "floor": figures(0.9, 0.1),
+            "none": figures(0.9, 0.3 if values["strategy"] == "flame" else 0.9),
+        },
+    )
+    asked = []
+
+    def looked(values, folder):
+        asked.append((values["strategy"], values["malicious"], values["attack"]))
+        return (0, 0.7) if values["malicious"] or values["strategy"] == "flame" else (4, 0.5)
+
+    monkeypatch.setattr(repair_alarm, "looked", looked)
+    page = tmp_path / "page.md"
+    given = {"quick": True, "seeds": 1, "strategies": "fedavg,flame", "attacks": "badnets,wanet"}
+    table.main(**given, alarm=True, write_only=True, out=tmp_path, document=page)
+    text = page.read_text()
+    assert "| backdoor | fedavg, wanet | 0 | 0 | 0.70 | alarm |" in text
+    assert "| clean | fedavg | 0 | 4 | 0.50 | - |" in text
+    assert "Alarms: 2 of 2 with a backdoor, 1 of 2 clean ones" in text
+    assert [name for name, share, _ in asked if share] == ["fedavg", "fedavg"]
+    assert [attack for _, share, attack in asked if not share] == ["none", "none"]
+    assert RnpAlarm().at_least == repair_alarm.AT_LEAST

@@ -22,8 +22,8 @@ class RnpAlarm(Audit):
     the target class. An alarm is raised where the confidence reaches `at_least`.
 
     The first two steps of Li et al., "Reconstructive Neuron Pruning for Backdoor Defense", ICML
-    2023, as an alarm; the threshold is ours. On the small network of ``docs/repairs.md`` it did not
-    tell an attacked model from a clean one: see what it says of clean runs before it decides.
+    2023, as an alarm; the threshold is ours. On the small networks of ``docs/repairs.md`` it went
+    off on all models, attacked or clean: see what it says of clean runs before it decides.
 
     Parameters
     ----------

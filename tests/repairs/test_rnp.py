@@ -14,6 +14,7 @@ from fedguard.errors import ConfigurationError
 from fedguard.models.channels import channel_units, run_masked
 from fedguard.models.flat import FlatModel
 from fedguard.randomness import generator
+from fedguard.repairs import rnp
 from fedguard.repairs.rnp import GRID, PAPER, Recovery, Rnp, held_out_at, recover
 from fedguard.strategies.toolkit.forgetting import Climb, accuracy, chance, forget
 from fedguard.strategies.toolkit.server_tools import ServerTools
@@ -183,6 +184,37 @@ def test_a_channel_that_was_shut_before_is_shut_in_the_next_repair_too():
     told = repair.mend(tools, stream())
     assert told["pruned"] >= 1
     assert not bool(repair.kept["1"][4])
+
+
+def test_a_repair_that_refuses_shuts_again_what_was_shut():
+    tools = learnt_tools()
+    repair = Rnp(confidence=1.0)
+    repair.kept = {"1": torch.arange(24) != 4}
+    assert bool(tools.model[1].weight[4].any())
+    assert repair.mend(tools, stream())["refused"] == 1
+    assert not bool(tools.model[1].weight[4].any())
+
+
+def test_masks_are_learnt_on_the_model_that_forgot_and_judged_on_other_rows(monkeypatch):
+    tools, seen = learnt_tools(), {}
+
+    def learn(model, units, own, how, rng):
+        seen.update(model=model, own=own)
+        return {"1": torch.ones(24)}
+
+    def judge(held, units, masks, level):
+        seen.update(held=held)
+        return 1.0, 0
+
+    monkeypatch.setattr(rnp, "recover", learn)
+    monkeypatch.setattr(rnp, "held_out_at", judge)
+    repair = Rnp(confidence=0.0)
+    repair.climb = Climb(lr=0.05, batch_size=20)
+    told = repair.mend(tools, stream())
+    own, held = seen["own"], seen["held"]
+    assert accuracy(seen["model"], own.x, own.y) == told["forgotten"] <= chance(4)
+    assert len(own.y) + len(held.y) == 60
+    assert float(torch.cdist(own.x, held.x).min()) > 0.0
 
 
 def test_the_paper_preset_masks_the_scale_alone_and_climbs_as_the_authors_code():
