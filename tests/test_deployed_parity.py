@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from test_deployment import Federation, in_process, verdicts
 
 from fedguard import registry
+from fedguard.records.writer import read_jsonl
 from fedguard.traits import traits_of
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,8 @@ def four(tmp_path_factory) -> Iterator[Federation]:
     yield from standing(tmp_path_factory.mktemp("four"), 4, MALICIOUS="0")
 
 
-def assert_parity(world: Federation, folder, within: float, **settings: object) -> None:
+def assert_parity(world: Federation, folder, within: float, **settings: object) -> tuple:
+    """Run a federation and its simulation, compare them, and return both run directories."""
     before = set(world.folder.glob("runs/*"))
     done = world.do("run", **settings)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
@@ -70,6 +72,7 @@ def assert_parity(world: Federation, folder, within: float, **settings: object) 
     apart = max(float((value - theirs[name]).abs().max()) for name, value in ours.items())
     print(f"{settings['STRATEGY']}: {apart:.1e}")
     assert apart < within
+    return run, simulated
 
 
 def test_the_two_tables_hold_every_strategy_that_can_be_deployed():
@@ -82,6 +85,17 @@ def test_the_two_tables_hold_every_strategy_that_can_be_deployed():
 def test_a_strategy_ends_where_its_simulation_ends(strategy, three, tmp_path):
     given = {"RUN_CONFIG": f'{SMALL_STEPS} model="conv-bn"'} if strategy in NORMS else {}
     assert_parity(three, tmp_path / "here", 1e-5, STRATEGY=strategy, **given)
+
+
+def test_a_repaired_model_is_the_one_that_its_simulation_repairs(three, tmp_path):
+    rnp = "set='repair.confidence=0.0 repair.threshold=0.9999'"
+    more = f'model="conv-bn" server_samples=60 repair="rnp" repair_at="every:1" {rnp}'
+    given = {"STRATEGY": "fedavg", "RUN_CONFIG": f"{SMALL_STEPS} {more}"}
+    ran = assert_parity(three, tmp_path / "here", 1e-5, **given)
+    deployed, simulated = (read_jsonl(run / "repairs.jsonl") for run in ran)
+    for one, other in zip(deployed, simulated, strict=True):
+        assert one["pruned"] > 0
+        assert one["shut_channels"] == other["shut_channels"]
 
 
 @pytest.mark.parametrize(
