@@ -99,6 +99,8 @@ class FLTrust(RobustStrategy):
 def _against(updates: ClientUpdates, own: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return the clients' norms (K,), their inner products with `own` (K,) and its norm."""
     wide = own.to(torch.float64)
-    products = torch.stack([row.to(torch.float64) @ wide for row in updates.trainable])
-    norms = torch.stack([row.to(torch.float64).norm() for row in updates.trainable])
+    products, norms = wide.new_empty(len(updates)), wide.new_empty(len(updates))
+    for place, row in enumerate(updates.trainable):
+        widened = row.to(torch.float64)
+        products[place], norms[place] = widened @ wide, widened.norm()
     return norms, products, gram_matrix(own[None, :]).sqrt()[0, 0]
