@@ -127,10 +127,11 @@ def _check_company(config: SimulationConfig, attack: Attack, enough: str) -> Non
     if config.engine == "flower" or config.client_app is not None:
         what = "engine" if config.engine == "flower" else "client_app"
         raise ConfigurationError(what, "flower", f"engine inprocess or ray, or {enough}")
+    where = "on the workers" if config.updates_on == "workers" else "in a file"
     for field in ("repair", "audit", "enrolment"):
         part = getattr(config, field)
         if part is not None:
-            allowed = f"none with updates that are not in memory, or {enough}"
+            allowed = f"none with updates {where}, or {enough}"
             raise ConfigurationError(field, part.name, allowed)
     if "updates" in attack.needs and config.attack_knowledge == "full":
         raise ConfigurationError("attack_knowledge", "full", f"partial, or {enough}")
