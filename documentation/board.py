@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-KEPT = Path(__file__).resolve().parents[1] / "leaderboard" / "v1-quick.json"
-"""What ``fedguard leaderboard --json`` printed; the table and the pages of parts read it."""
+KEPT = Path(__file__).resolve().parents[1] / "leaderboard" / "v1-every.json"
+"""What ``fedguard leaderboard --size every --json`` printed; the table and the pages of parts read it."""
 
 HEAD = (
     "| defence | worst case | under | mean | clean cost | honest rejected | seconds a round |\n"
@@ -32,8 +32,8 @@ def tables() -> str:
     """Return a table of Markdown for each league, best worst case first."""
     kept = board()
     if not kept["leagues"]:
-        return "No figures are kept yet; `fedguard leaderboard --json` makes them."
-    blocks = [f"`fedguard leaderboard`: {kept['title']}. One seed, percent and points."]
+        return "No figures are kept yet; `fedguard leaderboard --size every --json` makes them."
+    blocks = [f"`fedguard leaderboard --size every`: {kept['title']}. One seed, percent and points."]
     for league, rows in kept["leagues"].items():
         lines = [_line(row) for row in rows]
         blocks.append("\n".join([f"### {_TITLES[league]}\n", HEAD, *lines]))
@@ -55,7 +55,7 @@ def worst_case(name: str) -> str:
             if row["defence"] == name:
                 return (
                     f"{_percent(row['worst'])} % under {row['worst_scenario']}; place {place} of "
-                    f"{len(rows)} in its league ({_TITLES[league].lower()}), quick size, one seed"
+                    f"{len(rows)} in its league ({_TITLES[league].lower()}), small runs, one seed"
                 )
     return ""
 

@@ -145,5 +145,5 @@ def test_the_site_builds_without_a_warning_and_holds_every_name(tmp_path, api):
         assert f'id="{path}"' in built, path
     outside = re.findall(r'(?:src|href)="(https?:)?//[^"]*\.(?:js|css|woff2?)"', built)
     assert not outside
-    assert built.count("<math") > 1000
+    assert built.count("<math") > 400
     assert not re.search(r":math:|\.\. math::", built)
