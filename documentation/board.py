@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 KEPT = Path(__file__).resolve().parents[1] / "leaderboard" / "v1-every.json"
-"""What ``fedguard leaderboard --size every --json`` printed; the table and the pages of parts read it."""
+"""What ``fedguard leaderboard --size every --json`` printed; the pages of parts read it too."""
 
 HEAD = (
     "| defence | worst case | under | mean | clean cost | honest rejected | seconds a round |\n"
@@ -33,7 +33,8 @@ def tables() -> str:
     kept = board()
     if not kept["leagues"]:
         return "No figures are kept yet; `fedguard leaderboard --size every --json` makes them."
-    blocks = [f"`fedguard leaderboard --size every`: {kept['title']}. One seed, percent and points."]
+    title = f"`fedguard leaderboard --size every`: {kept['title']}"
+    blocks = [f"{title}. One seed, percent and points."]
     for league, rows in kept["leagues"].items():
         lines = [_line(row) for row in rows]
         blocks.append("\n".join([f"### {_TITLES[league]}\n", HEAD, *lines]))
