@@ -7,7 +7,7 @@ python -m simulations.language_table --table lifespan   # one of them
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -225,6 +225,17 @@ RULES_HEADER = (
 )
 
 
+def write_rules(
+    section: str,
+    rules: Iterable[str],
+    found: Mapping[tuple[str, ...], list[dict[str, Any]]],
+    foot: str,
+) -> None:
+    """Write a table of rules, with what stands below it, into the page."""
+    table = markdown_table(RULES_HEADER, [rule_row(rule, found) for rule in rules])
+    write_section(section, f"{table}\n\n{foot}", PAGE)
+
+
 def rules_table(folder: Path, reference: Path, seeds: int, jobs: int) -> None:
     """Run every rule and write their table."""
     found = run_cells(rule_cells(seeds), folder, jobs)
@@ -233,8 +244,7 @@ def rules_table(folder: Path, reference: Path, seeds: int, jobs: int) -> None:
         f"floor; the last two: percent of updates. Made by "
         f"`python -m simulations.language_table --table rules`; {machine()}."
     )
-    rules = markdown_table(RULES_HEADER, [rule_row(rule, found) for rule in RULES])
-    write_section("rules", f"{rules}\n\n{foot}", PAGE)
+    write_rules("rules", RULES, found, foot)
 
 
 def adapters_table(folder: Path, reference: Path, seeds: int, jobs: int) -> None:
@@ -245,8 +255,7 @@ def adapters_table(folder: Path, reference: Path, seeds: int, jobs: int) -> None
         f"{REFERENCE_SEED}, {ADAPTER_ROUNDS} rounds. Made by "
         f"`python -m simulations.language_table --table adapters`; {machine()}."
     )
-    rules = markdown_table(RULES_HEADER, [rule_row(rule, found) for rule in ADAPTER_RULES])
-    write_section("adapters", f"{rules}\n\n{foot}", PAGE)
+    write_rules("adapters", ADAPTER_RULES, found, foot)
 
 
 def lifespan_table(folder: Path, reference: Path, seeds: int, jobs: int) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -24,8 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedguard.strategies.toolkit.mixture import Mixture
-
-Network = NDArray[np.uint64]
+from fedguard.strategies.toolkit.sorting_networks import sorting_network
 
 _TILE_WIDTH = 1024
 _TILE_ENTRIES = 1 << 17
@@ -49,42 +47,6 @@ def compiled(function: Any, fastmath: Any = False) -> Any:
 def reassociated(function: Any) -> Any:
     """Compile like `compiled`, and let sums be taken in vector lanes."""
     return compiled(function, {"reassoc", "contract"})
-
-
-@lru_cache(maxsize=64)
-def sorting_network(count: int, first: int, last: int) -> Network:
-    """Return the comparators that bring ranks `first` to `last` (excluded) of `count` into place.
-
-    Batcher's odd-even merge sort (Batcher, "Sorting Networks and their Applications", AFIPS 1968),
-    without the comparators that no wanted rank depends on.
-
-    Returns
-    -------
-    ndarray
-        (C, 2) rows to compare in this order; the smaller value goes to the first of the two.
-    """
-    needed = set(range(first, last))
-    kept = []
-    for low, high in reversed(_odd_even_merge_sort(count)):
-        if low in needed or high in needed:
-            needed |= {low, high}
-            kept.append((low, high))
-    return np.array(kept[::-1], dtype=np.uint64).reshape(-1, 2)
-
-
-def _odd_even_merge_sort(count: int) -> list[tuple[int, int]]:
-    pairs = []
-    merged = 1
-    while merged < count:
-        step = merged
-        while step >= 1:
-            for start in range(step % merged, count - step, 2 * step):
-                for low in range(start, min(start + step, count - step)):
-                    if low // (2 * merged) == (low + step) // (2 * merged):
-                        pairs.append((low, low + step))
-            step //= 2
-        merged *= 2
-    return pairs
 
 
 # Rows are read as `flat[row * stride + column]`, so that one compiled version serves views as well.
