@@ -41,11 +41,11 @@ class GeminiGuard(TwoViews):
        examples take the labels that the mean of all updates, clipped to their median norm, gives
        them; see `with_consensus_labels`. For every class the small patch is searched for that moves
        the examples most into it, on the average of what remains; see `search_triggers`. Where a
-       class' patch works 1.5 times better than a typical class', clients that move patched examples
-       into it and bare ones less (see `teachers`) are dropped, one at a time, as long as its effect
-       falls and theirs is beyond the others' by `evidence`, down to half of the clients. What moves
-       is the difference of two logits, which for a network with a linear last layer is the latent
-       representation along the direction that tells the two classes apart.
+       class' patch works 2.5 times better than a typical class', the models of the single clients
+       are looked at: a client is rejected if the patch moves its own model by more than
+       `trigger_margin`, and if without it the average would lose more of the patch than of the
+       class itself, which who merely holds much of the class takes along; down to half of the
+       clients, those moved furthest first. See `Verification`.
     3. Aggregation: updates clipped to the median norm, averaged by claimed examples, at most three
        times their median; up to ten times, and by as much longer as the square root of the claim's
        ratio, where that lowers the loss on the labels by consensus.
@@ -71,14 +71,14 @@ class GeminiGuard(TwoViews):
     min_trust : float
         Paper mode: share of the median trust below which a client is rejected, 0 to 1.
     trigger_margin : float
-        Consensus mode: how much a client must teach a patch to be dropped, as the cosine between
-        its update and the gradient of the patch's effect, 0 to below 1; 0 does not search.
+        Consensus mode: how far a patch must move a client's own model into its class for the client
+        to be rejected, as a difference of probabilities, 0 to below 1; 0 does not search.
     trigger_budget : float
         Consensus mode: share of the input positions that a patch may cover, above 0 to 1; inputs
         of so few positions that this is less than two are not searched.
     **views : Any
         ``max_clusters``, ``min_silhouette``, ``tau``, ``clip_ratio``, ``aux_samples`` and, for
-        consensus mode, ``max_norm_ratio``, ``evidence`` and ``opposition`` of `TwoViews`.
+        consensus mode, ``max_norm_ratio`` and ``opposition`` of `TwoViews`.
 
     Notes
     -----
@@ -125,7 +125,7 @@ class GeminiGuard(TwoViews):
         mode: Literal["consensus", "paper"] = "consensus",
         vector: Literal["delta", "weights"] | None = None,
         min_trust: float = 0.5,
-        trigger_margin: float = 0.1,
+        trigger_margin: float = 0.15,
         trigger_budget: float = 0.02,
         **views: Any,
     ) -> None:
@@ -156,7 +156,6 @@ class GeminiGuard(TwoViews):
             trigger_margin=self.trigger_margin,
             trigger_budget=self.trigger_budget,
             aux_samples=self.aux_samples,
-            evidence=self.evidence,
         )
         return self._aggregate(state, search.run())
 

@@ -27,8 +27,9 @@ class Sentinel(TwoViews):
        up to ten times their median, and who claims n times the median may be sqrt(n) times as long.
     3. Backdoor search: for every class the small patch is searched for that moves the server's
        examples most into it, on the average of what remains; see `search_triggers`. Where a
-       class' patch works 1.5 times better than a typical class', clients that teach it (see
-       `teachers`) are dropped in the same way as long as its effect falls.
+       class' patch works 2.5 times better than a typical class', clients are rejected whose own
+       models it moves by more than `trigger_margin`, and without whom the average would lose more
+       of the patch than of the class; see `Verification`.
     4. At least half of the clients are kept throughout.
 
     Ours, 2026; no paper. It grew out of what was geminiguard's hardened mode, and plays in
@@ -47,10 +48,11 @@ class Sentinel(TwoViews):
         times the number of classes over that of the classes which the server holds; otherwise
         only clients go whose own harm is beyond the others' by `evidence`.
     evidence : float
-        Robust standard deviations by which a client's harm, or what it teaches, must be beyond the
-        others' to be rejected for it alone, at least 0; 0 asks for none.
+        Robust standard deviations by which a client's harm must be beyond the others' to be
+        rejected for it alone, at least 0; 0 asks for none.
     trigger_margin : float
-        The same as `margin` for the effect of a patch, 0 to below 1; 0 does not search.
+        How far a patch must move a client's own model into its class for the client to be rejected,
+        as a difference of probabilities, 0 to below 1; 0 does not search.
     trigger_budget : float
         Share of the input positions that a patch may cover, above 0 to 1; inputs of so few
         positions that this is less than two are not searched.
@@ -94,17 +96,19 @@ class Sentinel(TwoViews):
         margin: float = 0.1,
         confirm: float = 0.06,
         evidence: float = 4.0,
-        trigger_margin: float = 0.1,
+        trigger_margin: float = 0.15,
         trigger_budget: float = 0.02,
         **views: Any,
     ) -> None:
-        super().__init__(evidence=evidence, **views)
+        super().__init__(**views)
+        check_number("evidence", evidence, at_least=0)
         check_number("margin", margin, at_least=0, below=1)
         check_number("confirm", confirm, at_least=0, at_most=1)
         check_number("trigger_margin", trigger_margin, at_least=0, below=1)
         check_number("trigger_budget", trigger_budget, above=0, at_most=1)
         self.margin = margin
         self.confirm = confirm
+        self.evidence = evidence
         self.trigger_margin = trigger_margin
         self.trigger_budget = trigger_budget
 

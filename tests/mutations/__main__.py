@@ -42,7 +42,7 @@ def noticed(mutation: Mutation) -> bool:
     finally:
         path.write_text(whole, encoding="utf-8")
     if done.returncode not in (0, 1):
-        raise SystemExit(f"{name}: pytest ended with {done.returncode}: {done.stdout[-500:]}")
+        print(f"{name}: pytest ended with {done.returncode}, no fair fault: {done.stdout[-500:]}")
     return done.returncode == 1
 
 
@@ -57,9 +57,8 @@ def main(chosen: list[str]) -> int:
             missed += not seen
             verdict = "noticed" if seen else "UNNOTICED"
             first = mutation[1].strip().splitlines()[0][:60]
-            print(
-                f"{verdict:9} {room:12} {mutation[0]}: {first} ({time.monotonic() - started:.0f} s)"
-            )
+            took = f"({time.monotonic() - started:.0f} s)"
+            print(f"{verdict:9} {room:12} {mutation[0]}: {first} {took}", flush=True)
     print(f"{total - missed} of {total} noticed")
     return missed
 

@@ -33,8 +33,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         "fedguard/repairs/toolkit/passes.py",
-        "        model.load_state_dict(before)\n",
-        "",
+        "        model.load_state_dict(before)",
+        "        pass",
         _PASSES,
     ),
     (

@@ -38,8 +38,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_S}/toolkit/verification.py",
-        "pruned = self._prune(shares, effect, self.trigger_margin, teach, ",
-        "pruned = self._prune(shares, effect, self.trigger_margin, ~teach, ",
+        "            if moved <= max(self.trigger_margin, OWN_PART * whole.moved):",
+        "            if False:",
         f"{_T}/test_verification.py",
     ),
     (
@@ -266,8 +266,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_S}/toolkit/trigger_search.py",
-        "return (on_stamped > 0.0) & (pushes(tools, clean, updates) <= BARE_SHARE * on_stamped)",
-        "return on_stamped > 0.0",
+        "return _lost(whole.moved, without.moved) - _lost(whole.known, without.known)",
+        "return _lost(whole.moved, without.moved)",
         f"{_T}/test_verification.py {_T}/test_trigger_search.py",
     ),
     (

@@ -32,7 +32,7 @@ class Doubling(Repair):
 
 
 class Holding(Repair):
-    """Shuts the first weight in the round in which it mends, and in all rounds after it."""
+    """Sets an output's bias in the round in which it mends, and in all rounds after it."""
 
     def __init__(self) -> None:
         self.since = 0
@@ -49,7 +49,7 @@ class Holding(Repair):
     def hold(self, tools):
         if self.since:
             with torch.no_grad():
-                next(iter(tools.model.parameters())).view(-1)[0] = 7.0
+                list(tools.model.parameters())[-1][0] = 7.0
         return self.since > 0
 
     def state(self):
@@ -123,19 +123,19 @@ def test_the_mended_model_is_what_the_next_round_starts_from(tmp_path):
         torch.testing.assert_close(after[name], 4.0 * value, atol=1e-5, rtol=0)
 
 
-class FirstWeights(Audit):
-    """Tells the first weight of every round's model."""
+class FirstBias(Audit):
+    """Tells the first of the ten output biases of every round's model."""
 
     def due(self, server_round, rounds):
         return True
 
     def look(self, server_round, vector, rng):
-        return {"first": float(vector[0])}
+        return {"first": float(vector[-10])}
 
 
 def test_what_a_repair_did_is_kept_up_in_the_rounds_after_it_and_over_a_restart(tmp_path):
     values = {"rounds": 5, "repair": HOLDING, "repair_at": "every:3"}
-    watched = {**values, "audit": f"{__name__}:FirstWeights"}
+    watched = {**values, "audit": f"{__name__}:FirstBias"}
     whole = run(tmp_path / "whole", **watched)
     firsts = [line["first"] for line in lines(tmp_path / "whole" / "audits.jsonl")]
     assert [first == 7.0 for first in firsts[-5:]] == [False, False, True, True, True]

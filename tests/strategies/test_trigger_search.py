@@ -17,12 +17,13 @@ from pictures import (
 )
 from torch import nn
 
-from fedguard.strategies.base import ServerTools
 from fedguard.strategies.toolkit.trigger_search import (
+    PatchEffect,
     Triggers,
+    explains,
+    patch_effect,
     search_triggers,
     success_rates,
-    teachers,
 )
 from fedguard.updates import ParameterLayout
 
@@ -55,15 +56,55 @@ def test_a_planted_patch_is_found_and_works_better_than_any_other(clean):
     assert float(triggers.mask.sum(dim=(1, 2, 3)).max()) <= round(0.03 * SIDE * SIDE) + 1e-4
 
 
-def test_who_stamps_teaches_and_who_holds_the_class_does_not(clean):
-    updates = round_of(clean)
-    x, y = pictures(200, 5, list(range(CLASSES)))
-    tools = ServerTools(clean, x, y, "0", CLASSES)
-    layout = updates.layout
-    layout.load(clean, updates.global_vector + updates.deltas.mean(dim=0))
+def planted() -> Triggers:
+    """Return the patch that is stamped, as that of the target class."""
     mask = torch.zeros(CLASSES, 1, SIDE, SIDE)
     mask[TARGET][PATCH] = 1.0
-    triggers = Triggers(mask, torch.ones(CLASSES, 1, SIDE, SIDE))
-    found = teachers(tools, triggers, TARGET, updates)
-    layout.load(clean, updates.global_vector)
-    assert found.nonzero().flatten().tolist() == [2, 3]
+    return Triggers(mask, torch.ones(CLASSES, 1, SIDE, SIDE))
+
+
+def test_an_average_loses_the_patch_with_who_stamps_and_the_class_with_who_holds_it(clean):
+    updates = round_of(clean)
+    x, y = pictures(200, 5, list(range(CLASSES)))
+
+    def effect(rows: list[int]) -> PatchEffect:
+        updates.layout.load(clean, updates.global_vector + updates.deltas[rows].mean(dim=0))
+        return patch_effect(clean, x, y, planted(), TARGET)
+
+    whole = effect(list(range(8)))
+    told = [explains(whole, effect([k for k in range(8) if k != row])) for row in range(8)]
+    own = [effect([row]).moved for row in range(8)]
+    updates.layout.load(clean, updates.global_vector)
+    assert min(told[2:4]) > 0.025 > max(told[:2])
+    assert min(own[2:4]) > 0.3 > max(own[:2] + own[4:])
+
+
+def test_the_effect_of_a_patch_by_hand():
+    """Logits are the examples' two positions, doubled; the patch sets the second to its end."""
+    model = nn.Linear(2, 2, bias=False)
+    nn.init.eye_(model.weight)
+    x = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
+    y = torch.tensor([0, 0, 1])
+    patch = Triggers(torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.full((2, 2), 2.0))
+    found = patch_effect(model, x, y, patch, 1)
+    bare = torch.sigmoid(torch.tensor([-1.0, -3.0])).mean()
+    stamped = torch.sigmoid(torch.tensor([1.0, -1.0])).mean()
+    assert found.moved == pytest.approx(float(stamped - bare), abs=1e-6)
+    assert found.known == pytest.approx(float(torch.sigmoid(torch.tensor(1.0))), abs=1e-6)
+    assert patch_effect(model, x[:2], y[:2], patch, 1).known == 1.0  # none of the class
+    assert patch_effect(model, x[2:], y[2:], patch, 1).moved == 0.0  # none of the others
+
+
+@pytest.mark.parametrize(
+    ("moved", "known", "told"),
+    [
+        (0.2, 0.5, 0.0),
+        (0.1, 0.5, 0.6931),
+        (0.1, 0.25, 0.0),
+        (0.2, 0.25, -0.6931),
+        (-1.0, 0.5, 12.2),
+    ],
+)
+def test_what_a_client_explains_is_what_goes_with_it(moved, known, told):
+    found = explains(PatchEffect(0.2, 0.5), PatchEffect(moved, known))
+    assert found == pytest.approx(told, abs=0.02)

@@ -55,8 +55,22 @@ def test_who_plants_a_patch_is_rejected_by_the_search_and_nobody_else(patchwork,
         0: f"teaches a patch that means class {TARGET}",
         1: f"teaches a patch that means class {TARGET}",
     }
-    assert (verdict.scores["patch"][:2] > 0).all()
-    assert (verdict.scores["patch"][2:] == 0).all()
+    assert verdict.scores["patch"][:2].min() > verdict.scores["patch"][2:].max()
+
+
+def test_whose_own_model_the_patch_moves_less_than_the_margin_stays(patchwork, model, updates):
+    moved = verdict_of(patchwork, model, updates, 0.1).scores["patch"]
+    between = float(moved[:2].sum() / 2.0)
+    assert set(verdict_of(patchwork, model, updates, between).reasons) == {int(moved.argmax())}
+    assert not verdict_of(patchwork, model, updates, 0.99).reasons
+
+
+def test_half_of_the_clients_stay_even_if_more_teach_a_patch(patchwork, model):
+    shards = [pictures(120, 30 + client, EVERYTHING) for client in range(5)]
+    shards[:3] = [stamped(*shard) for shard in shards[:3]]
+    updates = updates_from(model, shards, steps=15)
+    verdict = verdict_of(patchwork, model, updates, 0.1)
+    assert len(verdict.reasons) <= 2
 
 
 def test_without_the_search_they_stay(patchwork, model, updates):

@@ -139,6 +139,18 @@ def test_rounds_go_from_all_rows_to_the_seed_to_a_pool_that_closes():
     assert int(pool[group == 1].sum()) <= 2
 
 
+def test_what_was_admitted_stays_whatever_the_model_says_of_it_later():
+    x, group = blobs([40, 40])
+    model, memory, rule = a_classifier(x, group), {}, TCore(warmup=0)
+    rule.begin(local_of(model, x, group, memory, 1))
+    labels = group.clone()
+    labels[:3] = 1  # three rows of the pool that the model does not take for their label
+    memory[POOL][:3] = 1.0
+    before = memory[POOL].bool()
+    rule.begin(local_of(model, x, labels, memory, 2))
+    assert bool(memory[POOL].bool()[before].all())
+
+
 def test_rows_out_of_the_pool_carry_no_loss():
     x, y = blobs([20, 20])
     local, rule = local_of(nn.Linear(8, 2), x, y, {}), TCore()

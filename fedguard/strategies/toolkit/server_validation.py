@@ -61,7 +61,6 @@ def prune_harmful(
     *,
     margin: float,
     fewest: int,
-    candidates: Tensor | None = None,
     evidence: float = 0.0,
 ) -> Pruned:
     """Take clients out of the average, one at a time, as long as the objective falls.
@@ -98,14 +97,11 @@ def prune_harmful(
         Cosine, 0 to below 1; 0 drops whoever harms at all.
     fewest : int
         Size of S below which nobody is dropped any more.
-    candidates : Tensor, optional
-        (K,) bool, who may be dropped; everybody if left out.
     evidence : float
         Robust standard deviations by which a harm must exceed the median of those still in, at
         least 0; 0 asks for none.
     """
     keep = keep.clone()
-    may_go = torch.ones_like(keep) if candidates is None else candidates
     length = float((shared_norms(updates) * factors)[keep].max())
 
     def judge(kept: Tensor) -> tuple[float, Tensor]:
@@ -115,8 +111,8 @@ def prune_harmful(
     loss, gradient = judge(keep)
     harm = _harm(updates, gradient, factors)
     while int(keep.sum()) > max(fewest, 1):
-        worst = int(torch.where(keep & may_go, harm, -torch.inf).argmax())
-        if not (may_go[worst] and float(harm[worst]) > 0.0):
+        worst = int(torch.where(keep, harm, -torch.inf).argmax())
+        if not float(harm[worst]) > 0.0:
             break
         if evidence > 0.0 and float(harm[worst]) <= beyond_the_others(harm[keep], evidence):
             break
@@ -130,15 +126,6 @@ def prune_harmful(
         harm = _harm(updates, gradient, factors)
     scale = max(abs(loss), torch.finfo(torch.float32).tiny)
     return Pruned(keep, harm / (scale * int(keep.sum())))
-
-
-def pushes(tools: ServerTools, objective: Objective, updates: ClientUpdates) -> Tensor:
-    """Return the (K,) first-order changes of an objective that the updates cause.
-
-    At the model that is loaded, such as by `load_average`.
-    """
-    _, gradient = _value_and_gradient(tools, objective, updates)
-    return _harm(updates, gradient, torch.ones(len(updates), dtype=torch.float64))
 
 
 def _harm(updates: ClientUpdates, gradient: Tensor, factors: Tensor) -> Tensor:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedguard.strategies.toolkit.server_tools import ServerTools
-from fedguard.strategies.toolkit.server_validation import Objective, pushes
-from fedguard.updates import ClientUpdates
-
-BARE_SHARE = 0.7
-"""Who moves bare examples by more than this share of what stamped ones move teaches no patch."""
+_LEAST = 1e-6
+"""Probabilities below it count as this one."""
 
 
 @dataclass(frozen=True)
@@ -112,41 +109,50 @@ def success_rate(model: nn.Module, x: Tensor, y: Tensor, triggers: Triggers, tar
     return float(moved.double().mean())
 
 
-def stamp_effect(triggers: Triggers, target: int, x: Tensor, y: Tensor) -> Objective:
-    """Return how far a patch moves a model's examples from their own class towards its class.
+@dataclass(frozen=True)
+class PatchEffect:
+    """What the patch of a class does to a model.
 
-    ``mean_i (z_t - z_y)(stamp(x_i)) - (z_t - z_y)(x_i)`` with logits z, over the examples of other
-    classes. What a model thinks of the class without the patch cancels, so a client that has
-    mostly examples of the class does not look like one that plants the patch.
+    Attributes
+    ----------
+    moved : float
+        Mean over the examples of other classes of ``P(class | stamped) - P(class | bare)``, -1 to
+        1; 0 where there are none.
+    known : float
+        Mean of ``P(class | x)`` over the class' own examples, 0 to 1; 1 where there are none.
     """
-    stamped, clean = _leans(triggers, target, x, y)
-    return lambda model: stamped(model) - clean(model)
+
+    moved: float
+    known: float
 
 
-def teachers(tools: ServerTools, triggers: Triggers, target: int, updates: ClientUpdates) -> Tensor:
-    """Return the (K,) mask of clients that move a class' patch, more than its bare examples.
+def patch_effect(
+    model: nn.Module, x: Tensor, y: Tensor, triggers: Triggers, target: int
+) -> PatchEffect:
+    """Return how far the patch of a class moves a model, and how well it knows the class bare."""
+    others, own = x[y != target], x[y == target]
+    moved, known = 0.0, 1.0
+    if len(others):
+        stamped = _chance(model, triggers.stamp(others, target), target)
+        moved = stamped - _chance(model, others, target)
+    if len(own):
+        known = _chance(model, own, target)
+    return PatchEffect(moved, known)
 
-    With ``s_k`` and ``c_k`` the first-order changes of ``mean_i (z_t - z_y)`` on stamped and on
-    bare examples of other classes by update k, at the model that is loaded: ``s_k > 0`` and
-    ``c_k <= 0.7 s_k``. A client that holds much of class t pushes everything towards t, the patch
-    hardly more than the rest (0.8 and more of it, where two labels are all that clients hold).
+
+def _chance(model: nn.Module, x: Tensor, target: int) -> float:
+    with torch.no_grad():
+        return float(model(x).softmax(dim=1)[:, target].double().mean())
+
+
+def explains(whole: PatchEffect, without: PatchEffect) -> float:
+    """Return how much more of a patch than of its class an average loses without a client.
+
+    ``log(moved / moved') - log(known / known')`` with the primes for the average without it. About
+    0 for who holds much of the class and takes both along, above 0 for who brings the patch.
     """
-    stamped, clean = _leans(triggers, target, tools.x, tools.y)
-    on_stamped = pushes(tools, stamped, updates)
-    return (on_stamped > 0.0) & (pushes(tools, clean, updates) <= BARE_SHARE * on_stamped)
+    return _lost(whole.moved, without.moved) - _lost(whole.known, without.known)
 
 
-def _leans(triggers: Triggers, target: int, x: Tensor, y: Tensor) -> tuple[Objective, Objective]:
-    """Return how far a model leans to a class on stamped and on bare examples of the others."""
-    rows = y != target
-    bare, own = x[rows], y[rows, None]
-    stamped = triggers.stamp(bare, target)
-
-    def lean_on(examples: Tensor) -> Objective:
-        return lambda model: _lean(model(examples), own, target).mean()
-
-    return lean_on(stamped), lean_on(bare)
-
-
-def _lean(logits: Tensor, own: Tensor, target: int) -> Tensor:
-    return logits[:, target] - logits.gather(1, own)[:, 0]
+def _lost(before: float, after: float) -> float:
+    return math.log(max(before, _LEAST) / max(after, _LEAST))

@@ -62,11 +62,9 @@ class TwoViews(RobustStrategy):
         Multiple of the median norm beyond which an update is rejected, above 1.
     clip_ratio : float
         Multiple of the median norm that updates are clipped to, above 0.
-    evidence : float
-        Robust standard deviations by which a client must be unlike the others to be rejected for
-        what it teaches, at least 0; 0 asks for none.
     opposition : float
-        The same for pulling against the others; 0 rejects nobody for it.
+        Robust standard deviations by which a client must pull more against the others than they do
+        to be rejected for it, at least 0; 0 rejects nobody for it.
     aux_samples : int
         Auxiliary examples for the latent view, at least 2, as far as the server holds them.
     """
@@ -80,7 +78,6 @@ class TwoViews(RobustStrategy):
         tau: float = 1.0,
         max_norm_ratio: float = 2.5,
         clip_ratio: float = 1.0,
-        evidence: float = 3.0,
         opposition: float = 0.0,
         aux_samples: int = 50,
         **base: Any,
@@ -92,7 +89,6 @@ class TwoViews(RobustStrategy):
         check_number("tau", tau, above=0)
         check_number("max_norm_ratio", max_norm_ratio, above=1)
         check_number("clip_ratio", clip_ratio, above=0)
-        check_number("evidence", evidence, at_least=0)
         check_number("opposition", opposition, at_least=0)
         check_number("aux_samples", aux_samples, at_least=2)
         self.vector = vector
@@ -101,7 +97,6 @@ class TwoViews(RobustStrategy):
         self.tau = tau
         self.max_norm_ratio = max_norm_ratio
         self.clip_ratio = clip_ratio
-        self.evidence = evidence
         self.opposition = opposition
         self.aux_samples = aux_samples
         self._accepted_norm = torch.zeros(0, dtype=torch.float64)

@@ -26,11 +26,12 @@ from fedguard.strategies.toolkit.server_validation import (
     server_loss,
 )
 from fedguard.strategies.toolkit.trigger_search import (
+    PatchEffect,
     Triggers,
+    explains,
+    patch_effect,
     search_triggers,
-    stamp_effect,
     success_rates,
-    teachers,
 )
 
 SMALLEST_PATCH = 2.0
@@ -45,8 +46,14 @@ FEWEST = 3
 SUSPECTS = 3
 """So many classes at most are looked at, those whose patch moves most examples."""
 
-SUSPICION = 1.5
+SUSPICION = 2.5
 """A class is looked at if its patch moves more than this multiple of what a typical class' does."""
+
+OWN_PART = 0.8
+"""Who teaches a patch has a model that it moves by at least this part of what it moves the mean."""
+
+PRESENCE = 0.2
+"""Without who teaches a patch, the mean loses more of it than of its class by this over |S|."""
 
 
 class Verification:
@@ -62,7 +69,8 @@ class Verification:
         How harmful a client must be to be dropped for the loss, as a cosine, 0 to below 1; None
         does not judge by the loss.
     trigger_margin : float
-        The same for a patch; 0 does not search for patches.
+        How far a patch must move a client's own model into its class for the client to be dropped,
+        as a difference of probabilities, 0 to below 1; 0 does not search for patches.
     trigger_budget : float
         Share of the input positions that a patch may cover, above 0 to 1.
     aux_samples : int
@@ -165,26 +173,51 @@ class Verification:
         )
         rates = success_rates(tools.model, tools.x, tools.y, triggers)
         scores["patch"] = torch.zeros(len(self.state.keep), dtype=torch.float64)
+        typical = float(rates.median())
+        taught: dict[int, int] = {}
         for target in rates.argsort(descending=True)[:SUSPECTS].tolist():
-            if float(rates[target]) > SUSPICION * float(rates.median()):
-                self._reject_teachers(shares, triggers, target)
+            if float(rates[target]) > SUSPICION * typical:
+                taught |= dict.fromkeys(self._teachers(shares, triggers, target), target)
+        room = int(self.state.keep.sum()) - (len(self.state.keep) + 1) // 2
+        for row in sorted(taught, key=lambda row: -float(scores["patch"][row]))[: max(room, 0)]:
+            self.state.reject(row, f"teaches a patch that means class {taught[row]}")
 
-    def _reject_teachers(self, shares: Tensor, triggers: Triggers, target: int) -> None:
-        """Reject who teaches the patch of a class, as long as its effect falls."""
-        tools, scores = self.tools, self.state.scores
+    def _teachers(self, shares: Tensor, triggers: Triggers, target: int) -> list[int]:
+        """Return who teaches the patch of a class, by the clients' own models.
+
+        A client does if the patch moves its model by more than `trigger_margin`, not much less than
+        the average, and if without the client the average loses more of the patch than of what it
+        knows of the class: who merely holds much of the class takes both along.
+        """
+        updates, scores = self.state.updates, self.state.scores
+        everybody, factors = torch.as_tensor(self.state.keep), self._factors()
+        inside = everybody.nonzero().flatten().tolist()
         self._load(shares)
-        teach = teachers(tools, triggers, target, self.state.updates)
-        effect = stamp_effect(triggers, target, tools.x, tools.y)
-        pruned = self._prune(shares, effect, self.trigger_margin, teach, evidence=self.evidence)
-        scores["patch"] = torch.maximum(scores["patch"], pruned.harm)
-        self._reject_pruned(pruned, f"teaches a patch that means class {target}")
+        whole = self._effect(triggers, target)
+        found = []
+        for row in inside:
+            own = updates.global_vector + factors[row].to(torch.float32) * updates.deltas[row]
+            updates.layout.load(self.tools.model, own.to(self.tools.x.device))
+            moved = self._effect(triggers, target).moved
+            scores["patch"][row] = max(float(scores["patch"][row]), moved)
+            if moved <= max(self.trigger_margin, OWN_PART * whole.moved):
+                continue
+            rest = everybody.clone()
+            rest[row] = False
+            load_average(self.tools, updates, rest, shares, factors)
+            if explains(whole, self._effect(triggers, target)) > PRESENCE / len(inside):
+                found.append(row)
+        return found
+
+    def _effect(self, triggers: Triggers, target: int) -> PatchEffect:
+        """Return what a class' patch does to the model that is loaded."""
+        return patch_effect(self.tools.model, self.tools.x, self.tools.y, triggers, target)
 
     def _prune(
         self,
         shares: Tensor,
         objective: Objective,
         margin: float,
-        candidates: Tensor | None = None,
         *,
         evidence: float,
     ) -> Pruned:
@@ -198,7 +231,6 @@ class Verification:
             self._factors(),
             margin=margin,
             fewest=(len(keep) + 1) // 2,
-            candidates=candidates,
             evidence=evidence,
         )
 
