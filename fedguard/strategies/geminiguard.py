@@ -46,7 +46,7 @@ class GeminiGuard(TwoViews):
        `trigger_margin`, and if without it the average would lose more of the patch than of the
        class itself, which who merely holds much of the class takes along; down to half of the
        clients, those moved furthest first. See `Verification`.
-    3. Aggregation: updates clipped to the median norm, averaged by claimed examples, at most three
+    3. Aggregation: updates clipped to 1.5 median norms, averaged by claimed examples, at most three
        times their median; up to ten times, and by as much longer as the square root of the claim's
        ratio, where that lowers the loss on the labels by consensus.
 
@@ -76,9 +76,12 @@ class GeminiGuard(TwoViews):
     trigger_budget : float
         Consensus mode: share of the input positions that a patch may cover, above 0 to 1; inputs
         of so few positions that this is less than two are not searched.
+    clip_ratio : float
+        Multiple of the median norm that updates are clipped to, above 0. Left out, 1 in paper mode
+        and 1.5 in consensus.
     **views : Any
-        ``max_clusters``, ``min_silhouette``, ``tau``, ``clip_ratio``, ``aux_samples`` and, for
-        consensus mode, ``max_norm_ratio`` and ``opposition`` of `TwoViews`.
+        ``max_clusters``, ``min_silhouette``, ``tau``, ``aux_samples`` and, for consensus mode,
+        ``max_norm_ratio`` and ``opposition`` of `TwoViews`.
 
     Notes
     -----
@@ -127,13 +130,17 @@ class GeminiGuard(TwoViews):
         min_trust: float = 0.5,
         trigger_margin: float = 0.15,
         trigger_budget: float = 0.02,
+        clip_ratio: float | None = None,
         **views: Any,
     ) -> None:
         if str(mode) == "hardened":
             told = "consensus or paper; the labelled defence of that mode is now strategy sentinel"
             raise ConfigurationError("mode", mode, told)
         check_choice("mode", mode, ("consensus", "paper"))
-        super().__init__(vector=vector or ("weights" if mode == "paper" else "delta"), **views)
+        if clip_ratio is None:
+            clip_ratio = 1.0 if mode == "paper" else 1.5
+        vector = vector or ("weights" if mode == "paper" else "delta")
+        super().__init__(vector=vector, clip_ratio=clip_ratio, **views)
         check_number("min_trust", min_trust, at_least=0, at_most=1)
         check_number("trigger_margin", trigger_margin, at_least=0, below=1)
         check_number("trigger_budget", trigger_budget, above=0, at_most=1)

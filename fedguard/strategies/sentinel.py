@@ -18,7 +18,7 @@ class Sentinel(TwoViews):
     1. Near-identical updates collapse into one vote, and blocks of three or more are rejected;
        updates longer than `max_norm_ratio` times the median norm are rejected, and by choice those
        that pull against the others; see `TwoViews`.
-    2. Loss: in the average of what remains, clipped to the median norm and weighted by claimed
+    2. Loss: in the average of what remains, clipped to 1.5 median norms and weighted by claimed
        examples (at most three times their median), clients are dropped one at a time as long as the
        loss on the server's labelled examples falls by more than `margin` asks; see `prune_harmful`.
        They are rejected if the loss falls by the share `confirm` without them, else only those
@@ -64,16 +64,16 @@ class Sentinel(TwoViews):
     -----
     .. math::
        \delta(S) = \frac{1}{\sum_{k \in S} p_k} \sum_{k \in S} p_k \delta_k \min\left( 1,
-       \frac{\operatorname{med}_{j \in S} \lVert \delta_j \rVert}{\lVert \delta_k \rVert} \right),
+       \frac{r \operatorname{med}_{j \in S} \lVert \delta_j \rVert}{\lVert \delta_k \rVert} \right),
        \qquad p_k = \min(n_k, 3 \operatorname{med} n)
 
     .. math::
        \text{a group } G \text{ goes if } \quad \ell(w + \delta(S \setminus G))
        < \left( 1 - \min\left( 1, \frac{q C}{c} \right) \right) \ell(w + \delta(S))
 
-    where :math:`\delta_k` is client k's update, :math:`n_k` the examples that it claims, S the
-    clients still in, w the global model, :math:`\ell` the loss on the server's examples among the c
-    of the C classes that they have, and q the `confirm`.
+    where :math:`\delta_k` is client k's update, r the `clip_ratio`, :math:`n_k` the examples that
+    it claims, S the clients still in, w the global model, :math:`\ell` the loss on the server's
+    examples among the c of the C classes that they have, and q the `confirm`.
 
     Examples
     --------

@@ -102,7 +102,7 @@ def linear() -> tuple[ServerTools, ClientUpdates]:
 
 def test_accepted_updates_are_clipped_to_their_median_norm(linear):
     tools, updates = linear
-    rule = Sentinel(margin=0.99, trigger_margin=0.0)
+    rule = Sentinel(margin=0.99, trigger_margin=0.0, clip_ratio=1.0)
     rule.tools = tools
     verdict = rule.combine(updates)
     assert not verdict.reasons
@@ -114,7 +114,7 @@ def test_accepted_updates_are_clipped_to_their_median_norm(linear):
 
 def test_harm_is_the_first_order_change_of_the_loss_by_a_clipped_update(linear):
     tools, updates = linear
-    rule = Sentinel(margin=0.99, trigger_margin=0.0)
+    rule = Sentinel(margin=0.99, trigger_margin=0.0, clip_ratio=1.0)
     rule.tools = tools
     harm = rule.combine(updates).scores["harm"]
     norms = updates.deltas.norm(dim=1)

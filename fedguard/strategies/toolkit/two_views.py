@@ -77,7 +77,7 @@ class TwoViews(RobustStrategy):
         min_silhouette: float = 0.15,
         tau: float = 1.0,
         max_norm_ratio: float = 2.5,
-        clip_ratio: float = 1.0,
+        clip_ratio: float = 1.5,
         opposition: float = 0.0,
         aux_samples: int = 50,
         **base: Any,
@@ -227,12 +227,14 @@ class TwoViews(RobustStrategy):
         return Verdict(delta, weights, state.scores, state.reasons)
 
     def _norm_limit(self, state: JudgedRound) -> float:
-        """Return the norm that accepted updates are clipped to; 0 for no clipping."""
+        """Return the norm that `clip_ratio` is a multiple of; 0 for no clipping."""
         accepted = state.norms[torch.as_tensor(state.keep)]
         current = float(accepted.min() if len(accepted) == 2 else median(accepted))
         earlier = self._accepted_norm
         if len(accepted) == 1 and len(earlier):
             current = min(current, float(earlier.median()))
+        if len(accepted) < 3:  # nobody can be told apart: no update gets more than the shortest
+            current /= max(self.clip_ratio, 1.0)
         self._accepted_norm = torch.cat([earlier, median(accepted)[None]])[-9:]
         return current
 

@@ -235,7 +235,7 @@ class Verification:
         )
 
     def _factors(self) -> Tensor:
-        """Return the (K,) factors that clip to the median norm of those still in, or its reach."""
+        """Return the (K,) factors that clip to the reach, in median norms of those still in."""
         norms = self.state.norms
         typical = float(median(norms[torch.as_tensor(self.state.keep)]))
         if not typical > 0.0:
