@@ -16,7 +16,7 @@ from fedguard.training.reopening import channel_masks, lowest, make_anew
 from fedguard.training.sifting import seed_rows
 from fedguard.traits import Traits
 
-QUANTILES = (0.3, 0.5, 0.7)
+QUANTILES = (0.3, 0.5, 0.7, 0.9, 1.0)
 """Share of a class's losses below which a row is admitted, one bootstrapping round after another;
 the last stays."""
 
@@ -35,8 +35,8 @@ class TCore(TrainingRule):
        client's copy, so that the mean of clients that agree forgets them. Frozen ones stay.
     4. *Train* on the pool alone; at the beginning of every later round *expand* it by the rows
        that the model takes for their own label, with a loss below a quantile of their class's:
-       30, 50, then 70 %. Once the pool grows by less than 1 %, it is closed. Rows that were never
-       admitted are dropped.
+       30, 50, 70, 90 %, then any. Once the pool grows by less than 1 %, it is closed. Rows that
+       were never admitted are dropped.
 
     "T-Core-style": a reading of Mo et al., "A Dual Defense Against Backdoor Attacks on Pre-trained
     Encoders and Downstream Data" (Trusted Core Bootstrapping), arXiv 2504.11990, IEEE S&P 2025, of
@@ -53,7 +53,8 @@ class TCore(TrainingRule):
     share : float
         Share of each class that is seed, above 0 to 1.
     warmup : int
-        Rounds of plain SGD, at least 0; 0 with a pre-trained encoder.
+        Rounds of plain SGD, at least 0; 0 with a pre-trained encoder. Every one of them plants the
+        backdoor a little deeper.
     mask : float
         Mask below which a channel is drawn anew, 0 to 1; 0 leaves all.
     stages : int
@@ -63,7 +64,8 @@ class TCore(TrainingRule):
     -----
     .. math::
        P \leftarrow P \cup \left\{ i : \hat{y}_i = y_i, \;
-       \ell_i \le Q_q(\ell_j : y_j = y_i) \right\}, \qquad q = 0.3, \, 0.5, \, 0.7, \ldots, 0.7
+       \ell_i \le Q_q(\ell_j : y_j = y_i) \right\}, \qquad
+       q = 0.3, \, 0.5, \, 0.7, \, 0.9, \, 1, \, 1, \ldots
 
     .. math::
        c_i = \operatorname{mean}_{l < m} \frac{|N_l(i) \cap N_m(i)|}{10}
@@ -80,8 +82,8 @@ class TCore(TrainingRule):
         self,
         *,
         sift: Literal["within-class", "cross-class"] = "within-class",
-        share: float = 0.2,
-        warmup: int = 2,
+        share: float = 0.4,
+        warmup: int = 1,
         mask: float = 0.0,
         stages: int = 4,
     ) -> None:

@@ -122,9 +122,9 @@ def test_rounds_go_from_all_rows_to_the_seed_to_a_pool_that_closes():
     x, group = blobs([60, 25, 40])
     y = torch.tensor([0, 0, 1])[group]
     y[group == 1] = 1  # strangers in class 1, in which they are the minority
-    model, memory, rule = a_classifier(x[group != 1], y[group != 1]), {}, TCore(warmup=1)
+    model, memory, rule = a_classifier(x[group != 1], y[group != 1]), {}, TCore(warmup=1, share=0.2)
     sizes = []
-    for server_round in range(1, 8):
+    for server_round in range(1, 10):
         local = local_of(model, x, y, memory, server_round)
         rule.begin(local)
         kept = local.scratch["kept"]
@@ -133,7 +133,7 @@ def test_rounds_go_from_all_rows_to_the_seed_to_a_pool_that_closes():
     assert sizes[1] == 12 + 13
     assert sizes[2:] == sorted(sizes[2:])
     assert sizes[-1] > 50
-    assert int(memory[SEEN][0]) == 7
+    assert int(memory[SEEN][0]) == 9
     assert float(memory[GROWN][0]) == -1.0
     pool = memory[POOL].bool()
     assert int(pool[group == 1].sum()) <= 2
