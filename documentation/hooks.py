@@ -65,7 +65,8 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill in what stands elsewhere, and turn links out of ``docs/`` into plain paths."""
     text = markdown.replace("<!-- include demo -->", demo())
-    text = text.replace("<!-- include leaderboard -->", board.tables())
+    for size in (board.FULL, board.EVERY):
+        text = text.replace(f"<!-- include leaderboard {size} -->", board.tables(size))
     if page.file.src_uri == "catalogue.md":
         text = linked(text)
     return re.sub(r"\[([^\]]+)\]\(\.\./([^)]+)\)", r"\1 (`\2`)", text)
