@@ -35,7 +35,7 @@ Grouped = dict[tuple[str, ...], list[dict[str, Any]]]
 
 PAGE = ROOT / "docs" / "referee.md"
 
-SEEDS = (1009, 1013, 1019, 1021, 1031)
+SEEDS = (2003, 2011, 2017, 2027, 2029)
 """Looked at by nobody while a default was chosen; a new version takes new ones."""
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.45)
@@ -88,7 +88,7 @@ BASE: dict[str, Any] = {
 }
 
 QUICK_DATA = ("cicids2017-web", "iscxtor2016", "gtsrb")
-QUICK_ATTACKS = ("label-flip", "badnets")
+QUICK_ATTACKS = ("label-flip", "badnets", "blended")
 QUICK_RULES = tuple(rule for rule in RULES if rule not in ("multi-krum", "geminiguard, paper mode"))
 
 
@@ -112,7 +112,7 @@ def cells(folder: str, *, quick: bool, only: Sequence[str] = ()) -> Iterator[Cel
     folder : str
         Where the data sets lie.
     quick : bool
-        Three data sets, one split, one seed, 20 %, two attacks.
+        Three data sets, one split, one seed, 20 %, three attacks.
     only : sequence of str
         Data sets to judge on; all if empty.
     """
