@@ -223,12 +223,6 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "flat[order] = True",
         _T_CORE,
     ),
-    (
-        "fedguard/runs/tending.py",
-        "return self._mended() if self.repair.hold(self.scene.tools) else None",
-        "return None",
-        "tests/runs/test_repairs_in_runs.py",
-    ),
     (  # an unsure label prunes too
         "fedguard/repairs/rnp.py",
         "        if found.confidence < self.confidence:",

@@ -197,6 +197,22 @@ def pictures():
     return x, y
 
 
+@pytest.mark.parametrize(("mask", "drawn"), [(0.0, []), (0.3, [1])])
+def test_channels_are_drawn_anew_once_where_a_mask_asks_for_it(monkeypatch, mask, drawn):
+    gone = {"0": torch.tensor([False, True, False, False]), "3": torch.zeros(3, dtype=torch.bool)}
+    monkeypatch.setattr("fedguard.training.t_core.lowest", lambda masks, below, most: gone)
+    monkeypatch.setattr(
+        "fedguard.training.t_core.channel_masks", lambda module, x, y, rng: {"0": torch.ones(4)}
+    )
+    model, (x, y), memory = a_network(), pictures(), {}
+    rule = TCore(warmup=0, mask=mask)
+    for server_round in (1, 2):
+        before = model[0].weight.detach().clone()
+        rule.begin(local_of(model, x, y, memory, server_round))
+        changed = (model[0].weight != before).flatten(1).any(1).nonzero().flatten().tolist()
+        assert changed == (drawn if server_round == 1 else [])
+
+
 def test_masks_of_one_change_nothing_and_of_zero_shut_channels():
     model, (x, _) = a_network(), pictures()
     assert [name for name, _, _ in filters(model)] == ["0", "3"]
