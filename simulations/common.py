@@ -9,14 +9,23 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import plotly.graph_objects as go
+import typer
 from plotly.offline import get_plotlyjs
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results.md"
+
+# Options that tables share.
+FashionFolder = Annotated[str, typer.Option(help="Folder with Fashion-MNIST's files.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Seeds per cell.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds.")]
+Jobs = Annotated[int, typer.Option(help="Runs at a time, one thread each.")]
+OnlyPrint = Annotated[bool, typer.Option(help="Print the section, write nothing.")]
+RunsFolder = Annotated[Path, typer.Option(help="Where the runs go.")]
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,14 @@ def write_section(name: str, text: str, path: Path = RESULTS) -> None:
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(before.rstrip() + "\n\n" + body + "\n", encoding="utf-8")
+
+
+def tell(name: str, text: str, path: Path, *, only_print: bool) -> None:
+    """Print a section, or write it into its page; see `write_section`."""
+    if only_print:
+        print(text)
+    else:
+        write_section(name, text, path)
 
 
 def write_page(title: str, figures: Iterable[go.Figure], text: str, path: Path) -> None:

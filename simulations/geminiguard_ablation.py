@@ -26,11 +26,17 @@ from fedguard.strategies.toolkit.two_views import TwoViews
 from simulations.common import (
     ROOT,
     Cell,
+    FashionFolder,
+    Jobs,
+    OnlyPrint,
+    Rounds,
+    RunsFolder,
+    Seeds,
     machine,
     markdown_table,
     run_cells,
     spread,
-    write_section,
+    tell,
 )
 from simulations.heat_map import unharmed
 
@@ -182,13 +188,13 @@ of accuracy and what it did not take)."""
 
 
 def main(
-    data_dir: Annotated[str, typer.Option(help="Folder with Fashion-MNIST's files.")] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.")] = 3,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 10,
+    data_dir: FashionFolder = "",
+    seeds: Seeds = 3,
+    rounds: Rounds = 10,
     rule: Annotated[list[str] | None, typer.Option(help="Only these rules.")] = None,
-    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 1,
-    only_print: Annotated[bool, typer.Option(help="Print the section, write nothing.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/gemini-ablation"),
+    jobs: Jobs = 1,
+    only_print: OnlyPrint = False,
+    folder: RunsFolder = Path("runs/gemini-ablation"),
 ) -> None:
     """Run what is missing and write the section into docs/geminiguard.md."""
     found = {
@@ -196,10 +202,7 @@ def main(
         for name in rule or list(FORMS)
     }
     text = report(found, seeds, rounds)
-    if only_print:
-        print(text)
-    else:
-        write_section("geminiguard ablation", text, PAGE)
+    tell("geminiguard ablation", text, PAGE, only_print=only_print)
 
 
 if __name__ == "__main__":

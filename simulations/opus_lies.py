@@ -21,7 +21,18 @@ from torch import Tensor
 from fedguard.errors import check_number
 from fedguard.vertical.attacks.base import VerticalAttack
 from fedguard.vertical.terms import SeenParty
-from simulations.common import Cell, machine, markdown_table, run_cells, spread, write_section
+from simulations.common import (
+    Cell,
+    Jobs,
+    OnlyPrint,
+    RunsFolder,
+    Seeds,
+    machine,
+    markdown_table,
+    run_cells,
+    spread,
+    tell,
+)
 from simulations.opus_table import DOCUMENT, Runs
 
 LIAR = 2
@@ -175,19 +186,16 @@ Made by `python -m simulations.opus_lies --seeds {seeds} --rounds {rounds}`; {ma
 
 
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.")] = 3,
+    seeds: Seeds = 3,
     rounds: Annotated[int, typer.Option(min=1, help="Passes over the rows.")] = 5,
-    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 1,
-    only_print: Annotated[bool, typer.Option(help="Print the section, write nothing.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/opus-lies"),
+    jobs: Jobs = 1,
+    only_print: OnlyPrint = False,
+    folder: RunsFolder = Path("runs/opus-lies"),
 ) -> None:
     """Run what is missing and write the section into docs/opus_vfl.md."""
     torch.set_num_threads(1)
     text = report(run_cells(cells(seeds, rounds), folder, jobs), seeds, rounds)
-    if only_print:
-        print(text)
-    else:
-        write_section("opus lies", text, DOCUMENT)
+    tell("opus lies", text, DOCUMENT, only_print=only_print)
 
 
 if __name__ == "__main__":

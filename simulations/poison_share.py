@@ -12,11 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from simulations.common import Cell, machine, markdown_table, run_cells, spread, write_section
+from simulations.common import (
+    Cell,
+    FashionFolder,
+    Jobs,
+    OnlyPrint,
+    Rounds,
+    RunsFolder,
+    Seeds,
+    machine,
+    markdown_table,
+    run_cells,
+    spread,
+    tell,
+)
 from simulations.geminiguard_ablation import BASE, DIRICHLET, PAGE, TWO_LABELS, Grouped
 
 RULES = ("fedavg", "geminiguard", "sentinel")
@@ -81,19 +94,16 @@ attacked."""
 
 
 def main(
-    data_dir: Annotated[str, typer.Option(help="Folder with Fashion-MNIST's files.")] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.")] = 3,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 10,
-    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 1,
-    only_print: Annotated[bool, typer.Option(help="Print the section, write nothing.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/poison-share"),
+    data_dir: FashionFolder = "",
+    seeds: Seeds = 3,
+    rounds: Rounds = 10,
+    jobs: Jobs = 1,
+    only_print: OnlyPrint = False,
+    folder: RunsFolder = Path("runs/poison-share"),
 ) -> None:
     """Run what is missing and write the section into docs/geminiguard.md."""
     text = report(run_cells(cells(data_dir, seeds, rounds), folder, jobs), seeds, rounds)
-    if only_print:
-        print(text)
-    else:
-        write_section("poison share", text, PAGE)
+    tell("poison share", text, PAGE, only_print=only_print)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,18 @@ import typer
 
 from fedguard.clients.federation import draw_malicious
 from fedguard.config import parse
-from simulations.common import Cell, machine, markdown_table, run_cells, spread, write_section
+from simulations.common import (
+    Cell,
+    FashionFolder,
+    Jobs,
+    OnlyPrint,
+    RunsFolder,
+    machine,
+    markdown_table,
+    run_cells,
+    spread,
+    tell,
+)
 from simulations.soul_page import POWER
 from simulations.soul_table import DOCUMENT
 
@@ -146,19 +157,16 @@ Made by `python -m simulations.soul_membership --data-dir DIR --seeds {seeds}`; 
 
 
 def main(
-    data_dir: Annotated[str, typer.Option(help="Folder with Fashion-MNIST's files.")] = "",
+    data_dir: FashionFolder = "",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per method.")] = 3,
-    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 1,
-    only_print: Annotated[bool, typer.Option(help="Print the section, write nothing.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/soul-membership"),
+    jobs: Jobs = 1,
+    only_print: OnlyPrint = False,
+    folder: RunsFolder = Path("runs/soul-membership"),
 ) -> None:
     """Run what is missing and write the section into docs/soul.md."""
     run_cells(cells(data_dir, seeds), folder, jobs)
     text = report(figures(data_dir, seeds, folder), seeds)
-    if only_print:
-        print(text)
-    else:
-        write_section("soul membership", text, DOCUMENT)
+    tell("soul membership", text, DOCUMENT, only_print=only_print)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,19 @@ from typing import Annotated, Any
 
 import typer
 
-from simulations.common import Cell, machine, markdown_table, run_cells, spread, write_section
+from simulations.common import (
+    Cell,
+    Jobs,
+    OnlyPrint,
+    Rounds,
+    RunsFolder,
+    Seeds,
+    machine,
+    markdown_table,
+    run_cells,
+    spread,
+    tell,
+)
 from simulations.weidetect_table import BASE, DATASETS, DOCUMENT, Grouped
 
 STRATEGIES = ("fedavg", "weidetect")
@@ -110,20 +122,17 @@ Made by `python -m simulations.weidetect_plain --data-dir DIR --seeds {seeds}`; 
 
 def main(
     data_dir: Annotated[Path, typer.Option(help="Folder with nsl-kdd.")],
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per cell.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 8,
+    seeds: Seeds = 2,
+    rounds: Rounds = 8,
     share: Annotated[float, typer.Option(help="Malicious clients.")] = 0.4,
-    jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 1,
-    only_print: Annotated[bool, typer.Option(help="Print the section, write nothing.")] = False,
-    folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/weidetect-plain"),
+    jobs: Jobs = 1,
+    only_print: OnlyPrint = False,
+    folder: RunsFolder = Path("runs/weidetect-plain"),
 ) -> None:
     """Run what is missing and write the section into docs/weidetect.md."""
     grouped = run_cells(cells(data_dir, seeds, rounds, share), folder, jobs)
     text = report(grouped, {**BASE, "rounds": rounds}, seeds, share)
-    if only_print:
-        print(text)
-    else:
-        write_section("weidetect unboosted", text, DOCUMENT)
+    tell("weidetect unboosted", text, DOCUMENT, only_print=only_print)
 
 
 if __name__ == "__main__":

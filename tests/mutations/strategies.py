@@ -265,6 +265,12 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         f"{_T}/test_weight_view.py",
     ),
     (
+        f"{_S}/toolkit/verification.py",
+        "[: max(room, 0)]:",
+        ":",
+        f"{_T}/test_verification.py",
+    ),
+    (
         f"{_S}/toolkit/trigger_search.py",
         "return _lost(whole.moved, without.moved) - _lost(whole.known, without.known)",
         "return _lost(whole.moved, without.moved)",

@@ -65,12 +65,17 @@ def test_whose_own_model_the_patch_moves_less_than_the_margin_stays(patchwork, m
     assert not verdict_of(patchwork, model, updates, 0.99).reasons
 
 
-def test_half_of_the_clients_stay_even_if_more_teach_a_patch(patchwork, model):
-    shards = [pictures(120, 30 + client, EVERYTHING) for client in range(5)]
-    shards[:3] = [stamped(*shard) for shard in shards[:3]]
-    updates = updates_from(model, shards, steps=15)
-    verdict = verdict_of(patchwork, model, updates, 0.1)
-    assert len(verdict.reasons) <= 2
+def test_half_of_the_clients_stay_whoever_teaches_those_moved_furthest_go(
+    patchwork, model, updates, monkeypatch
+):
+    def everybody(self, shares, triggers, target):
+        self.state.scores["patch"] = torch.arange(8.0, dtype=torch.float64)
+        return list(range(8))
+
+    monkeypatch.setattr(
+        "fedguard.strategies.toolkit.verification.Verification._teachers", everybody
+    )
+    assert set(verdict_of(patchwork, model, updates, 0.1).reasons) == {4, 5, 6, 7}
 
 
 def test_without_the_search_they_stay(patchwork, model, updates):
