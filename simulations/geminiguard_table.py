@@ -55,7 +55,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
 BACKDOORS = ("badnets", "neurotoxin", "blended", "dba")
 ADAPTIVE = "adaptive-gemini"
 
-SEEDS = (60, 61, 62)
+SEEDS = (60, 61, 62, 63, 64)
 """No default was chosen on these; see docs/protocol.md."""
 
 PARTITIONS: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ PARTITIONS: dict[str, dict[str, Any]] = {
 }
 
 BASE: dict[str, Any] = {
-    # A sixth of the training images, so that 1,400 runs take about an hour.
+    # A sixth of the training images, so that 2,400 runs take two hours.
     "dataset": {"name": "fashion-mnist", "train_samples": 10_000, "test_samples": 5_000},
     "model": {"name": "mlp", "hidden": [64]},
     "clients": 20,
@@ -341,7 +341,7 @@ show accuracy and success. `{ADAPTIVE}` rehearses geminiguard itself before it a
 
 def main(
     data_dir: Annotated[str, typer.Option(help="Folder with Fashion-MNIST's files.")] = "",
-    seeds: Annotated[int, typer.Option(min=1, max=3, help="Seeds of every cell.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=5, help="Seeds of every cell.")] = 5,
     jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
     quick: Annotated[bool, typer.Option(help="Digits and 2 rounds; writes no document.")] = False,
     folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/gemini-table"),

@@ -35,7 +35,7 @@ Grouped = dict[tuple[str, ...], list[dict[str, Any]]]
 
 PAGE = ROOT / "docs" / "referee.md"
 
-SEEDS = (2003, 2011, 2017, 2027, 2029)
+SEEDS = (3001, 3011, 3019, 3023, 3037)
 """Looked at by nobody while a default was chosen; a new version takes new ones."""
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.45)

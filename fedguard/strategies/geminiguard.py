@@ -40,12 +40,12 @@ class GeminiGuard(TwoViews):
     2. Latent-space analysis: clients whose activations are not finite are rejected. The server's
        examples take the labels that the mean of all updates, clipped to their median norm, gives
        them; see `with_consensus_labels`. For every class the small patch is searched for that moves
-       the examples most into it, on the average of what remains; see `search_triggers`. Where a
-       class' patch works 2.5 times better than a typical class', the models of the single clients
-       are looked at: a client is rejected if the patch moves its own model by more than
-       `trigger_margin`, and if without it the average would lose more of the patch than of the
-       class itself, which who merely holds much of the class takes along; down to half of the
-       clients, those moved furthest first. See `Verification`.
+       the examples most into it, on the average of what remains; see `search_triggers`. A client
+       is rejected on evidence: that a class' patch moves its own model more, and the average more
+       often, than a typical class' patch does; that without the client the average would lose
+       more of the patch than of the class itself, which who merely holds much of the class takes
+       along; and that its model does not lean to the class without the patch. Down to half of the
+       clients, those with most evidence first. See `Verification`.
     3. Aggregation: updates clipped to 1.5 median norms, averaged by claimed examples, at most three
        times their median; up to ten times, and by as much longer as the square root of the claim's
        ratio, where that lowers the loss on the labels by consensus.
@@ -71,8 +71,9 @@ class GeminiGuard(TwoViews):
     min_trust : float
         Paper mode: share of the median trust below which a client is rejected, 0 to 1.
     trigger_margin : float
-        Consensus mode: how far a patch must move a client's own model into its class for the client
-        to be rejected, as a difference of probabilities, 0 to below 1; 0 does not search.
+        Consensus mode: how far a patch must at least move a client's own model into its class for
+        the client to be rejected, as a difference of probabilities, 0 to below 1; 0 searches for
+        none.
     trigger_budget : float
         Consensus mode: share of the input positions that a patch may cover, above 0 to 1; inputs
         of so few positions that this is less than two are not searched.

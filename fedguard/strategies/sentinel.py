@@ -26,10 +26,11 @@ class Sentinel(TwoViews):
        the server holds, so nobody is judged by the others. Where it is lower so, claims then count
        up to ten times their median, and who claims n times the median may be sqrt(n) times as long.
     3. Backdoor search: for every class the small patch is searched for that moves the server's
-       examples most into it, on the average of what remains; see `search_triggers`. Where a
-       class' patch works 2.5 times better than a typical class', clients are rejected whose own
-       models it moves by more than `trigger_margin`, and without whom the average would lose more
-       of the patch than of the class; see `Verification`.
+       examples most into it, on the average of what remains; see `search_triggers`. A client is
+       rejected on the evidence of four signs: how far a class' patch moves its own model, and how
+       many examples it moves in the average, against what a typical class' patch does; how much
+       more of the patch than of the class the average would lose without the client; and, against
+       it, how its model leans to the class without the patch; see `Verification`.
     4. At least half of the clients are kept throughout.
 
     Ours, 2026; no paper. It grew out of what was geminiguard's hardened mode, and plays in
@@ -51,8 +52,8 @@ class Sentinel(TwoViews):
         Robust standard deviations by which a client's harm must be beyond the others' to be
         rejected for it alone, at least 0; 0 asks for none.
     trigger_margin : float
-        How far a patch must move a client's own model into its class for the client to be rejected,
-        as a difference of probabilities, 0 to below 1; 0 does not search.
+        How far a patch must at least move a client's own model into its class for the client to be
+        rejected, as a difference of probabilities, 0 to below 1; 0 does not search.
     trigger_budget : float
         Share of the input positions that a patch may cover, above 0 to 1; inputs of so few
         positions that this is less than two are not searched.

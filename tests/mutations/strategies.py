@@ -38,8 +38,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_S}/toolkit/verification.py",
-        "            if moved <= max(self.trigger_margin, OWN_PART * whole.moved):",
-        "            if False:",
+        "        evidence[moved <= least[:, None]] = NONE\n",
+        "",
         f"{_T}/test_verification.py",
     ),
     (
@@ -281,6 +281,18 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "        limit = self._norm_limit(state)",
         "        limit = 1e9 * self._norm_limit(state)",
         f"{_T}/test_geminiguard.py",
+    ),
+    (  # who holds much of a class is taken for who teaches its patch
+        f"{_S}/toolkit/verification.py",
+        "if part > PRESENCE else NONE",
+        "if part > -99.0 else NONE",
+        f"{_T}/test_verification.py",
+    ),
+    (
+        f"{_S}/toolkit/verification.py",
+        " * min(1.0, SPREAD / max(spread, SPREAD))",
+        "",
+        f"{_T}/test_verification.py",
     ),
     (  # honest clients that disagree go as a group as well
         f"{_S}/toolkit/verification.py",

@@ -21,7 +21,7 @@ from fedguard.strategies.toolkit.trigger_search import (
     PatchEffect,
     Triggers,
     explains,
-    patch_effect,
+    patch_effects,
     search_triggers,
     success_rates,
 )
@@ -69,7 +69,7 @@ def test_an_average_loses_the_patch_with_who_stamps_and_the_class_with_who_holds
 
     def effect(rows: list[int]) -> PatchEffect:
         updates.layout.load(clean, updates.global_vector + updates.deltas[rows].mean(dim=0))
-        return patch_effect(clean, x, y, planted(), TARGET)
+        return patch_effects(clean, x, y, planted(), [TARGET])[0]
 
     whole = effect(list(range(8)))
     told = [explains(whole, effect([k for k in range(8) if k != row])) for row in range(8)]
@@ -86,13 +86,15 @@ def test_the_effect_of_a_patch_by_hand():
     x = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
     y = torch.tensor([0, 0, 1])
     patch = Triggers(torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.full((2, 2), 2.0))
-    found = patch_effect(model, x, y, patch, 1)
+    other, found = patch_effects(model, x, y, patch, [0, 1])
     bare = torch.sigmoid(torch.tensor([-1.0, -3.0])).mean()
     stamped = torch.sigmoid(torch.tensor([1.0, -1.0])).mean()
     assert found.moved == pytest.approx(float(stamped - bare), abs=1e-6)
     assert found.known == pytest.approx(float(torch.sigmoid(torch.tensor(1.0))), abs=1e-6)
-    assert patch_effect(model, x[:2], y[:2], patch, 1).known == 1.0  # none of the class
-    assert patch_effect(model, x[2:], y[2:], patch, 1).moved == 0.0  # none of the others
+    assert found.bare == pytest.approx(float(bare), abs=1e-6)
+    assert other.moved == pytest.approx(0.0, abs=1e-6)
+    assert patch_effects(model, x[:2], y[:2], patch, [1])[0].known == 1.0  # none of the class
+    assert patch_effects(model, x[2:], y[2:], patch, [1])[0].moved == 0.0  # none of the others
 
 
 @pytest.mark.parametrize(
@@ -106,5 +108,5 @@ def test_the_effect_of_a_patch_by_hand():
     ],
 )
 def test_what_a_client_explains_is_what_goes_with_it(moved, known, told):
-    found = explains(PatchEffect(0.2, 0.5), PatchEffect(moved, known))
+    found = explains(PatchEffect(0.2, 0.5, 0.1), PatchEffect(moved, known, 0.1))
     assert found == pytest.approx(told, abs=0.02)

@@ -13,6 +13,7 @@ from torch.nn import functional
 from fedguard.strategies.base import ServerTools
 from fedguard.strategies.geminiguard import GeminiGuard
 from fedguard.strategies.sentinel import Sentinel
+from fedguard.strategies.toolkit.verification import SPREAD, _unusual
 from fedguard.updates import ClientUpdates, ParameterLayout
 
 EVERYTHING = list(range(CLASSES))
@@ -59,23 +60,46 @@ def test_who_plants_a_patch_is_rejected_by_the_search_and_nobody_else(patchwork,
 
 
 def test_whose_own_model_the_patch_moves_less_than_the_margin_stays(patchwork, model, updates):
-    moved = verdict_of(patchwork, model, updates, 0.1).scores["patch"]
-    between = float(moved[:2].sum() / 2.0)
-    assert set(verdict_of(patchwork, model, updates, between).reasons) == {int(moved.argmax())}
+    assert set(verdict_of(patchwork, model, updates, 0.8).reasons) == {0, 1}
     assert not verdict_of(patchwork, model, updates, 0.99).reasons
 
 
-def test_half_of_the_clients_stay_whoever_teaches_those_moved_furthest_go(
+def test_who_explains_nothing_of_the_patch_stays_though_it_moves_its_model(
     patchwork, model, updates, monkeypatch
 ):
-    def everybody(self, shares, triggers, target):
-        self.state.scores["patch"] = torch.arange(8.0, dtype=torch.float64)
-        return list(range(8))
+    """The model has the patch already: honest clients' models are moved as well."""
+    monkeypatch.setattr("fedguard.strategies.toolkit.verification.PRESENCE", -9.0)
+    assert set(verdict_of(patchwork, model, updates, 0.1).reasons) > {0, 1}
+    monkeypatch.setattr("fedguard.strategies.toolkit.verification.PRESENCE", 9.0)
+    assert not verdict_of(patchwork, model, updates, 0.1).reasons
+
+
+def test_half_of_the_clients_stay_and_those_with_most_evidence_go(
+    patchwork, model, updates, monkeypatch
+):
+    def everybody(self, shares, triggers, targets, unusual):
+        return 1.0 + torch.arange(8.0, dtype=torch.float64).expand(len(targets), 8)
 
     monkeypatch.setattr(
-        "fedguard.strategies.toolkit.verification.Verification._teachers", everybody
+        "fedguard.strategies.toolkit.verification.Verification._evidence", everybody
     )
     assert set(verdict_of(patchwork, model, updates, 0.1).reasons) == {4, 5, 6, 7}
+
+
+@pytest.mark.parametrize(
+    ("most", "told"),
+    [
+        ([0.2, 0.2, 0.2, 0.2, 0.8], 1.386),  # classes alike: the logarithm itself
+        ([0.05, 0.1, 0.2, 0.4, 0.8], 1.386 * SPREAD / (1.4826 * 0.6931)),
+    ],
+)
+def test_a_large_ratio_is_no_news_where_classes_differ(most, told):
+    values = torch.tensor(most, dtype=torch.float64)
+    assert float(_unusual(values, values.median(), 0.0)[-1]) == pytest.approx(told, abs=1e-3)
+    other = torch.full((5,), 0.2, dtype=torch.float64)
+    assert float(_unusual(values, other.median(), 0.0, among=other)[-1]) == pytest.approx(
+        1.386, abs=1e-3
+    )
 
 
 def test_without_the_search_they_stay(patchwork, model, updates):

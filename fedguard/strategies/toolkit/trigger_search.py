@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,29 +121,38 @@ class PatchEffect:
         1; 0 where there are none.
     known : float
         Mean of ``P(class | x)`` over the class' own examples, 0 to 1; 1 where there are none.
+    bare : float
+        Mean of ``P(class | x)`` over the examples of other classes, 0 to 1; 0 without any.
     """
 
     moved: float
     known: float
+    bare: float
 
 
-def patch_effect(
-    model: nn.Module, x: Tensor, y: Tensor, triggers: Triggers, target: int
-) -> PatchEffect:
-    """Return how far the patch of a class moves a model, and how well it knows the class bare."""
-    others, own = x[y != target], x[y == target]
-    moved, known = 0.0, 1.0
-    if len(others):
-        stamped = _chance(model, triggers.stamp(others, target), target)
-        moved = stamped - _chance(model, others, target)
-    if len(own):
-        known = _chance(model, own, target)
-    return PatchEffect(moved, known)
+def patch_effects(
+    model: nn.Module, x: Tensor, y: Tensor, triggers: Triggers, targets: Sequence[int]
+) -> list[PatchEffect]:
+    """Return how far each class' patch moves a model, and how well it knows the class bare."""
+    bare = _chances(model, x)
+    found = []
+    for target in targets:
+        others, own = y != target, y == target
+        moved, known, leaning = 0.0, 1.0, 0.0
+        if others.any():
+            stamped = _chances(model, triggers.stamp(x[others], target))[:, target]
+            leaning = float(bare[others, target].mean())
+            moved = float(stamped.mean()) - leaning
+        if own.any():
+            known = float(bare[own, target].mean())
+        found.append(PatchEffect(moved, known, leaning))
+    return found
 
 
-def _chance(model: nn.Module, x: Tensor, target: int) -> float:
+def _chances(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return float(model(x).softmax(dim=1)[:, target].double().mean())
+        chances: Tensor = model(x).softmax(dim=1).double()
+    return chances
 
 
 def explains(whole: PatchEffect, without: PatchEffect) -> float:

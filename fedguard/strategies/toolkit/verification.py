@@ -29,7 +29,7 @@ from fedguard.strategies.toolkit.trigger_search import (
     PatchEffect,
     Triggers,
     explains,
-    patch_effect,
+    patch_effects,
     search_triggers,
     success_rates,
 )
@@ -40,24 +40,39 @@ SMALLEST_PATCH = 2.0
 TRIGGER_STEPS = 20
 """Steps of the search for patches."""
 
+LEAST = 1e-6
+"""Smaller effects of a patch count as this one."""
+
 FEWEST = 3
 """Clients still in with fewer of which nobody can be told apart."""
 
-SUSPECTS = 3
+LOOKED = 16
 """So many classes at most are looked at, those whose patch moves most examples."""
-
-SUSPICION = 2.5
-"""A class is looked at if its patch moves more than this multiple of what a typical class' does."""
 
 OWN_PART = 0.8
 """Who teaches a patch has a model that it moves by at least this part of what it moves the mean."""
 
-PRESENCE = 0.2
-"""Without who teaches a patch, the mean loses more of it than of its class by this over |S|."""
+RATE, PART, LEANING = 0.7, 0.25, -0.1
+"""Weights of three signs that a client teaches a patch; that of the fourth, its strength, is 1."""
+
+PRESENCE, MOST_PART = 0.2, 2.0
+"""Who teaches a patch explains above the first of it over |S|; up to the second counts."""
+
+RATE_FLOOR, LEANING_FLOOR = 0.05, 0.02
+"""Added to both sides of a ratio: a typical class' patch may move nobody."""
+
+SPREAD = 0.4
+"""Where classes differ by more, as a robust deviation of logarithms, signs count for less."""
+
+NONE = -99.0
+"""Evidence against whom a patch moves too little, or who does not explain it."""
+
+ENOUGH = 0.75
+"""Evidence beyond which a client teaches a patch."""
 
 
 class Verification:
-    """Drop clients from a round's average while the server's loss, or a patch's effect, falls.
+    r"""Drop clients from a round's average while the server's loss, or a patch's effect, falls.
 
     Parameters
     ----------
@@ -69,8 +84,8 @@ class Verification:
         How harmful a client must be to be dropped for the loss, as a cosine, 0 to below 1; None
         does not judge by the loss.
     trigger_margin : float
-        How far a patch must move a client's own model into its class for the client to be dropped,
-        as a difference of probabilities, 0 to below 1; 0 does not search for patches.
+        How far a patch must at least move a client's own model into its class for the client to be
+        dropped, as a difference of probabilities, 0 to below 1; 0 does not search for patches.
     trigger_budget : float
         Share of the input positions that a patch may cover, above 0 to 1.
     aux_samples : int
@@ -80,6 +95,23 @@ class Verification:
     confirm : float
         Share by which the loss must fall without a group for the group to go whatever its members'
         evidence, 0 to 1; 1 asks for evidence of each.
+
+    Notes
+    -----
+    The evidence that client k teaches the patch of class t, which decides from `ENOUGH` on:
+
+    .. math::
+       e_{kt} = s \log \frac{m_{kt}}{\operatorname{med}_u \max_j m_{ju}}
+       + .7 s' \log \frac{r_t + .05}{\operatorname{med}_u r_u + .05}
+       + .25 \min(|S| x_{kt}, 2)
+       - .1 \log \frac{b_{kt} + .02}{\operatorname{med}_j b_{jt} + .02}
+
+    where :math:`m_{kt}` is how far the patch moves k's own model, :math:`r_t` the share of examples
+    that it moves into t in the average, :math:`x_{kt}` what k explains of it (see `explains`),
+    :math:`b_{kt}` the mean probability of t that k's model gives examples of other classes, S the
+    clients still in; s and s' are at most 1, and less where classes differ much (see `_unusual`).
+    Nobody goes whom the patch moves by less than `trigger_margin` or .8 of what it moves the
+    average, or who explains no more than .2 over \|S\|. Weights and bounds are ours.
     """
 
     def __init__(
@@ -172,46 +204,59 @@ class Verification:
             steps=TRIGGER_STEPS,
         )
         rates = success_rates(tools.model, tools.x, tools.y, triggers)
-        scores["patch"] = torch.zeros(len(self.state.keep), dtype=torch.float64)
-        typical = float(rates.median())
-        taught: dict[int, int] = {}
-        for target in rates.argsort(descending=True)[:SUSPECTS].tolist():
-            if float(rates[target]) > SUSPICION * typical:
-                taught |= dict.fromkeys(self._teachers(shares, triggers, target), target)
-        room = int(self.state.keep.sum()) - (len(self.state.keep) + 1) // 2
-        for row in sorted(taught, key=lambda row: -float(scores["patch"][row]))[: max(room, 0)]:
-            self.state.reject(row, f"teaches a patch that means class {taught[row]}")
+        looked = rates.argsort(descending=True)[:LOOKED]
+        unusual = _unusual(rates, rates.median(), RATE_FLOOR)
+        evidence = self._evidence(shares, triggers, looked.tolist(), RATE * unusual[looked])
+        inside = torch.as_tensor(self.state.keep)
+        best, where = evidence.max(dim=0)
+        scores["patch"] = torch.where(inside, best, 0.0)
+        room = int(inside.sum()) - (len(inside) + 1) // 2
+        proven = (inside & (best > ENOUGH)).nonzero().flatten().tolist()
+        for row in sorted(proven, key=lambda row: -float(best[row]))[: max(room, 0)]:
+            self.state.reject(row, f"teaches a patch that means class {int(looked[where[row]])}")
 
-    def _teachers(self, shares: Tensor, triggers: Triggers, target: int) -> list[int]:
-        """Return who teaches the patch of a class, by the clients' own models.
+    def _evidence(
+        self, shares: Tensor, triggers: Triggers, targets: list[int], unusual: Tensor
+    ) -> Tensor:
+        """Return the (C, K) evidence that a client teaches a class' patch; `NONE` for who cannot.
 
-        A client does if the patch moves its model by more than `trigger_margin`, not much less than
-        the average, and if without the client the average loses more of the patch than of what it
-        knows of the class: who merely holds much of the class takes both along.
+        Four signs are added up: how far the patch moves the client's own model, against the model
+        that a typical class' patch moves most; how `unusual`, (C,), the class is; what the client
+        explains of the patch, see `explains`, asked where it can decide; and, against it, how much
+        its own model leans to the class without the patch: who holds much of a class does.
         """
-        updates, scores = self.state.updates, self.state.scores
-        everybody, factors = torch.as_tensor(self.state.keep), self._factors()
+        updates, factors = self.state.updates, self._factors()
+        everybody = torch.as_tensor(self.state.keep)
         inside = everybody.nonzero().flatten().tolist()
-        self._load(shares)
-        whole = self._effect(triggers, target)
-        found = []
+        whole = self._effects(triggers, targets)
+        moved = torch.zeros(len(targets), len(everybody), dtype=torch.float64)
+        bare = torch.zeros_like(moved)
         for row in inside:
             own = updates.global_vector + factors[row].to(torch.float32) * updates.deltas[row]
             updates.layout.load(self.tools.model, own.to(self.tools.x.device))
-            moved = self._effect(triggers, target).moved
-            scores["patch"][row] = max(float(scores["patch"][row]), moved)
-            if moved <= max(self.trigger_margin, OWN_PART * whole.moved):
-                continue
+            for case, effect in enumerate(self._effects(triggers, targets)):
+                moved[case, row], bare[case, row] = effect.moved, effect.bare
+        most = moved.amax(dim=1)
+        strength = _unusual(moved, most.median(), LEAST, among=most)
+        usual = bare[:, inside].median(dim=1, keepdim=True).values
+        evidence = strength + unusual[:, None] + LEANING * _log_ratio(bare, usual, LEANING_FLOOR)
+        average = torch.tensor([effect.moved for effect in whole], dtype=torch.float64)
+        least = (OWN_PART * average).clamp(min=self.trigger_margin)
+        evidence[moved <= least[:, None]] = NONE
+        open_cases = evidence + PART * MOST_PART > ENOUGH
+        for row in open_cases.any(dim=0).nonzero().flatten().tolist():
             rest = everybody.clone()
             rest[row] = False
             load_average(self.tools, updates, rest, shares, factors)
-            if explains(whole, self._effect(triggers, target)) > PRESENCE / len(inside):
-                found.append(row)
-        return found
+            for case in open_cases[:, row].nonzero().flatten().tolist():
+                (without,) = self._effects(triggers, targets[case : case + 1])
+                part = len(inside) * explains(whole[case], without)
+                evidence[case, row] += PART * min(part, MOST_PART) if part > PRESENCE else NONE
+        return evidence
 
-    def _effect(self, triggers: Triggers, target: int) -> PatchEffect:
-        """Return what a class' patch does to the model that is loaded."""
-        return patch_effect(self.tools.model, self.tools.x, self.tools.y, triggers, target)
+    def _effects(self, triggers: Triggers, targets: list[int]) -> list[PatchEffect]:
+        """Return what the patches of some classes do to the model that is loaded."""
+        return patch_effects(self.tools.model, self.tools.x, self.tools.y, triggers, targets)
 
     def _prune(
         self,
@@ -246,3 +291,22 @@ class Verification:
         gone = torch.as_tensor(self.state.keep) & ~pruned.keep
         for row in gone.nonzero().flatten().tolist():
             self.state.reject(row, reason)
+
+
+def _log_ratio(value: Tensor, typical: Tensor, floor: float) -> Tensor:
+    """Return the logarithm of what a value is of a typical one, both above 0 by `floor`."""
+    return torch.log((value.clamp(min=0.0) + floor) / (typical.clamp(min=0.0) + floor))
+
+
+def _unusual(
+    value: Tensor, typical: Tensor, floor: float, *, among: Tensor | None = None
+) -> Tensor:
+    """Return `_log_ratio`, made smaller where values `among` classes differ by more than `SPREAD`.
+
+    Some data have classes that a patch reaches easily beside others that none does; there a large
+    ratio is no news. The deviation is 1.48 times the median absolute one; `among` is `value` itself
+    where it is left out.
+    """
+    every = _log_ratio(value if among is None else among, typical, floor)
+    spread = 1.4826 * float((every - every.median()).abs().median())
+    return _log_ratio(value, typical, floor) * min(1.0, SPREAD / max(spread, SPREAD))
