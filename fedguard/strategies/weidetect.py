@@ -78,7 +78,10 @@ class WeiDetect(RobustStrategy):
        that are left count by `doubt`: honest clients without examples of a class forget it too.
     3. *Cold start*: while the global model scores below 0.75 times the upper median of the
        clients there is nothing to compare with. Weights are ``min(1, 2 F)``.
-    4. Updates are clipped to the round's median norm; claimed sizes count up to 3 times their
+    4. *It must pay*: the average under these weights is taken if its macro F1 on the server's
+       examples is not below that of the average of all; else nobody is removed or doubted. Where
+       clients hold few of many classes, honest models forget the others as a flip makes them do.
+    5. Updates are clipped to the round's median norm; claimed sizes count up to 3 times their
        median.
 
     Rounds of fewer than 8 clients add up to 64 scores accepted in the last `pooled_rounds` rounds
@@ -259,7 +262,19 @@ class WeiDetect(RobustStrategy):
                 for reason, v, f in zip(why, scores, cdf, strict=True)
             ]
             return _Judgement(cdf, nothing, keep, np.ones(count), why)
-        return self._hardened(found, averaging, cdf, low, why)
+        return self._paying(self._hardened(found, averaging, cdf, low, why), finite, averaging)
+
+    def _paying(
+        self, judged: _Judgement, finite: NDArray[np.bool_], averaging: ScoredAverage
+    ) -> _Judgement:
+        """Return the judgement unless the average scores lower by it; else one that all pass."""
+        factors, all_in = judged.keep * judged.soft, finite.astype(np.float64)
+        if not factors.any() or np.ptp(factors[finite]) == 0.0:
+            return judged
+        everybody, chosen = averaging.scores([all_in, factors]).macro_f1.tolist()
+        if chosen >= everybody:
+            return judged
+        return _Judgement(judged.cdf, judged.shortfall, finite, np.ones(len(finite)), judged.why)
 
     def _cdf(
         self, scores: NDArray[np.float64], finite: NDArray[np.bool_]

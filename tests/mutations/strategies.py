@@ -294,6 +294,12 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "",
         f"{_T}/test_verification.py",
     ),
+    (  # who forgets what it does not hold is removed, whatever that costs
+        f"{_S}/weidetect.py",
+        "        if chosen >= everybody:",
+        "        if True:",
+        f"{_T}/test_weidetect.py",
+    ),
     (  # honest clients that disagree go as a group as well
         f"{_S}/toolkit/verification.py",
         "< (1.0 - asked) * before:",

@@ -309,6 +309,25 @@ def test_a_group_of_suspects_goes_only_if_the_average_with_it_loses_recall(toler
         assert float(verdict.weights[0] / verdict.weights[5]) == pytest.approx(0.1)
 
 
+def test_a_removal_that_costs_more_than_it_saves_is_taken_back():
+    """Every honest client lacks one class of three and forgets it; together they know all."""
+    tools, _ = noisy_world()
+    models = []
+    for lacking in (0, 0, 0, 1, 1, 1, 2, 2, 2):
+        model = GOOD.clone()
+        model[lacking, lacking] = -4.0
+        models.append(model)
+    lean = GOOD + torch.tensor([[0.0, 0.0, 1.6], [1.6, 0.0, 0.0], [0.0, 1.6, 0.0]])
+    updates = round_of(tools, [*models, lean], GOOD)
+    judge = rule(tools)
+    alone = judge.decide(updates.select(torch.tensor([9]))).scores["macro_f1"]
+    verdict = judge.decide(updates)
+    assert (verdict.scores["recall_shortfall"][:9] > 0.0).all()
+    assert not verdict.reasons
+    torch.testing.assert_close(verdict.weights, torch.full((10,), 0.1, dtype=torch.float64))
+    assert float(alone) < 0.99
+
+
 def test_a_cold_start_weighs_by_the_cdf():
     tools = world()
     weak = [torch.zeros(3, 3) for _ in range(2)]
