@@ -1,0 +1,104 @@
+"""What takes a backdoor out of a pre-trained encoder: BadEncoder against T-Core's channels and RNP.
+
+Encoders learn Fashion-MNIST and serve MNIST; the bad one has BadEncoder's backdoor. Ten honest
+clients fine-tune it. What the trigger does to a head on the clean encoder is the floor.
+
+    python -m simulations.bad_encoder_table --data-dir DIR    # torchvision's files
+
+Encoders and runs are kept: stop the command and start it again, and it goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from simulations import encoder
+from simulations.common import (
+    ROOT,
+    Cell,
+    machine,
+    markdown_table,
+    run_cells,
+    spread,
+    write_section,
+)
+
+DOCUMENT = ROOT / "docs" / "repairs.md"
+
+BASE: dict[str, Any] = {
+    "dataset": {"name": "mnist", "train_samples": 2400, "test_samples": 1000},
+    "attack": {"name": "bad-encoder", "size": 4, "target_class": 0},
+    "clients": 10,
+    "malicious": 0.0,
+    "partition": "iid",
+    "strategy": "fedavg",
+    "server_samples": 400,
+    "rounds": 8,
+    "local_epochs": 1,
+    "batch_size": 32,
+    "lr": 0.02,
+    "momentum": 0.9,
+    "device": "cpu",
+}
+CHANNELS: dict[str, Any] = {"name": "t-core", "mask": 0.3}
+RULES: dict[str, dict[str, Any]] = {
+    "nothing, encoder frozen": {"frozen": True},
+    "nothing": {},
+    "t-core without channels": {"training": "t-core"},
+    "t-core": {"training": CHANNELS},
+    "rnp at the end": {"repair": "rnp"},
+    "rnp, however unsure": {"repair": {"name": "rnp", "confidence": 0.0}},
+}
+
+
+def cells(seeds: int, data_dir: Path, out: Path) -> list[Cell]:
+    """Return every run, each rule on the clean and on the bad encoder of its seed."""
+    found = []
+    for seed in range(seeds):
+        for kind in ("clean", "bad"):
+            file = out / f"{kind}-{seed}.safetensors"
+            if not file.exists():
+                encoder.main(file, data_dir=data_dir, seed=seed, rows=2000, bad=kind == "bad")
+            for rule, changes in RULES.items():
+                more = dict(changes)
+                frozen = more.pop("frozen", False)
+                model = {"name": "encoder-head", "encoder": str(file), "frozen": frozen}
+                own = {"data_dir": str(data_dir), "seed": seed, "model": model, **more}
+                found.append(Cell((rule, kind), {**BASE, **own}))
+    return found
+
+
+def table(results: dict[tuple[str, ...], list[dict[str, Any]]]) -> str:
+    """Return one row for each rule; percent, mean ± deviation over seeds."""
+    header = ("defence", "accuracy", "success", "clean encoder: accuracy", "floor")
+    rows = []
+    for rule in RULES:
+        figures = [
+            spread([one["final"][figure] for one in results[rule, kind]])
+            for kind in ("bad", "clean")
+            for figure in ("accuracy", "attack_success_rate")
+        ]
+        rows.append([rule, *figures])
+    return markdown_table(header, rows)
+
+
+def main(
+    data_dir: Annotated[Path, typer.Option(help="Folder in torchvision's layout.")],
+    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    jobs: Annotated[int, typer.Option(help="Runs at a time.")] = 2,
+    out: Annotated[Path, typer.Option(help="Encoders and run directories.")] = Path(
+        "bad-encoder-runs"
+    ),
+    document: Annotated[Path, typer.Option(help="Page that gets the table.")] = DOCUMENT,
+) -> None:
+    """Train encoders, run all cells and write the table; goes on where it was stopped."""
+    results = run_cells(cells(seeds, data_dir, out), out, jobs)
+    told = "one seed (0)" if seeds == 1 else f"seeds 0 to {seeds - 1}"
+    write_section("bad encoder", f"{table(results)}\n\n{machine()}; {told}.", document)
+
+
+if __name__ == "__main__":
+    typer.run(main)
