@@ -44,8 +44,8 @@ class GeminiGuard(TwoViews):
        is rejected on evidence: that a class' patch moves its own model more, and the average more
        often, than a typical class' patch does; that without the client the average would lose
        more of the patch than of the class itself, which who merely holds much of the class takes
-       along; and that its model does not lean to the class without the patch. Down to half of the
-       clients, those with most evidence first. See `Verification`.
+       along; and that its model does not lean to the class without the patch. Half of last round's
+       evidence counts on. Down to half of the clients, most evidence first. See `Verification`.
     3. Aggregation: updates clipped to 1.5 median norms, averaged by claimed examples, at most three
        times their median; up to ten times, and by as much longer as the square root of the claim's
        ratio, where that lowers the loss on the labels by consensus.
@@ -164,6 +164,7 @@ class GeminiGuard(TwoViews):
             trigger_margin=self.trigger_margin,
             trigger_budget=self.trigger_budget,
             aux_samples=self.aux_samples,
+            memory=self._patches,
         )
         return self._aggregate(state, search.run())
 

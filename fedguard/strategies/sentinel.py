@@ -30,7 +30,8 @@ class Sentinel(TwoViews):
        rejected on the evidence of four signs: how far a class' patch moves its own model, and how
        many examples it moves in the average, against what a typical class' patch does; how much
        more of the patch than of the class the average would lose without the client; and, against
-       it, how its model leans to the class without the patch; see `Verification`.
+       it, how its model leans to the class without the patch. Half of last round's evidence counts
+       on; see `Verification`.
     4. At least half of the clients are kept throughout.
 
     Ours, 2026; no paper. It grew out of what was geminiguard's hardened mode, and plays in
@@ -125,6 +126,7 @@ class Sentinel(TwoViews):
             trigger_margin=self.trigger_margin,
             trigger_budget=self.trigger_budget,
             aux_samples=self.aux_samples,
+            memory=self._patches,
             evidence=self.evidence,
             confirm=self.confirm,
         )

@@ -294,6 +294,18 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "",
         f"{_T}/test_verification.py",
     ),
+    (  # each round judges patches for itself
+        f"{_S}/toolkit/verification.py",
+        "        evidence += CARRIED * self.memory.of(nodes, classes)\n",
+        "",
+        f"{_T}/test_verification.py",
+    ),
+    (
+        f"{_S}/toolkit/two_views.py",
+        "**self._patches.state()}",
+        "**PatchMemory().state()}",
+        f"{_T}/test_verification.py",
+    ),
     (  # who forgets what it does not hold is removed, whatever that costs
         f"{_S}/weidetect.py",
         "        if chosen >= everybody:",

@@ -13,7 +13,8 @@ from torch.nn import functional
 from fedguard.strategies.base import ServerTools
 from fedguard.strategies.geminiguard import GeminiGuard
 from fedguard.strategies.sentinel import Sentinel
-from fedguard.strategies.toolkit.verification import SPREAD, _unusual
+from fedguard.strategies.toolkit.patch_memory import PatchMemory
+from fedguard.strategies.toolkit.verification import ENOUGH, NONE, SPREAD, _unusual
 from fedguard.updates import ClientUpdates, ParameterLayout
 
 EVERYTHING = list(range(CLASSES))
@@ -84,6 +85,40 @@ def test_half_of_the_clients_stay_and_those_with_most_evidence_go(
         "fedguard.strategies.toolkit.verification.Verification._evidence", everybody
     )
     assert set(verdict_of(patchwork, model, updates, 0.1).reasons) == {4, 5, 6, 7}
+
+
+def test_evidence_of_two_rounds_adds_up_also_after_a_restart(
+    patchwork, model, updates, monkeypatch
+):
+    def little(self, shares, triggers, targets, unusual):
+        found = torch.full((len(targets), 8), NONE, dtype=torch.float64)
+        found[0, 3] = 0.8 * ENOUGH
+        return found
+
+    monkeypatch.setattr("fedguard.strategies.toolkit.verification.Verification._evidence", little)
+    rule = patchwork(max_norm_ratio=50.0)
+    rule.tools = ServerTools(model, *pictures(200, 5, EVERYTHING), "1", CLASSES)
+    assert not rule.combine(updates).reasons
+    later = patchwork(max_norm_ratio=50.0)
+    later.tools = rule.tools
+    later.load_state(rule.state())
+    for known in (rule, later):
+        assert set(known.combine(updates).reasons) == {updates.node_ids[3]}
+    rule.reset()
+    assert not rule.combine(updates).reasons
+    updates.layout.load(model, updates.global_vector)
+
+
+def test_memory_fades_in_rounds_that_say_nothing_and_waits_for_who_is_away():
+    memory, said = PatchMemory(), torch.tensor([[True, True]])
+    memory.learn([7, 9], [4], torch.tensor([[1.2, 9.0]], dtype=torch.float64), said)
+    assert memory.of([9, 7, 8], [4, 5]).tolist() == [[1.5, 1.2, 0.0], [0.0, 0.0, 0.0]]
+    memory.learn([7], [4], torch.tensor([[NONE]], dtype=torch.float64), torch.tensor([[False]]))
+    memory.learn([7], [5], torch.tensor([[-0.3]], dtype=torch.float64), torch.tensor([[True]]))
+    assert memory.of([7, 9], [4, 5]).tolist() == [[0.3, 1.5], [0.0, 0.0]]
+    for _ in range(9):
+        memory.learn([7, 9], [], torch.zeros(0, 2), torch.zeros(0, 2, dtype=torch.bool))
+    assert len(memory.state()["patch_keys"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from fedguard.strategies.toolkit.distances import (
 )
 from fedguard.strategies.toolkit.judged_round import JudgedRound
 from fedguard.strategies.toolkit.latent import client_activations, squared_mmd
+from fedguard.strategies.toolkit.patch_memory import PatchMemory
 from fedguard.strategies.toolkit.weight_view import (
     copy_votes,
     majority_clusters,
@@ -100,18 +101,21 @@ class TwoViews(RobustStrategy):
         self.opposition = opposition
         self.aux_samples = aux_samples
         self._accepted_norm = torch.zeros(0, dtype=torch.float64)
+        self._patches = PatchMemory()
 
     def reset(self) -> None:
-        """Forget the accepted norms of earlier rounds."""
+        """Forget the accepted norms and the evidence of earlier rounds."""
         self._accepted_norm = torch.zeros(0, dtype=torch.float64)
+        self._patches = PatchMemory()
 
     def state(self) -> dict[str, Tensor]:
-        """Return the accepted norms of the newest rounds."""
-        return {"accepted_norm": self._accepted_norm}
+        """Return the accepted norms of the newest rounds, and who seemed to teach a patch."""
+        return {"accepted_norm": self._accepted_norm, **self._patches.state()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take back what `state` returned."""
         self._accepted_norm = state["accepted_norm"]
+        self._patches.load_state(state)
 
     def _seen(self, updates: ClientUpdates) -> tuple[JudgedRound, Tensor]:
         """Take both views of a round; return what is known and the (K,) trust, 0 for rejected."""

@@ -16,6 +16,7 @@ from fedguard.strategies.toolkit.claims import (
     claimed_shares,
 )
 from fedguard.strategies.toolkit.judged_round import JudgedRound
+from fedguard.strategies.toolkit.patch_memory import CARRIED, MOST, PatchMemory
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.strategies.toolkit.server_validation import (
     Objective,
@@ -67,7 +68,7 @@ SPREAD = 0.4
 NONE = -99.0
 """Evidence against whom a patch moves too little, or who does not explain it."""
 
-ENOUGH = 0.75
+ENOUGH = 1.0
 """Evidence beyond which a client teaches a patch."""
 
 
@@ -90,6 +91,8 @@ class Verification:
         Share of the input positions that a patch may cover, above 0 to 1.
     aux_samples : int
         Examples that patches are searched for on.
+    memory : PatchMemory
+        What earlier rounds said of who teaches a patch; this one is added.
     evidence : float
         How far beyond the others' a harm must be; see `prune_harmful`.
     confirm : float
@@ -105,11 +108,13 @@ class Verification:
        + .7 s' \log \frac{r_t + .05}{\operatorname{med}_u r_u + .05}
        + .25 \min(|S| x_{kt}, 2)
        - .1 \log \frac{b_{kt} + .02}{\operatorname{med}_j b_{jt} + .02}
+       + .5 e'_{kt}
 
     where :math:`m_{kt}` is how far the patch moves k's own model, :math:`r_t` the share of examples
     that it moves into t in the average, :math:`x_{kt}` what k explains of it (see `explains`),
     :math:`b_{kt}` the mean probability of t that k's model gives examples of other classes, S the
-    clients still in; s and s' are at most 1, and less where classes differ much (see `_unusual`).
+    clients still in, e' the evidence of k's last round (see `PatchMemory`; nodes whose ids do not
+    last have none); s and s' are at most 1, and less where classes differ much (see `_unusual`).
     Nobody goes whom the patch moves by less than `trigger_margin` or .8 of what it moves the
     average, or who explains no more than .2 over \|S\|. Weights and bounds are ours.
     """
@@ -123,6 +128,7 @@ class Verification:
         trigger_margin: float,
         trigger_budget: float,
         aux_samples: int,
+        memory: PatchMemory,
         evidence: float = 0.0,
         confirm: float = 1.0,
     ) -> None:
@@ -132,6 +138,7 @@ class Verification:
         self.trigger_margin = trigger_margin
         self.trigger_budget = trigger_budget
         self.aux_samples = aux_samples
+        self.memory = memory
         self.evidence = evidence
         self.confirm = confirm
 
@@ -206,7 +213,11 @@ class Verification:
         rates = success_rates(tools.model, tools.x, tools.y, triggers)
         looked = rates.argsort(descending=True)[:LOOKED]
         unusual = _unusual(rates, rates.median(), RATE_FLOOR)
-        evidence = self._evidence(shares, triggers, looked.tolist(), RATE * unusual[looked])
+        nodes, classes = list(self.state.updates.node_ids), looked.tolist()
+        evidence = self._evidence(shares, triggers, classes, RATE * unusual[looked])
+        said = evidence > 0.5 * NONE
+        evidence += CARRIED * self.memory.of(nodes, classes)
+        self.memory.learn(nodes, classes, evidence, said)
         inside = torch.as_tensor(self.state.keep)
         best, where = evidence.max(dim=0)
         scores["patch"] = torch.where(inside, best, 0.0)
@@ -243,7 +254,7 @@ class Verification:
         average = torch.tensor([effect.moved for effect in whole], dtype=torch.float64)
         least = (OWN_PART * average).clamp(min=self.trigger_margin)
         evidence[moved <= least[:, None]] = NONE
-        open_cases = evidence + PART * MOST_PART > ENOUGH
+        open_cases = evidence + PART * MOST_PART > ENOUGH - CARRIED * MOST
         for row in open_cases.any(dim=0).nonzero().flatten().tolist():
             rest = everybody.clone()
             rest[row] = False
