@@ -62,6 +62,11 @@ def test_the_random_control_needs_what_it_controls(tmp_path):
         table.main(quick=True, repairs=f"none;{table.RANDOM}", out=tmp_path)
 
 
+def test_two_sizes_at_once_are_refused(tmp_path):
+    with pytest.raises(typer.BadParameter, match="--quick and --signs: one of them"):
+        table.main(quick=True, signs=True, out=tmp_path)
+
+
 def test_a_backdoor_that_did_not_take_is_called_failed():
     never, weak, strong = figures(0.9, 0.1), figures(0.9, 0.35), figures(0.9, 0.6)
     for attacked, failed in ((weak, True), (strong, False)):
