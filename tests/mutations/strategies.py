@@ -294,6 +294,12 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "",
         f"{_T}/test_verification.py",
     ),
+    (  # one client that answers NaN switches the search off
+        f"{_S}/toolkit/verification.py",
+        "        moved, bare = moved.nan_to_num(0.0), bare.nan_to_num(0.0)",
+        "        pass",
+        f"{_T}/test_verification.py",
+    ),
     (  # each round judges patches for itself
         f"{_S}/toolkit/verification.py",
         "        evidence += CARRIED * self.memory.of(nodes, classes)\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -14,7 +15,8 @@ from fedguard.strategies.base import ServerTools
 from fedguard.strategies.geminiguard import GeminiGuard
 from fedguard.strategies.sentinel import Sentinel
 from fedguard.strategies.toolkit.patch_memory import PatchMemory
-from fedguard.strategies.toolkit.verification import ENOUGH, NONE, SPREAD, _unusual
+from fedguard.strategies.toolkit.trigger_search import PatchEffect
+from fedguard.strategies.toolkit.verification import ENOUGH, NONE, SPREAD, Verification, _unusual
 from fedguard.updates import ClientUpdates, ParameterLayout
 
 EVERYTHING = list(range(CLASSES))
@@ -73,6 +75,20 @@ def test_who_explains_nothing_of_the_patch_stays_though_it_moves_its_model(
     assert set(verdict_of(patchwork, model, updates, 0.1).reasons) > {0, 1}
     monkeypatch.setattr("fedguard.strategies.toolkit.verification.PRESENCE", 9.0)
     assert not verdict_of(patchwork, model, updates, 0.1).reasons
+
+
+def test_a_model_that_answers_nan_blinds_no_search(patchwork, model, updates, monkeypatch):
+    plain, asked = Verification._effects, []
+
+    def last_client_answers_nan(self, triggers, targets):
+        asked.append(targets)
+        if len(asked) == 9:  # the average, then eight clients
+            return [PatchEffect(math.nan, math.nan, math.nan) for _ in targets]
+        return plain(self, triggers, targets)
+
+    monkeypatch.setattr(Verification, "_effects", last_client_answers_nan)
+    assert set(verdict_of(patchwork, model, updates, 0.1).reasons) == {0, 1}
+    assert len(asked) > 9
 
 
 def test_half_of_the_clients_stay_and_those_with_most_evidence_go(

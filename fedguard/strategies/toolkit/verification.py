@@ -247,6 +247,7 @@ class Verification:
             updates.layout.load(self.tools.model, own.to(self.tools.x.device))
             for case, effect in enumerate(self._effects(triggers, targets)):
                 moved[case, row], bare[case, row] = effect.moved, effect.bare
+        moved, bare = moved.nan_to_num(0.0), bare.nan_to_num(0.0)  # one model blinds no search
         most = moved.amax(dim=1)
         strength = _unusual(moved, most.median(), LEAST, among=most)
         usual = bare[:, inside].median(dim=1, keepdim=True).values
