@@ -80,15 +80,15 @@ def test_who_explains_nothing_of_the_patch_stays_though_it_moves_its_model(
 def test_a_model_that_answers_nan_blinds_no_search(patchwork, model, updates, monkeypatch):
     plain, asked = Verification._effects, []
 
-    def last_client_answers_nan(self, triggers, targets):
-        asked.append(targets)
-        if len(asked) == 9:  # the average, then eight clients
+    def last_client_answers_nan(self, triggers, targets, most=None):
+        asked.append(most)
+        if len(asked) == 10:  # the average on all rows and on some, then eight clients
             return [PatchEffect(math.nan, math.nan, math.nan) for _ in targets]
-        return plain(self, triggers, targets)
+        return plain(self, triggers, targets, most)
 
     monkeypatch.setattr(Verification, "_effects", last_client_answers_nan)
     assert set(verdict_of(patchwork, model, updates, 0.1).reasons) == {0, 1}
-    assert len(asked) > 9
+    assert asked[:10] == [None, *[100] * 9]
 
 
 def test_half_of_the_clients_stay_and_those_with_most_evidence_go(

@@ -50,6 +50,9 @@ FEWEST = 3
 LOOKED = 16
 """So many classes at most are looked at, those whose patch moves most examples."""
 
+OWN_ROWS = 2
+"""Clients' own models are asked on so many times `aux_samples` examples at most."""
+
 OWN_PART = 0.8
 """Who teaches a patch has a model that it moves by at least this part of what it moves the mean."""
 
@@ -240,20 +243,22 @@ class Verification:
         everybody = torch.as_tensor(self.state.keep)
         inside = everybody.nonzero().flatten().tolist()
         whole = self._effects(triggers, targets)
+        average = self._effects(triggers, targets, most=OWN_ROWS * self.aux_samples)
         moved = torch.zeros(len(targets), len(everybody), dtype=torch.float64)
         bare = torch.zeros_like(moved)
         for row in inside:
             own = updates.global_vector + factors[row].to(torch.float32) * updates.deltas[row]
             updates.layout.load(self.tools.model, own.to(self.tools.x.device))
-            for case, effect in enumerate(self._effects(triggers, targets)):
+            found = self._effects(triggers, targets, most=OWN_ROWS * self.aux_samples)
+            for case, effect in enumerate(found):
                 moved[case, row], bare[case, row] = effect.moved, effect.bare
         moved, bare = moved.nan_to_num(0.0), bare.nan_to_num(0.0)  # one model blinds no search
         most = moved.amax(dim=1)
         strength = _unusual(moved, most.median(), LEAST, among=most)
         usual = bare[:, inside].median(dim=1, keepdim=True).values
         evidence = strength + unusual[:, None] + LEANING * _log_ratio(bare, usual, LEANING_FLOOR)
-        average = torch.tensor([effect.moved for effect in whole], dtype=torch.float64)
-        least = (OWN_PART * average).clamp(min=self.trigger_margin)
+        by_mean = torch.tensor([effect.moved for effect in average], dtype=torch.float64)
+        least = (OWN_PART * by_mean).clamp(min=self.trigger_margin)
         evidence[moved <= least[:, None]] = NONE
         open_cases = evidence + PART * MOST_PART > ENOUGH - CARRIED * MOST
         for row in open_cases.any(dim=0).nonzero().flatten().tolist():
@@ -266,9 +271,13 @@ class Verification:
                 evidence[case, row] += PART * min(part, MOST_PART) if part > PRESENCE else NONE
         return evidence
 
-    def _effects(self, triggers: Triggers, targets: list[int]) -> list[PatchEffect]:
-        """Return what the patches of some classes do to the model that is loaded."""
-        return patch_effects(self.tools.model, self.tools.x, self.tools.y, triggers, targets)
+    def _effects(
+        self, triggers: Triggers, targets: list[int], most: int | None = None
+    ) -> list[PatchEffect]:
+        """Return what some classes' patches do to the loaded model, on `most` examples or all."""
+        x, y = self.tools.x, self.tools.y
+        step = 1 if most is None else -(-len(x) // most)
+        return patch_effects(self.tools.model, x[::step], y[::step], triggers, targets)
 
     def _prune(
         self,
