@@ -15,18 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from simulations import encoder
-from simulations.common import (
-    ROOT,
-    Cell,
-    machine,
-    markdown_table,
-    run_cells,
-    spread,
-    write_section,
-)
+from simulations import common, encoder
 
-DOCUMENT = ROOT / "docs" / "repairs.md"
+DOCUMENT = common.ROOT / "docs" / "repairs.md"
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "mnist", "train_samples": 2400, "test_samples": 1000},
@@ -54,7 +45,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
-def cells(seeds: int, data_dir: Path, out: Path) -> list[Cell]:
+def cells(seeds: int, data_dir: Path, out: Path) -> list[common.Cell]:
     """Return every run, each rule on the clean and on the bad encoder of its seed."""
     found = []
     for seed in range(seeds):
@@ -67,7 +58,7 @@ def cells(seeds: int, data_dir: Path, out: Path) -> list[Cell]:
                 frozen = more.pop("frozen", False)
                 model = {"name": "encoder-head", "encoder": str(file), "frozen": frozen}
                 own = {"data_dir": str(data_dir), "seed": seed, "model": model, **more}
-                found.append(Cell((rule, kind), {**BASE, **own}))
+                found.append(common.Cell((rule, kind), {**BASE, **own}))
     return found
 
 
@@ -77,12 +68,12 @@ def table(results: dict[tuple[str, ...], list[dict[str, Any]]]) -> str:
     rows = []
     for rule in RULES:
         figures = [
-            spread([one["final"][figure] for one in results[rule, kind]])
+            common.spread([one["final"][figure] for one in results[rule, kind]])
             for kind in ("bad", "clean")
             for figure in ("accuracy", "attack_success_rate")
         ]
         rows.append([rule, *figures])
-    return markdown_table(header, rows)
+    return common.markdown_table(header, rows)
 
 
 def main(
@@ -95,9 +86,11 @@ def main(
     document: Annotated[Path, typer.Option(help="Page that gets the table.")] = DOCUMENT,
 ) -> None:
     """Train encoders, run all cells and write the table; goes on where it was stopped."""
-    results = run_cells(cells(seeds, data_dir, out), out, jobs)
+    results = common.run_cells(cells(seeds, data_dir, out), out, jobs)
     told = "one seed (0)" if seeds == 1 else f"seeds 0 to {seeds - 1}"
-    write_section("bad encoder", f"{table(results)}\n\n{machine()}; {told}.", document)
+    common.write_section(
+        "bad encoder", f"{table(results)}\n\n{common.machine()}; {told}.", document
+    )
 
 
 if __name__ == "__main__":

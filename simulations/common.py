@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from html import escape
@@ -124,6 +124,45 @@ def tell(name: str, text: str, path: Path, *, only_print: bool) -> None:
         print(text)
     else:
         write_section(name, text, path)
+
+
+def fashion_command(
+    name: str,
+    page: Path,
+    cells: Callable[[str, int, int], Iterable[Cell]],
+    report: Callable[[dict[tuple[str, ...], list[dict[str, Any]]], int, int], str],
+    folder: Path,
+) -> Callable[..., None]:
+    """Return the command that writes a section on Fashion-MNIST.
+
+    Parameters
+    ----------
+    name : str
+        Of the section.
+    page : Path
+        What it goes into.
+    cells : callable
+        Returns the runs, given data folder, seeds per cell and rounds.
+    report : callable
+        Returns the section's text, given the summaries of each key, seeds and rounds.
+    folder : Path
+        Where the runs go if nothing else is asked.
+    """
+    usual = folder
+
+    def main(
+        data_dir: FashionFolder = "",
+        seeds: Seeds = 3,
+        rounds: Rounds = 10,
+        jobs: Jobs = 1,
+        only_print: OnlyPrint = False,
+        folder: RunsFolder = usual,
+    ) -> None:
+        grouped = run_cells(cells(data_dir, seeds, rounds), folder, jobs)
+        tell(name, report(grouped, seeds, rounds), page, only_print=only_print)
+
+    main.__doc__ = f"Run what is missing and write the section into docs/{page.name}."
+    return main
 
 
 def write_page(title: str, figures: Iterable[go.Figure], text: str, path: Path) -> None:

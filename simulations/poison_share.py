@@ -16,20 +16,7 @@ from typing import Any
 
 import typer
 
-from simulations.common import (
-    Cell,
-    FashionFolder,
-    Jobs,
-    OnlyPrint,
-    Rounds,
-    RunsFolder,
-    Seeds,
-    machine,
-    markdown_table,
-    run_cells,
-    spread,
-    tell,
-)
+from simulations.common import Cell, fashion_command, machine, markdown_table, spread
 from simulations.geminiguard_ablation import BASE, DIRICHLET, PAGE, TWO_LABELS, Grouped
 
 RULES = ("fedavg", "geminiguard", "sentinel")
@@ -93,17 +80,7 @@ attacked."""
     return "\n\n".join(parts)
 
 
-def main(
-    data_dir: FashionFolder = "",
-    seeds: Seeds = 3,
-    rounds: Rounds = 10,
-    jobs: Jobs = 1,
-    only_print: OnlyPrint = False,
-    folder: RunsFolder = Path("runs/poison-share"),
-) -> None:
-    """Run what is missing and write the section into docs/geminiguard.md."""
-    text = report(run_cells(cells(data_dir, seeds, rounds), folder, jobs), seeds, rounds)
-    tell("poison share", text, PAGE, only_print=only_print)
+main = fashion_command("poison share", PAGE, cells, report, Path("runs/poison-share"))
 
 
 if __name__ == "__main__":

@@ -17,21 +17,7 @@ from typing import Any
 
 import typer
 
-from simulations.common import (
-    ROOT,
-    Cell,
-    FashionFolder,
-    Jobs,
-    OnlyPrint,
-    Rounds,
-    RunsFolder,
-    Seeds,
-    machine,
-    markdown_table,
-    run_cells,
-    spread,
-    tell,
-)
+from simulations.common import ROOT, Cell, fashion_command, machine, markdown_table, spread
 from simulations.geminiguard_ablation import BASE, DIRICHLET, TWO_LABELS, Grouped
 
 PAGE = ROOT / "docs" / "sentinel.md"
@@ -151,17 +137,7 @@ the stroke success. With half of the classes missing:
 Made by `python -m simulations.server_rows --data-dir DIR --seeds {seeds}`; {machine()}."""
 
 
-def main(
-    data_dir: FashionFolder = "",
-    seeds: Seeds = 3,
-    rounds: Rounds = 10,
-    jobs: Jobs = 1,
-    only_print: OnlyPrint = False,
-    folder: RunsFolder = Path("runs/server-rows"),
-) -> None:
-    """Run what is missing and write the section into docs/sentinel.md."""
-    text = report(run_cells(cells(data_dir, seeds, rounds), folder, jobs), seeds, rounds)
-    tell("server rows", text, PAGE, only_print=only_print)
+main = fashion_command("server rows", PAGE, cells, report, Path("runs/server-rows"))
 
 
 if __name__ == "__main__":

@@ -15,12 +15,11 @@ from torch import Tensor
 from fedguard.errors import RunError
 from fedguard.records.writer import write_atomically
 
-VERSION = 2
+VERSION = 3
 _MANIFEST = "manifest.json"
 _PREFIXES = {
     "strategy_state": "strategy.",
     "grid_state": "grid.",
-    "rule_state": "rule.",
     "client_state": "client.",
     "attack_state": "attack.",
     "repair_state": "repair.",
@@ -45,8 +44,6 @@ class Checkpoint:
         Time the run has taken so far.
     grid_state : dict of str to Tensor
         What is in flight on a faulty network.
-    rule_state : dict of str to Tensor
-        What an attacker's copy of the strategy keeps between rounds.
     client_state : dict of str to Tensor
         What clients' training rules keep, as ``CLIENT/NAME``.
     attack_state : dict of str to Tensor
@@ -61,7 +58,6 @@ class Checkpoint:
     strategy_state: dict[str, Tensor] = field(default_factory=dict)
     seconds: float = 0.0
     grid_state: dict[str, Tensor] = field(default_factory=dict)
-    rule_state: dict[str, Tensor] = field(default_factory=dict)
     client_state: dict[str, Tensor] = field(default_factory=dict)
     attack_state: dict[str, Tensor] = field(default_factory=dict)
     repair_state: dict[str, Tensor] = field(default_factory=dict)

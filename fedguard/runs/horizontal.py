@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from fedguard.assembly.make import (
 )
 from fedguard.assembly.plain_state import StrangersState
 from fedguard.assembly.stored_updates import check_room, stored_updates
-from fedguard.assembly.strategy import create_strategy, make_strategy, train_config
+from fedguard.assembly.strategy import make_strategy, train_config
 from fedguard.attacks.toolkit.schedule import parse_schedule
 from fedguard.audits.base import Scene
 from fedguard.clients.planner import Plan, settle
@@ -54,10 +53,10 @@ from fedguard.runs.measuring import Measuring
 from fedguard.runs.observed import ObservedStrategy, Outcome, unveiled
 from fedguard.runs.personal import Personalised
 from fedguard.runs.records import aim, chosen_parts, client_records, split_told, threat_model
+from fedguard.runs.rule_copy import copy_of_rule
 from fedguard.runs.tally import tally, total
 from fedguard.runs.tending import Tending
 from fedguard.runs.world import Record
-from fedguard.strategies.base import RobustStrategy
 from fedguard.traits import traits_of
 
 
@@ -167,7 +166,6 @@ class HorizontalWorld:
         self.rounds_done = checkpoint.server_round if checkpoint else 0
         self.outcome: Outcome | None = None
         self.faulty: FaultyGrid | None = None
-        self.rule_copy: RobustStrategy | None = None
         self.history = History()
         # Requests to unlearn name clients, and parties to encryption sign as what they are.
         declared = traits_of(self.strategy)
@@ -307,7 +305,7 @@ class HorizontalWorld:
             scope=config.attack_knowledge,
             attacking=self._attacking,
             defence=config.strategy.name,
-            aggregate=self._copy_of_rule(),
+            aggregate=copy_of_rule(config, self.strategy, self.handles),
             history=self.history,
             prepare=lambda current, sent: self.trainer.prepare(current, sent.to(self.device)),
             joined=parse_schedule(config.attack_rounds).joined,
@@ -353,18 +351,6 @@ class HorizontalWorld:
         if self.checkpoint is not None:
             self.faulty.load_state(self.checkpoint.grid_state)
         return self.faulty
-
-    def _copy_of_rule(self) -> Callable[[Any], Tensor] | None:
-        """Return the deployed rule as a function, on a copy with its own state."""
-        if not traits_of(self.strategy).copyable:
-            return None
-        copy: RobustStrategy = create_strategy(self.config)  # type: ignore[assignment]
-        copy.pre = self.strategy.pre
-        copy.layout, copy.tools = self.strategy.layout, self.strategy.tools
-        if self.checkpoint is not None:
-            copy.load_state(self.checkpoint.rule_state)
-        self.rule_copy = copy
-        return lambda updates: copy.decide(updates).delta
 
     def _on_train(self, outcome: Outcome) -> None:
         self.outcome = outcome if self.handles is None else unveiled(outcome, self.handles)
@@ -453,7 +439,6 @@ class HorizontalWorld:
             else self.strangers.keep(self.strategy),
             seconds,
             grid_state=self.faulty.state() if self.faulty else {},
-            rule_state=self.rule_copy.state() if self.rule_copy else {},
             attack_state=self.attack.state(),
             repair_state=self.repair.state() if self.repair is not None else {},
             client_state=as_state(self.trainer.memories),

@@ -302,7 +302,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (  # each round judges patches for itself
         f"{_S}/toolkit/verification.py",
-        "        evidence += CARRIED * self.memory.of(nodes, classes)\n",
+        "        evidence += self.memory.carried(nodes, classes)\n",
         "",
         f"{_T}/test_verification.py",
     ),

@@ -23,7 +23,6 @@ def checkpoint(server_round: int = 3) -> Checkpoint:
         {"trust": torch.tensor([0.5])},
         12.5,
         {"late": torch.tensor([4.0])},
-        {"trust": torch.tensor([0.25])},
         {"7/adam.m": torch.tensor([9.0])},
     )
 
@@ -35,7 +34,7 @@ def test_every_state_comes_back_under_its_own_name(tmp_path):
     assert (found.server_round, found.seconds) == (3, 12.5)
     assert found.model.tolist() == [1.0, 2.0]
     assert found.previous_model.tolist() == [0.0, 1.0]
-    for part in ("strategy_state", "grid_state", "rule_state", "client_state"):
+    for part in ("strategy_state", "grid_state", "client_state"):
         wanted, got = getattr(checkpoint(), part), getattr(found, part)
         assert wanted.keys() == got.keys(), part
         assert all(torch.equal(value, got[name]) for name, value in wanted.items())

@@ -128,10 +128,10 @@ def test_evidence_of_two_rounds_adds_up_also_after_a_restart(
 def test_memory_fades_in_rounds_that_say_nothing_and_waits_for_who_is_away():
     memory, said = PatchMemory(), torch.tensor([[True, True]])
     memory.learn([7, 9], [4], torch.tensor([[1.2, 9.0]], dtype=torch.float64), said)
-    assert memory.of([9, 7, 8], [4, 5]).tolist() == [[1.5, 1.2, 0.0], [0.0, 0.0, 0.0]]
+    assert memory.carried([9, 7, 8], [4, 5]).tolist() == [[0.75, 0.6, 0.0], [0.0, 0.0, 0.0]]
     memory.learn([7], [4], torch.tensor([[NONE]], dtype=torch.float64), torch.tensor([[False]]))
     memory.learn([7], [5], torch.tensor([[-0.3]], dtype=torch.float64), torch.tensor([[True]]))
-    assert memory.of([7, 9], [4, 5]).tolist() == [[0.3, 1.5], [0.0, 0.0]]
+    assert memory.carried([7, 9], [4, 5]).tolist() == [[0.15, 0.75], [0.0, 0.0]]
     for _ in range(9):
         memory.learn([7, 9], [], torch.zeros(0, 2), torch.zeros(0, 2, dtype=torch.bool))
     assert len(memory.state()["patch_keys"]) == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -45,15 +45,22 @@ class Rehearsal:
         share = round(len(self.others) * knowledge.num_malicious / honest)
         return min(max(share, 1), size)
 
+    def _names(self, count: int) -> Sequence[int]:
+        """Return the nodes that craft: the coalition, or new ones where it stands for others."""
+        others = self.others.node_ids
+        if not set(others) & set(self.coalition.node_ids):
+            return self.coalition.node_ids[:count]
+        first_free = max(others, default=-1) + 1
+        return range(first_free, first_free + count)
+
     def __call__(self, vectors: Tensor) -> Tensor:
         """Return the (T,) trainable part of the rule's delta, given (T,) or (F, T) vectors."""
         crafted = send(self.coalition, vectors)[: self._crafted_rows]
-        first_free = max(self.others.node_ids, default=-1) + 1
         claims = self.coalition.num_examples[: self._crafted_rows]
         cohort = ClientUpdates.from_matrix(
             torch.cat([self.others.deltas, crafted]),
             torch.cat([self.others.num_examples, claims]),
-            [*self.others.node_ids, *range(first_free, first_free + len(crafted))],
+            [*self.others.node_ids, *self._names(len(crafted))],
             self.coalition.global_vector,
             self.coalition.layout,
             server_round=self._server_round,

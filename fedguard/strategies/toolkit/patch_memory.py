@@ -16,6 +16,9 @@ FORGOTTEN = 0.5
 MOST = 1.5
 """Evidence is remembered up to this."""
 
+MOST_CARRIED = CARRIED * MOST
+"""So much of it at most is added to a round's."""
+
 LEAST = 0.01
 """Less evidence than this is forgotten."""
 
@@ -29,10 +32,11 @@ class PatchMemory:
     def __init__(self) -> None:
         self._known: dict[tuple[int, int], float] = {}
 
-    def of(self, node_ids: Sequence[int], classes: Sequence[int]) -> Tensor:
-        """Return the (C, K) evidence that is remembered of nodes in classes, 0 to `MOST`."""
+    def carried(self, node_ids: Sequence[int], classes: Sequence[int]) -> Tensor:
+        """Return the (C, K) evidence that is carried over to this round, 0 to `MOST_CARRIED`."""
         rows = [[self._known.get((node, label), 0.0) for node in node_ids] for label in classes]
-        return torch.tensor(rows, dtype=torch.float64).view(len(classes), len(node_ids))
+        found = torch.tensor(rows, dtype=torch.float64).view(len(classes), len(node_ids))
+        return CARRIED * found
 
     def learn(
         self, node_ids: Sequence[int], classes: Sequence[int], evidence: Tensor, said: Tensor

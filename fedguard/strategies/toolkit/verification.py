@@ -16,7 +16,7 @@ from fedguard.strategies.toolkit.claims import (
     claimed_shares,
 )
 from fedguard.strategies.toolkit.judged_round import JudgedRound
-from fedguard.strategies.toolkit.patch_memory import CARRIED, MOST, PatchMemory
+from fedguard.strategies.toolkit.patch_memory import MOST_CARRIED, PatchMemory
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.strategies.toolkit.server_validation import (
     Objective,
@@ -219,7 +219,7 @@ class Verification:
         nodes, classes = list(self.state.updates.node_ids), looked.tolist()
         evidence = self._evidence(shares, triggers, classes, RATE * unusual[looked])
         said = evidence > 0.5 * NONE
-        evidence += CARRIED * self.memory.of(nodes, classes)
+        evidence += self.memory.carried(nodes, classes)
         self.memory.learn(nodes, classes, evidence, said)
         inside = torch.as_tensor(self.state.keep)
         best, where = evidence.max(dim=0)
@@ -260,7 +260,7 @@ class Verification:
         by_mean = torch.tensor([effect.moved for effect in average], dtype=torch.float64)
         least = (OWN_PART * by_mean).clamp(min=self.trigger_margin)
         evidence[moved <= least[:, None]] = NONE
-        open_cases = evidence + PART * MOST_PART > ENOUGH - CARRIED * MOST
+        open_cases = evidence + PART * MOST_PART > ENOUGH - MOST_CARRIED
         for row in open_cases.any(dim=0).nonzero().flatten().tolist():
             rest = everybody.clone()
             rest[row] = False
