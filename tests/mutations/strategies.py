@@ -56,9 +56,21 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (  # blocks of copies stay in
         f"{_S}/toolkit/weight_view.py",
-        "        if sizes[vote] >= COPY_BLOCK:\n",
+        "        if copies[vote]:\n",
         "        if False:\n",
         f"{_T}/test_geminiguard.py",
+    ),
+    (  # far clients make the honest ones copies of each other
+        f"{_S}/toolkit/weight_view.py",
+        "    radius = COPY_RADIUS * usual_distance(distance)\n",
+        "    radius = COPY_RADIUS * off_diagonal_median(distance)\n",
+        f"{_T}/test_weight_view.py",
+    ),
+    (  # an honest majority that agrees is rejected
+        f"{_S}/toolkit/weight_view.py",
+        " & (2 * sizes <= len(votes))",
+        "",
+        f"{_T}/test_weight_view.py",
     ),
     (  # paper mode rejects nobody by weights
         f"{_S}/geminiguard.py",

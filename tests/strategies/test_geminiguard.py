@@ -8,7 +8,7 @@ import torch
 from corners import CLASSES, FEATURES, HIDDEN, attacked, make_tools, rates, trained, updates_of
 
 from fedguard.errors import ConfigurationError
-from fedguard.strategies import GeminiGuard
+from fedguard.strategies import GeminiGuard, Sentinel
 from fedguard.strategies.base import ServerTools
 from fedguard.strategies.toolkit.clustering import silhouette
 from fedguard.strategies.toolkit.consensus import with_consensus_labels
@@ -46,6 +46,28 @@ def test_identical_updates_of_a_coalition_are_dropped(tools, share):
     verdict = guard(tools).combine(updates)
     assert rates(verdict, liars)[0] == 1.0
     assert "near-identical" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("rule", [GeminiGuard, Sentinel])
+@pytest.mark.parametrize("liars", [2, 6, 8, 9])
+@pytest.mark.parametrize("scale", [5.0, 30.0, 1e3, 1e8])
+@pytest.mark.parametrize("where", ["apart", "near one point", "against the others"])
+def test_honest_clients_are_no_copies_of_each_other_beside_far_ones(rule, liars, scale, where):
+    """Far clients are in most pairs once they are 30 %, and must not set the scale of all."""
+    rng = torch.Generator().manual_seed(liars)
+    along = torch.randn(60, generator=rng)
+    rows = along + 0.7 * torch.randn(20, 60, generator=rng)
+    own = torch.randn(liars, 60, generator=rng)
+    centre = {"apart": torch.zeros(60), "against the others": -along}.get(where, along.roll(1))
+    rows[:liars] = scale * (centre + own)
+    verdict = rule().decide(ClientUpdates.from_matrix(rows))
+    assert rates(verdict, liars) == (1.0, 0.0)
+
+
+def test_two_blocks_of_copies_and_nobody_else_are_averaged():
+    rows = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
+    verdict = GeminiGuard().decide(ClientUpdates.from_matrix(rows))
+    assert verdict.delta.tolist() == [0.5, 0.5]
 
 
 def test_groups_of_labels_are_not_taken_for_attackers(tools):

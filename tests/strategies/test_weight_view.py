@@ -17,6 +17,7 @@ from fedguard.strategies.toolkit.weight_view import (
     reject_copies,
     reject_far_third,
     scaled,
+    usual_distance,
 )
 
 
@@ -45,10 +46,28 @@ def test_copies_share_a_vote_and_others_have_one_each():
     assert votes.tolist() == [0, 0, 1, 2, 2, 2]
 
 
-def test_how_near_a_copy_lies_is_in_units_of_the_median_distance():
-    # Distances 1, 20 and 21, median 20: within 0.05 of that is within 1.
-    assert copy_votes(between([0.0, 1.0, 21.0])).tolist() == [0, 0, 1]
-    assert copy_votes(between([0.0, 1.1, 21.0])).tolist() == [0, 1, 2]
+def test_how_near_a_copy_lies_is_in_units_of_the_usual_distance():
+    # The lower medians of each one's distances are 21, 20, 20, 20 and 40: within 0.05 is within 1.
+    assert usual_distance(between([0.0, 1.0, 21.0, 41.0, 61.0])) == 20.0
+    assert copy_votes(between([0.0, 1.0, 21.0, 41.0, 61.0])).tolist() == [0, 0, 1, 2, 3]
+    assert copy_votes(between([0.0, 1.1, 21.1, 41.1, 61.1])).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("count", "far"), [(3, 1), (5, 2), (10, 4), (20, 6), (20, 9)])
+@pytest.mark.parametrize("where", ["apart", "together", "at one point"])
+def test_a_minority_however_far_does_not_set_the_usual_distance(count, far, where):
+    rng = np.random.default_rng(count)
+    points = rng.normal(size=(count, 8))
+    shift = {"apart": rng.normal(size=(far, 8)), "together": 1.0 + 1e-3 * points[:far]}
+    points[:far] = 1e6 * shift.get(where, np.ones((far, 8)))
+    distances = np.linalg.norm(points[:, None] - points[None, :], axis=2)
+    honest = distances[far:, far:][~np.eye(count - far, dtype=bool)]
+    assert honest.min() <= usual_distance(distances) <= honest.max()
+    assert len(set(copy_votes(distances)[far:])) == count - far
+
+
+def test_one_client_is_at_no_distance():
+    assert usual_distance(np.zeros((1, 1))) == 0.0
 
 
 def test_two_copies_may_be_chance_and_three_are_none():
@@ -63,6 +82,18 @@ def test_where_all_are_copies_nobody_is_rejected():
     reject_copies(state, np.zeros(4, dtype=np.int64))
     assert state.keep.all()
     assert not state.reasons
+
+
+def test_a_block_of_more_than_half_is_no_coalition():
+    state = judged([[0.0]] * 4 + [[9.0]] * 3)
+    reject_copies(state, np.array([0, 0, 0, 0, 1, 1, 1]))
+    assert state.keep.tolist() == [True] * 4 + [False] * 3
+
+
+def test_where_every_client_is_in_a_block_nobody_is_rejected():
+    state = judged([[0.0]] * 3 + [[9.0]] * 3)
+    reject_copies(state, np.array([0, 0, 0, 1, 1, 1]))
+    assert state.keep.all()
 
 
 def test_the_first_reason_stays():

@@ -13,7 +13,7 @@ from fedguard.strategies.toolkit.judged_round import JudgedRound
 from fedguard.updates import ClientUpdates
 
 COPY_RADIUS = 0.05
-"""Updates closer than this share of the median distance count as copies of one vote."""
+"""Updates closer than this share of `usual_distance` count as copies of one vote."""
 
 FEWEST_TO_OPPOSE = 5
 """Clients still in with fewer of which none is told to oppose the others."""
@@ -45,9 +45,28 @@ def _gaps_to_median(labels: Labels, updates: ClientUpdates) -> list[float]:
     return [float(gaps[torch.as_tensor(labels == k)].median()) for k in range(labels.max() + 1)]
 
 
+def usual_distance(distance: np.ndarray) -> float:
+    """Return how far honest clients are apart, whatever a minority sends; 0 for fewer than two.
+
+    The lower median over clients of each one's lower median distance to the others. Unlike the
+    median of all pairs, which 30 % of far-away clients have a part in more than half of, it lies
+    within the distances of honest clients as long as these are more than half.
+
+    Parameters
+    ----------
+    distance : ndarray
+        (K, K) symmetric, zero diagonal.
+    """
+    count = len(distance)
+    if count < 2:
+        return 0.0
+    others = np.sort(distance[~np.eye(count, dtype=bool)].reshape(count, count - 1), axis=1)
+    return float(np.sort(others[:, (count - 2) // 2])[(count - 1) // 2])
+
+
 def copy_votes(distance: np.ndarray) -> Labels:
     """Return which vote each client belongs to: near-identical updates share one."""
-    radius = COPY_RADIUS * off_diagonal_median(distance)
+    radius = COPY_RADIUS * usual_distance(distance)
     votes = np.full(len(distance), -1, dtype=np.int64)
     vote = 0
     for row in range(len(distance)):
@@ -58,12 +77,17 @@ def copy_votes(distance: np.ndarray) -> Labels:
 
 
 def reject_copies(state: JudgedRound, votes: Labels) -> None:
-    """Reject blocks of copies, by `copy_votes`."""
+    """Reject blocks of copies, by `copy_votes`.
+
+    A block of more than half of the clients stays: attackers are fewer. Where every client is in
+    some block, nothing tells clients apart, and none is rejected.
+    """
     sizes = np.bincount(votes)
-    if len(sizes) == 1:
-        return  # everybody agrees, as with an unchanged model: nothing tells clients apart
+    copies = (sizes >= COPY_BLOCK) & (2 * sizes <= len(votes))
+    if copies[votes].all():
+        return
     for row, vote in enumerate(votes):
-        if sizes[vote] >= COPY_BLOCK:
+        if copies[vote]:
             state.reject(row, f"one of {sizes[vote]} near-identical updates")
 
 
