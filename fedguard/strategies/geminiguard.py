@@ -35,8 +35,8 @@ class GeminiGuard(TwoViews):
     more than the attack costs. So the views reject only what honest training does not produce:
 
     1. Model-weight analysis: near-identical updates collapse into one vote, and blocks of three or
-       more are rejected; updates longer than `max_norm_ratio` times the median norm are rejected,
-       and by choice those that pull against the others; see `reject_opposed`.
+       more are rejected; so are updates longer than `max_norm_ratio` times the median norm, and
+       those that pull against the others by more than `opposition` allows; see `reject_opposed`.
     2. Latent-space analysis: clients whose activations are not finite are rejected. The server's
        examples take the labels that the mean of all updates, clipped to their median norm, gives
        them; see `with_consensus_labels`. For every class the small patch is searched for that moves
@@ -80,9 +80,12 @@ class GeminiGuard(TwoViews):
     clip_ratio : float
         Multiple of the median norm that updates are clipped to, above 0. Left out, 1 in paper mode
         and 1.5 in consensus.
+    opposition : float
+        Consensus mode: robust standard deviations by which a client must pull more against the
+        others than they do, at least 0; 0 rejects nobody for it.
     **views : Any
         ``max_clusters``, ``min_silhouette``, ``tau``, ``aux_samples`` and, for consensus mode,
-        ``max_norm_ratio`` and ``opposition`` of `TwoViews`.
+        ``max_norm_ratio`` of `TwoViews`.
 
     Notes
     -----
@@ -132,6 +135,7 @@ class GeminiGuard(TwoViews):
         trigger_margin: float = 0.15,
         trigger_budget: float = 0.02,
         clip_ratio: float | None = None,
+        opposition: float = 3.0,
         **views: Any,
     ) -> None:
         if str(mode) == "hardened":
@@ -141,7 +145,7 @@ class GeminiGuard(TwoViews):
         if clip_ratio is None:
             clip_ratio = 1.0 if mode == "paper" else 1.5
         vector = vector or ("weights" if mode == "paper" else "delta")
-        super().__init__(vector=vector, clip_ratio=clip_ratio, **views)
+        super().__init__(vector=vector, clip_ratio=clip_ratio, opposition=opposition, **views)
         check_number("min_trust", min_trust, at_least=0, at_most=1)
         check_number("trigger_margin", trigger_margin, at_least=0, below=1)
         check_number("trigger_budget", trigger_budget, above=0, at_most=1)

@@ -60,6 +60,12 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "        if False:\n",
         f"{_T}/test_geminiguard.py",
     ),
+    (  # nobody is asked whether it pulls against the others
+        f"{_S}/toolkit/two_views.py",
+        "        if self.opposition > 0.0:\n",
+        "        if False:\n",
+        f"{_T}/test_geminiguard.py",
+    ),
     (  # far clients make the honest ones copies of each other
         f"{_S}/toolkit/weight_view.py",
         "    radius = COPY_RADIUS * usual_distance(distance)\n",
@@ -266,8 +272,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_S}/toolkit/weight_view.py",
-        "may_go = norms > OPPOSED_LENGTH * median(norms)",
-        "may_go = norms > 0.0",
+        "min(-beyond_the_others(-found, evidence), -OPPOSED)",
+        "-beyond_the_others(-found, evidence)",
         f"{_T}/test_sentinel.py",
     ),
     (

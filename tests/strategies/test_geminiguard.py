@@ -64,6 +64,24 @@ def test_honest_clients_are_no_copies_of_each_other_beside_far_ones(rule, liars,
     assert rates(verdict, liars) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize("length", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("liars", [2, 4])
+def test_updates_sent_backwards_are_found_at_usual_length(tools, length, liars):
+    deltas, start, layout = trained(tools, 20)
+    deltas[:liars] *= -length
+    updates = updates_of(deltas, start, layout)
+    caught, wronged = rates(guard(tools).combine(updates), liars)
+    assert caught == 1.0
+    assert wronged == rates(guard(tools, opposition=0.0).combine(updates), liars)[1]
+
+
+def test_half_of_the_clients_stay_however_many_pull_against_the_others():
+    rows = torch.randn(10, 300, generator=torch.Generator().manual_seed(3)) + 0.5
+    rows[:6] *= -1.0
+    verdict = GeminiGuard().decide(ClientUpdates.from_matrix(rows))
+    assert sum("pulls against" in why for why in verdict.reasons.values()) <= 5
+
+
 def test_two_blocks_of_copies_and_nobody_else_are_averaged():
     rows = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
     verdict = GeminiGuard().decide(ClientUpdates.from_matrix(rows))

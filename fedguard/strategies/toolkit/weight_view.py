@@ -18,8 +18,8 @@ COPY_RADIUS = 0.05
 FEWEST_TO_OPPOSE = 5
 """Clients still in with fewer of which none is told to oppose the others."""
 
-OPPOSED_LENGTH = 1.5
-"""Multiple of the median norm up to which an update that opposes the others is let be."""
+OPPOSED = 0.4
+"""Median norms by which an update may pull against the others: honest ones with two labels do."""
 
 COPY_BLOCK = 3
 """So many near-identical updates or more are rejected: honest training does not repeat itself."""
@@ -136,11 +136,10 @@ def pulls(gram: Tensor) -> Tensor:
 def reject_opposed(state: JudgedRound, gram: Tensor, evidence: float) -> None:
     """Reject updates that pull against what the others together do, beyond honest disagreement.
 
-    One at a time, the worst first, as long as its `pulls` is negative and below the median by
+    One at a time, the worst first, as long as its `pulls` is below -0.4, and below the median by
     `evidence` robust standard deviations, whose spread is that of the better half; half of the
-    clients are kept. Only who is longer than 1.5 times the median may go: where clients hold few
-    labels, an honest one of usual length can disagree with all others. Who is out already counts
-    in none of it.
+    clients are kept. Where clients hold few labels an honest one can disagree with all others, by
+    up to 0.39 in what was seen (``docs/geminiguard.md``). Who is out already counts in none of it.
     """
     count = len(state.keep)
     state.scores["pull"] = torch.zeros(count, dtype=torch.float64)
@@ -148,12 +147,8 @@ def reject_opposed(state: JudgedRound, gram: Tensor, evidence: float) -> None:
         rows = torch.as_tensor(np.flatnonzero(state.keep))
         found = pulls(gram[rows][:, rows])
         state.scores["pull"][rows] = found
-        norms = state.norms[rows]
-        may_go = norms > OPPOSED_LENGTH * median(norms)
-        worst = int(torch.where(may_go, found, torch.inf).argmin())
-        if not may_go[worst] or float(found[worst]) >= min(
-            -beyond_the_others(-found, evidence), 0.0
-        ):
+        worst = int(found.argmin())
+        if float(found[worst]) >= min(-beyond_the_others(-found, evidence), -OPPOSED):
             return
         why = f"pulls against the other {kept - 1}: {float(found[worst]):.2f} median norms"
         state.reject(int(rows[worst]), why)
