@@ -135,7 +135,7 @@ class GeminiGuard(TwoViews):
         trigger_margin: float = 0.15,
         trigger_budget: float = 0.02,
         clip_ratio: float | None = None,
-        opposition: float = 3.0,
+        opposition: float = 6.0,
         **views: Any,
     ) -> None:
         if str(mode) == "hardened":

@@ -153,7 +153,7 @@ def test_bad_arguments_are_named(argument, value):
     [(2.0, 3.0, 2), (1.5, 3.0, 2), (0.5, 3.0, 0), (2.0, 0.0, 0)],
 )
 def test_who_pulls_against_the_others_goes_if_that_is_asked_for(length, opposition, gone):
-    """Half a length is below what honest clients with two labels do; see `reject_opposed`."""
+    """Half a length is below the floor; see `reject_opposed`."""
     deltas = torch.randn(10, 300, generator=torch.Generator().manual_seed(1)) + 0.5
     deltas[:2] *= -length
     verdict = Sentinel(opposition=opposition).combine(ClientUpdates.from_matrix(deltas))

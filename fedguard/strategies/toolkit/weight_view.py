@@ -19,7 +19,7 @@ FEWEST_TO_OPPOSE = 5
 """Clients still in with fewer of which none is told to oppose the others."""
 
 OPPOSED = 0.4
-"""Median norms by which an update may pull against the others: honest ones with two labels do."""
+"""Median norms by which an update may pull against the others, whatever the evidence."""
 
 COPY_BLOCK = 3
 """So many near-identical updates or more are rejected: honest training does not repeat itself."""
@@ -139,7 +139,8 @@ def reject_opposed(state: JudgedRound, gram: Tensor, evidence: float) -> None:
     One at a time, the worst first, as long as its `pulls` is below -0.4, and below the median by
     `evidence` robust standard deviations, whose spread is that of the better half; half of the
     clients are kept. Where clients hold few labels an honest one can disagree with all others, by
-    up to 0.39 in what was seen (``docs/geminiguard.md``). Who is out already counts in none of it.
+    up to 0.8, but then others do too, and the evidence is 5 at most in what was seen
+    (``docs/geminiguard.md``). Who is out already counts in none of it.
     """
     count = len(state.keep)
     state.scores["pull"] = torch.zeros(count, dtype=torch.float64)
