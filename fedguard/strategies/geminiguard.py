@@ -142,6 +142,10 @@ class GeminiGuard(TwoViews):
             told = "consensus or paper; the labelled defence of that mode is now strategy sentinel"
             raise ConfigurationError("mode", mode, told)
         check_choice("mode", mode, ("consensus", "paper"))
+        if mode == "paper" and opposition not in (0.0, 6.0):
+            raise ConfigurationError(
+                "opposition", opposition, "left out: paper mode does not read it"
+            )
         if clip_ratio is None:
             clip_ratio = 1.0 if mode == "paper" else 1.5
         vector = vector or ("weights" if mode == "paper" else "delta")

@@ -75,11 +75,9 @@ def test_updates_sent_backwards_are_found_at_usual_length(tools, length, liars):
     assert wronged == rates(guard(tools, opposition=0.0).combine(updates), liars)[1]
 
 
-def test_half_of_the_clients_stay_however_many_pull_against_the_others():
-    rows = torch.randn(10, 300, generator=torch.Generator().manual_seed(3)) + 0.5
-    rows[:6] *= -1.0
-    verdict = GeminiGuard().decide(ClientUpdates.from_matrix(rows))
-    assert sum("pulls against" in why for why in verdict.reasons.values()) <= 5
+def test_paper_mode_refuses_a_test_that_it_does_not_make():
+    with pytest.raises(ConfigurationError, match="opposition"):
+        GeminiGuard(mode="paper", opposition=2.0)
 
 
 def test_two_blocks_of_copies_and_nobody_else_are_averaged():
