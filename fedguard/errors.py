@@ -85,6 +85,21 @@ def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
         raise ConfigurationError(field, value, nearest(str(value), options) + ", ".join(options))
 
 
+def check_unread(by: str, **given: tuple[object, object]) -> None:
+    """Raise `ConfigurationError` for the first option that is set and that nothing reads.
+
+    Parameters
+    ----------
+    by : str
+        Who does not read them, such as "paper mode".
+    **given : (object, object)
+        By its name, an option's value and the value that it has if nobody sets it.
+    """
+    for field, (value, usual) in given.items():
+        if value != usual:
+            raise ConfigurationError(field, value, f"left out: {by} does not read it")
+
+
 def check_assumed_malicious(value: float) -> None:
     """Check a defence's assumed fraction of malicious clients: at least 0, below one half."""
     check_number("assumed_malicious", value, at_least=0.0, below=0.5)

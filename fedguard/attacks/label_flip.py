@@ -11,7 +11,7 @@ from fedguard.attacks.base import Attack, Knowledge
 from fedguard.attacks.toolkit.crafting import send
 from fedguard.attacks.toolkit.poisoning import check_class, drawn_share
 from fedguard.attacks.toolkit.survey import Tags
-from fedguard.errors import ConfigurationError, check_choice, check_number
+from fedguard.errors import ConfigurationError, check_choice, check_number, check_unread
 from fedguard.updates import ClientUpdates
 
 Mode = Literal["static", "cyclic", "targeted", "random"]
@@ -85,6 +85,10 @@ class LabelFlip(Attack):
         check_number("scale", scale, above=0.0)
         if mode == "targeted" and source_class == target_class:
             raise ConfigurationError("target_class", target_class, "a class other than the source")
+        if mode != "targeted":
+            check_unread(
+                f"mode {mode}", source_class=(source_class, 0), target_class=(target_class, 1)
+            )
         self.mode = mode
         self.source_class = source_class if mode == "targeted" else None
         self.target_class = target_class if mode == "targeted" else None

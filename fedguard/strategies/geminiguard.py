@@ -7,12 +7,13 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from fedguard.errors import ConfigurationError, check_choice, check_number
+from fedguard.errors import ConfigurationError, check_choice, check_number, check_unread
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.toolkit.claims import CLAIM_CAP, claimed_shares
 from fedguard.strategies.toolkit.clustering import Labels, adaptive_clusters
 from fedguard.strategies.toolkit.consensus import with_consensus_labels
 from fedguard.strategies.toolkit.judged_round import JudgedRound
+from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.strategies.toolkit.two_views import TwoViews, reject_clusters
 from fedguard.strategies.toolkit.verification import Verification
 from fedguard.strategies.toolkit.weight_view import central_largest_cluster
@@ -142,10 +143,16 @@ class GeminiGuard(TwoViews):
             told = "consensus or paper; the labelled defence of that mode is now strategy sentinel"
             raise ConfigurationError("mode", mode, told)
         check_choice("mode", mode, ("consensus", "paper"))
-        if mode == "paper" and opposition not in (0.0, 6.0):
-            raise ConfigurationError(
-                "opposition", opposition, "left out: paper mode does not read it"
+        if mode == "paper":
+            check_unread(
+                "paper mode",
+                trigger_margin=(trigger_margin, 0.15),
+                trigger_budget=(trigger_budget, 0.02),
+                opposition=(opposition, 6.0),
+                max_norm_ratio=(views.get("max_norm_ratio", 2.5), 2.5),
             )
+        else:
+            check_unread("consensus mode", min_trust=(min_trust, 0.5))
         if clip_ratio is None:
             clip_ratio = 1.0 if mode == "paper" else 1.5
         vector = vector or ("weights" if mode == "paper" else "delta")
@@ -165,8 +172,12 @@ class GeminiGuard(TwoViews):
             return self._aggregate(state, trust)
         if self.tools is None:
             return self._aggregate(state, claimed_shares(updates, CLAIM_CAP))
-        search = Verification(
-            with_consensus_labels(self.tools, updates),
+        return self._aggregate(state, self._search(self.tools, state).run())
+
+    def _search(self, tools: ServerTools, state: JudgedRound) -> Verification:
+        """Return the second half of the latent view: who teaches a patch."""
+        return Verification(
+            with_consensus_labels(tools, state.updates),
             state,
             margin=None,
             trigger_margin=self.trigger_margin,
@@ -174,7 +185,6 @@ class GeminiGuard(TwoViews):
             aux_samples=self.aux_samples,
             memory=self._patches,
         )
-        return self._aggregate(state, search.run())
 
     def _by_weights(self, state: JudgedRound, combined: np.ndarray, distance: np.ndarray) -> Labels:
         if self.mode != "paper":

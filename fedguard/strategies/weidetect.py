@@ -12,7 +12,12 @@ from flwr.common.logger import log
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedguard.errors import check_assumed_malicious, check_choice, check_number
+from fedguard.errors import (
+    check_assumed_malicious,
+    check_choice,
+    check_number,
+    check_unread,
+)
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.toolkit.averaging import clip_factors, lowest, median, rejections
 from fedguard.strategies.toolkit.bounds import assumed_count
@@ -184,6 +189,20 @@ class WeiDetect(RobustStrategy):
         check_number("tolerance", tolerance, at_least=0.0, at_most=1.0)
         check_number("pooled_rounds", pooled_rounds, at_least=0)
         check_assumed_malicious(assumed_malicious)
+        if mode == "paper":
+            check_unread(
+                "paper mode",
+                margin=(margin, 0.15),
+                tolerance=(tolerance, 0.1),
+                doubt=(doubt, 0.1),
+                pooled_rounds=(pooled_rounds, 3),
+            )
+            if selection == "top":
+                check_unread("selection top", threshold=(threshold, None))
+        else:
+            check_unread(
+                "hardened mode", selection=(selection, "threshold"), family=(family, "weibull2")
+            )
         self.mode = mode
         self.selection = selection
         self.threshold = threshold if threshold is not None else 0.25 if mode == "paper" else 0.02

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from fedguard.errors import ConfigurationError, check_choice, check_number, nearest
+from fedguard.errors import ConfigurationError, check_choice, check_number, check_unread, nearest
 from fedguard.layout import ParameterLayout
 from fedguard.training.base import HOOKS, SETTING_KEYS, Local, TrainingRule, TrainingSettings
 from fedguard.training.shaping import Shaping
@@ -72,6 +72,8 @@ class Sgd(TrainingRule):
         check_choice("schedule", schedule, ("constant", "cosine", "step"))
         check_number("every", every, at_least=1)
         check_number("gamma", gamma, above=0.0, at_most=1.0)
+        if schedule != "step":
+            check_unread(f"schedule {schedule}", every=(every, 10), gamma=(gamma, 0.5))
         self.schedule, self.every, self.gamma = schedule, every, gamma
         self.shaping = Shaping(focal, balance)
         self.personal = (personal,) if isinstance(personal, str) else tuple(personal)

@@ -75,11 +75,6 @@ def test_updates_sent_backwards_are_found_at_usual_length(tools, length, liars):
     assert wronged == rates(guard(tools, opposition=0.0).combine(updates), liars)[1]
 
 
-def test_paper_mode_refuses_a_test_that_it_does_not_make():
-    with pytest.raises(ConfigurationError, match="opposition"):
-        GeminiGuard(mode="paper", opposition=2.0)
-
-
 def test_two_blocks_of_copies_and_nobody_else_are_averaged():
     rows = torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 3)
     verdict = GeminiGuard().decide(ClientUpdates.from_matrix(rows))
