@@ -4,14 +4,16 @@ Run once per version; nothing may be changed after a look at it without a new se
 docs/protocol.md). Rules stand in three leagues, by what their server holds: nothing, examples
 without labels, examples with labels. A rule is compared with its own league.
 
-    python -m simulations.referee --data-dir DIR           # everything, a night on two cores
-    python -m simulations.referee --data-dir DIR --quick   # three data sets, one seed, 20 %
+    python -m simulations.referee --data-dir DIR                  # everything, a day on two cores
+    python -m simulations.referee --data-dir DIR --size medium    # one seed, 20 %, an hour
+    python -m simulations.referee --data-dir DIR --size quick     # three data sets, few attacks
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,12 +33,16 @@ from simulations.common import (
 from simulations.held_out import named
 
 Run = Mapping[str, Any]
+Measure = Callable[[Run], float | None]
 Grouped = dict[tuple[str, ...], list[dict[str, Any]]]
 
 PAGE = ROOT / "docs" / "referee.md"
 
 SEEDS = (3001, 3011, 3019, 3023, 3037)
 """Looked at by nobody while a default was chosen; a new version takes new ones."""
+
+HALF = 0.5
+"""Success that plain averaging must have for a backdoor to count."""
 
 FRACTIONS = (0.1, 0.2, 0.3, 0.45)
 
@@ -79,7 +85,6 @@ PARTITIONS: dict[str, dict[str, Any]] = {
 BASE: dict[str, Any] = {
     "model": {"name": "mlp", "hidden": [64]},
     "clients": 16,
-    "rounds": 20,
     "local_epochs": 1,
     "batch_size": 32,
     "lr": 0.1,
@@ -87,9 +92,55 @@ BASE: dict[str, Any] = {
     "assumed_malicious": 0.25,
 }
 
-QUICK_DATA = ("cicids2017-web", "iscxtor2016", "gtsrb")
 QUICK_ATTACKS = ("label-flip", "badnets", "blended")
 QUICK_RULES = tuple(rule for rule in RULES if rule not in ("multi-krum", "geminiguard, paper mode"))
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of the battery is run.
+
+    Attributes
+    ----------
+    seeds : tuple of int
+        Of `SEEDS`; no size looks at those of a smaller one first.
+    rounds : int
+        Of a run.
+    data, rules, attacks, splits : tuple of str
+        Which of them.
+    shares : tuple of float
+        Shares of malicious clients.
+    proof : str
+        What the page says of it.
+    """
+
+    seeds: tuple[int, ...]
+    rounds: int
+    proof: str
+    data: tuple[str, ...] = (*IMAGES, *TABLES)
+    rules: tuple[str, ...] = tuple(RULES)
+    attacks: tuple[str, ...] = (*ATTACKS, *BACKDOORS)
+    splits: tuple[str, ...] = tuple(PARTITIONS)
+    shares: tuple[float, ...] = (0.2,)
+
+
+SIZES = {
+    "quick": Size(
+        seeds=SEEDS[:1],
+        rounds=10,
+        proof="the quick size: one seed, a hint and no proof",
+        data=("cicids2017-web", "iscxtor2016", "gtsrb"),
+        rules=QUICK_RULES,
+        attacks=QUICK_ATTACKS,
+        splits=("dirichlet 0.3",),
+    ),
+    "medium": Size(
+        seeds=SEEDS[1:2],
+        rounds=10,
+        proof="the medium size: every data set, split and attack, one seed and one share",
+    ),
+    "whole": Size(seeds=SEEDS, rounds=20, shares=FRACTIONS, proof="every share and seed"),
+}
 
 
 def league(rule: str) -> ServerData:
@@ -104,58 +155,42 @@ def attacks_on(data: str) -> dict[str, dict[str, Any]]:
     return {**ATTACKS, **(BACKDOORS if data in IMAGES else {})}
 
 
-def cells(folder: str, *, quick: bool, only: Sequence[str] = ()) -> Iterator[Cell]:
+def cells(folder: str, size: Size, only: Sequence[str] = ()) -> Iterator[Cell]:
     """Yield every run, by (rule, data, split, attack, share of malicious clients).
 
     Parameters
     ----------
     folder : str
         Where the data sets lie.
-    quick : bool
-        Three data sets, one split, one seed, 20 %, three attacks.
+    size : Size
+        How much is run.
     only : sequence of str
-        Data sets to judge on; all if empty.
+        Data sets to judge on; all of the size if empty.
     """
-    data = [
-        name for name in (QUICK_DATA if quick else (*IMAGES, *TABLES)) if not only or name in only
-    ]
-    splits = dict(list(PARTITIONS.items())[:1]) if quick else PARTITIONS
-    shares = (0.2,) if quick else FRACTIONS
-    for seed in SEEDS[: 1 if quick else len(SEEDS)]:
-        for name in data:
+    for seed in size.seeds:
+        for name in (name for name in size.data if not only or name in only):
             dataset = named(name)
             own = dataset["name"] == name
             base = {**BASE, "dataset": dataset, "data_dir": f"{folder}/{name}" if own else folder}
-            base["rounds"] = 10 if quick else BASE["rounds"]
-            chosen = {
-                attack: spec
-                for attack, spec in attacks_on(name).items()
-                if not quick or attack in QUICK_ATTACKS
-            }
-            for split, partition in splits.items():
-                common = {**base, "partition": partition, "seed": seed}
-                yield from _of_split(common, (name, split), chosen, shares, quick=quick)
+            for split in size.splits:
+                more = {"partition": PARTITIONS[split], "seed": seed, "rounds": size.rounds}
+                yield from _of_split({**base, **more}, (name, split), size)
 
 
-def _of_split(
-    common: Mapping[str, Any],
-    where: tuple[str, str],
-    attacks: Mapping[str, Mapping[str, Any]],
-    shares: Sequence[float],
-    *,
-    quick: bool,
-) -> Iterator[Cell]:
-    for rule in QUICK_RULES if quick else RULES:
+def _of_split(common: Mapping[str, Any], where: tuple[str, str], size: Size) -> Iterator[Cell]:
+    known = attacks_on(where[0])
+    attacks = {attack: dict(known[attack]) for attack in size.attacks if attack in known}
+    for rule in size.rules:
         values = {**common, "strategy": RULES[rule]}
         yield Cell((rule, *where, "none", "0"), {**values, "attack": "none", "malicious": 0})
         for attack, spec in attacks.items():
             if rule == "server alone":
                 continue  # no client moves it
-            for share in shares:
-                attacked = {**values, "attack": dict(spec), "malicious": share}
+            for share in size.shares:
+                attacked = {**values, "attack": spec, "malicious": share}
                 yield Cell((rule, *where, attack, f"{share:g}"), attacked)
-    for attack in BACKDOORS.keys() & attacks.keys():
-        floor = {**common, "strategy": RULES["fedavg"], "attack": dict(attacks[attack])}
+    for attack in (attack for attack in attacks if attack in BACKDOORS):
+        floor = {**common, "strategy": RULES["fedavg"], "attack": attacks[attack]}
         yield Cell(("fedavg", *where, attack, "0"), {**floor, "malicious": 0})
 
 
@@ -253,39 +288,86 @@ def version() -> str:
     return of("fedguard")
 
 
-def report(grouped: Grouped, *, quick: bool) -> str:
-    """Return the section of this version in Markdown."""
-    seeds = SEEDS[: 1 if quick else len(SEEDS)]
-    size = "the quick size: one seed, a hint and no proof" if quick else f"{len(seeds)} seeds"
+def _mean(grouped: Grouped, key: tuple[str, ...], measure: Measure) -> float:
+    return statistics.fmean(measure(run) or 0.0 for run in grouped[key])
+
+
+def bars(grouped: Grouped) -> Iterator[str]:
+    """Yield in a line each which cells a rule of ours falls short in; see docs/protocol.md."""
+    attacked = sorted({key[1:] for key in grouped if key[4] != "0"})
+    ours = [rule for rule in ("geminiguard", "sentinel") if any(key[0] == rule for key in grouped)]
+    for rule in ours:
+        behind, passed = {}, {}
+        for where in attacked:
+            rivals = [
+                key
+                for key in grouped
+                if key[1:] == where
+                and (rule == "sentinel" or league(key[0]) in ("none", league(rule)))
+            ]
+            best = max(_mean(grouped, key, headline) for key in rivals)
+            mine = _mean(grouped, (rule, *where), headline)
+            if where[2] not in BACKDOORS:
+                behind[where] = best - mine
+            elif _mean(grouped, ("fedavg", *where), success) >= HALF:
+                floor = _mean(grouped, ("fedavg", *where[:3], "0"), success)
+                passed[where] = _mean(grouped, (rule, *where), success) - floor
+        of = "of any league" if rule == "sentinel" else "without labels"
+        yield _short_of(
+            f"`{rule}`, untargeted: more than 2 points behind the best rule {of}", behind, 0.02
+        )
+        if passed:
+            yield _short_of(
+                f"`{rule}`, backdoors: success more than 15 points over the floor", passed, 0.15
+            )
+
+
+def _short_of(what: str, found: Mapping[tuple[str, ...], float], bar: float) -> str:
+    missed = {where: gap for where, gap in found.items() if gap > bar}
+    if not missed:
+        return f"- {what} in none of {len(found)} cells"
+    worst = max(missed, key=missed.__getitem__)
+    return (
+        f"- {what} in {len(missed)} of {len(found)} cells, at worst {100 * missed[worst]:.1f} "
+        f"({', '.join(worst[:3])})"
+    )
+
+
+def report(grouped: Grouped, name: str) -> str:
+    """Return the section of this version, of a size by name, in Markdown."""
+    size = SIZES[name]
+    ours = ("geminiguard", "sentinel")
     parts = [
-        f"## Version {version()}, {'quick' if quick else 'whole'}",
-        f"""{BASE["clients"]} clients, mlp with 64 hidden units, {10 if quick else BASE["rounds"]}
-rounds, {BASE["server_samples"]} examples of the server, drawn as they come; {size}
-({", ".join(map(str, seeds))}). Images: accuracy; tables: macro F1; in percent. `copies alone`,
+        f"## Version {version()}, {name}",
+        f"""{BASE["clients"]} clients, mlp with 64 hidden units, {size.rounds}
+rounds, {BASE["server_samples"]} examples of the server, drawn as they come; {size.proof}
+({", ".join(map(str, size.seeds))}). Images: accuracy; tables: macro F1; in percent. `copies alone`,
 `length alone` and `server alone` are controls: one filter, or no client at all.""",
         "Without attackers:",
-        "\n".join(peace(grouped, rule) for rule in ("geminiguard", "sentinel")),
+        "\n".join(peace(grouped, rule) for rule in ours),
+        "Under attack:",
+        "\n".join(bars(grouped)),
         *tables(grouped),
         f"Data: {', '.join(sorted({key[1] for key in grouped}))}. Made by "
-        f"`python -m simulations.referee{' --quick' if quick else ''}`; {machine()}.",
+        f"`python -m simulations.referee --size {name}`; {machine()}.",
     ]
     return "\n\n".join(parts)
 
 
 def main(
     data_dir: Annotated[str, typer.Option(help="Folder that holds the held-out data sets.")],
-    quick: Annotated[bool, typer.Option(help="Three data sets, one seed, 20 % malicious.")] = False,
+    size: Annotated[str, typer.Option(help="quick, medium or whole.")] = "whole",
     only: Annotated[str, typer.Option(help="Data sets to judge on, by commas; all if empty.")] = "",
     jobs: Annotated[int, typer.Option(help="Runs at a time, one thread each.")] = 2,
     folder: Annotated[Path, typer.Option(help="Where the runs go.")] = Path("runs/referee"),
 ) -> None:
     """Run the battery, go on where it stopped, and write docs/referee.md."""
-    grouped = run_cells(
-        cells(data_dir, quick=quick, only=only.split(",") if only else ()), folder, jobs
-    )
-    write_section(
-        f"referee {version()}{' quick' if quick else ''}", report(grouped, quick=quick), PAGE
-    )
+    if size not in SIZES:
+        raise typer.BadParameter(f"{size!r} is none of {', '.join(SIZES)}", param_hint="--size")
+    chosen = cells(data_dir, SIZES[size], only.split(",") if only else ())
+    found = run_cells(chosen, folder, jobs)
+    name = f"referee {version()}" + ("" if size == "whole" else f" {size}")
+    write_section(name, report(found, size), PAGE)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ def summary(value: float, *, success: float | None = None, rejected: float = 0.0
     }
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_every_cell_is_a_configuration_with_a_seed_that_no_other_table_uses(quick):
-    wanted = list(referee.cells("data", quick=quick))
+@pytest.mark.parametrize("size", referee.SIZES)
+def test_every_cell_is_a_configuration_with_a_seed_that_no_other_table_uses(size):
+    wanted = list(referee.cells("data", referee.SIZES[size]))
     used = {*geminiguard_table.SEEDS, *heat_map.SEEDS, 0, 1, 2, 20, 21, 31, 77, *range(100, 103)}
     assert not used & set(referee.SEEDS)
     assert len({str(cell) for cell in wanted}) == len(wanted)
@@ -42,7 +42,7 @@ def test_no_attack_has_the_setting_of_a_table_that_defaults_were_tuned_on():
 
 
 def test_triggers_go_on_images_alone_and_their_floor_is_measured():
-    wanted = list(referee.cells("data", quick=True))
+    wanted = list(referee.cells("data", referee.SIZES["quick"]))
     floors = {cell.key[1] for cell in wanted if cell.key[3] == "badnets" and cell.key[4] == "0"}
     assert floors == {"gtsrb"}
     assert {cell.key[1] for cell in wanted if cell.key[3] in referee.BACKDOORS} == {"gtsrb"}
@@ -73,7 +73,7 @@ def test_the_page_ranks_league_by_league_and_names_the_worst_of_peace():
         grouped[*where, "none", "0"] = [summary(value, rejected=lost)]
         grouped[*where, "badnets", "0.2"] = [summary(value, success=0.5)]
     grouped["fedavg", "gtsrb", "dirichlet 0.3", "badnets", "0"] = [summary(0.8, success=0.031)]
-    text = referee.report(grouped, quick=True)
+    text = referee.report(grouped, "quick")
     assert "`geminiguard`: -3.0 points against plain averaging at its worst" in text
     assert "2 % of the honest clients rejected at most" in text
     assert "success 3.1" in text
@@ -81,6 +81,25 @@ def test_the_page_ranks_league_by_league_and_names_the_worst_of_peace():
     leagues = [row.split("|")[1].strip() for row in rows[1:]]
     assert leagues == ["none", "unlabelled", "labelled", "-"]
     assert "no proof" in text
+    assert "`geminiguard`, backdoors: success more than 15 points over the floor in 1 of 1" in text
+    assert "at worst 46.9 (gtsrb, dirichlet 0.3, badnets)" in text
+
+
+def test_a_bar_counts_only_cells_that_it_is_about():
+    grouped = {}
+    for rule, value, passed in (
+        ("fedavg", 0.4, 0.9),
+        ("geminiguard", 0.7, 0.1),
+        ("fltrust", 0.75, 0.0),
+    ):
+        where = (rule, "gtsrb", "dirichlet 0.3")
+        grouped[*where, "badnets", "0.2"] = [summary(value, success=passed)]
+        grouped[*where, "sig", "0.2"] = [summary(value, success=0.3)]  # averaging has no half of it
+        grouped[*where, "label-flip", "0.2"] = [summary(value)]
+    grouped["fedavg", "gtsrb", "dirichlet 0.3", "badnets", "0"] = [summary(0.8, success=0.03)]
+    untargeted, backdoors = referee.bars(grouped)
+    assert untargeted.endswith("behind the best rule without labels in none of 1 cells")
+    assert backdoors.endswith("over the floor in none of 1 cells")
 
 
 def test_held_out_sets_are_found_by_name_or_by_class():
