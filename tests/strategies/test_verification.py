@@ -16,7 +16,14 @@ from fedguard.strategies.geminiguard import GeminiGuard
 from fedguard.strategies.sentinel import Sentinel
 from fedguard.strategies.toolkit.patch_memory import PatchMemory
 from fedguard.strategies.toolkit.trigger_search import PatchEffect
-from fedguard.strategies.toolkit.verification import ENOUGH, NONE, SPREAD, Verification, _unusual
+from fedguard.strategies.toolkit.verification import (
+    ALONE,
+    ENOUGH,
+    NONE,
+    SPREAD,
+    Verification,
+    _unusual,
+)
 from fedguard.updates import ClientUpdates, ParameterLayout
 
 EVERYTHING = list(range(CLASSES))
@@ -103,26 +110,58 @@ def test_half_of_the_clients_stay_and_those_with_most_evidence_go(
     assert set(verdict_of(patchwork, model, updates, 0.1).reasons) == {4, 5, 6, 7}
 
 
-def test_evidence_of_two_rounds_adds_up_also_after_a_restart(
-    patchwork, model, updates, monkeypatch
-):
-    def little(self, shares, triggers, targets, unusual):
+@pytest.fixture
+def accused(patchwork, model, updates, monkeypatch):
+    """Return what tells whom a round rejects, given evidence by row; a new rule with each call."""
+    told = {}
+
+    def evidence(self, shares, triggers, targets, unusual):
         found = torch.full((len(targets), 8), NONE, dtype=torch.float64)
-        found[0, 3] = 0.8 * ENOUGH
+        for row, value in told.items():
+            found[0, row] = value
         return found
 
-    monkeypatch.setattr("fedguard.strategies.toolkit.verification.Verification._evidence", little)
-    rule = patchwork(max_norm_ratio=50.0)
-    rule.tools = ServerTools(model, *pictures(200, 5, EVERYTHING), "1", CLASSES)
-    assert not rule.combine(updates).reasons
-    later = patchwork(max_norm_ratio=50.0)
-    later.tools = rule.tools
-    later.load_state(rule.state())
-    for known in (rule, later):
-        assert set(known.combine(updates).reasons) == {updates.node_ids[3]}
-    rule.reset()
-    assert not rule.combine(updates).reasons
+    where = "fedguard.strategies.toolkit.verification.Verification._evidence"
+    monkeypatch.setattr(where, evidence)
+
+    def fresh():
+        rule = patchwork(max_norm_ratio=50.0)
+        rule.tools = ServerTools(model, *pictures(200, 5, EVERYTHING), "1", CLASSES)
+
+        def rejected(**by_row):
+            told.clear()
+            told.update({int(name[1:]): value for name, value in by_row.items()})
+            return {updates.node_ids.index(node) for node in rule.combine(updates).reasons}
+
+        return rule, rejected
+
+    yield fresh
     updates.layout.load(model, updates.global_vector)
+
+
+def test_evidence_of_two_rounds_adds_up_also_after_a_restart(accused):
+    rule, rejected = accused()
+    little = {"r3": 0.8 * ENOUGH, "r5": 0.8 * ENOUGH}
+    assert rejected(**little) == set()
+    later, rejected_later = accused()
+    later.load_state(rule.state())
+    assert rejected(**little) == rejected_later(**little) == {3, 5}
+    rule.reset()
+    assert rejected(**little) == set()
+
+
+def test_who_teaches_a_patch_alone_goes_on_more_evidence(accused):
+    between = (ENOUGH + ALONE) / 2.0
+    assert accused()[1](r3=between) == set()
+    assert accused()[1](r3=1.01 * ALONE) == {3}
+    assert accused()[1](r3=between, r5=0.9 * ENOUGH) == set()
+    assert accused()[1](r3=between, r5=1.1 * ENOUGH) == {3, 5}
+
+
+def test_company_of_the_last_round_counts(accused):
+    _, rejected = accused()
+    assert rejected(r3=(ENOUGH + ALONE) / 2.0) == set()
+    assert rejected(r5=(ENOUGH + ALONE) / 2.0) == {5}
 
 
 def test_memory_fades_in_rounds_that_say_nothing_and_waits_for_who_is_away():

@@ -16,7 +16,7 @@ from fedguard.strategies.toolkit.claims import (
     claimed_shares,
 )
 from fedguard.strategies.toolkit.judged_round import JudgedRound
-from fedguard.strategies.toolkit.patch_memory import MOST_CARRIED, PatchMemory
+from fedguard.strategies.toolkit.patch_memory import CARRIED, MOST_CARRIED, PatchMemory
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.strategies.toolkit.server_validation import (
     Objective,
@@ -72,7 +72,10 @@ NONE = -99.0
 """Evidence against whom a patch moves too little, or who does not explain it."""
 
 ENOUGH = 1.0
-"""Evidence beyond which a client teaches a patch."""
+"""Evidence beyond which a client teaches a patch, if another does that teaches the same."""
+
+ALONE = 1.5
+"""Evidence beyond which a client teaches a patch that no other teaches."""
 
 
 class Verification:
@@ -104,7 +107,8 @@ class Verification:
 
     Notes
     -----
-    The evidence that client k teaches the patch of class t, which decides from `ENOUGH` on:
+    The evidence that client k teaches the patch of class t, which decides from `ENOUGH` on where
+    two clients or more teach it, and from `ALONE` on where one does:
 
     .. math::
        e_{kt} = s \log \frac{m_{kt}}{\operatorname{med}_u \max_j m_{ju}}
@@ -219,13 +223,17 @@ class Verification:
         nodes, classes = list(self.state.updates.node_ids), looked.tolist()
         evidence = self._evidence(shares, triggers, classes, RATE * unusual[looked])
         said = evidence > 0.5 * NONE
-        evidence += self.memory.carried(nodes, classes)
+        carried = self.memory.carried(nodes, classes)
+        evidence += carried
         self.memory.learn(nodes, classes, evidence, said)
         inside = torch.as_tensor(self.state.keep)
         best, where = evidence.max(dim=0)
         scores["patch"] = torch.where(inside, best, 0.0)
         room = int(inside.sum()) - (len(inside) + 1) // 2
-        proven = (inside & (best > ENOUGH)).nonzero().flatten().tolist()
+        accused = (evidence > ENOUGH) | (carried > CARRIED * ENOUGH)
+        company = accused.sum(dim=1)[where] > 1
+        teaches = inside & (best > torch.where(company, ENOUGH, ALONE))
+        proven = teaches.nonzero().flatten().tolist()
         for row in sorted(proven, key=lambda row: -float(best[row]))[: max(room, 0)]:
             self.state.reject(row, f"teaches a patch that means class {int(looked[where[row]])}")
 
