@@ -278,9 +278,33 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_S}/toolkit/weight_view.py",
-        "return (along - own) / others * norms / median(norms)",
-        "return (along - own) / others / median(norms)",
+        "return (along - left_out) / rest * norms / median(norms)",
+        "return (along - left_out) / rest / median(norms)",
         f"{_T}/test_weight_view.py",
+    ),
+    (  # a coalition vouches for itself
+        f"{_S}/toolkit/weight_view.py",
+        "    alike = unit > ALIKE\n",
+        "    alike = unit > 1.1\n",
+        f"{_T}/test_weight_view.py",
+    ),
+    (  # an honest majority is asked what liars think of it
+        f"{_S}/toolkit/weight_view.py",
+        "    alike[2 * alike.sum(dim=1) > len(gram)] = False\n",
+        "",
+        f"{_T}/test_weight_view.py",
+    ),
+    (  # who stands alone goes on as little as who stands in company
+        f"{_S}/toolkit/verification.py",
+        "torch.where(company, ENOUGH, ALONE)",
+        "ENOUGH",
+        f"{_T}/test_verification.py",
+    ),
+    (  # company of the last round is forgotten
+        f"{_S}/toolkit/verification.py",
+        "(evidence > ENOUGH) | (carried > CARRIED * ENOUGH)",
+        "evidence > ENOUGH",
+        f"{_T}/test_verification.py",
     ),
     (
         f"{_S}/toolkit/verification.py",

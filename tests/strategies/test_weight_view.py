@@ -146,5 +146,26 @@ def test_pulls_are_projections_on_the_others_directions_in_median_norms():
     # Directions (1, 0), (0, 1), (-1, 0), (1, 0); median norm 2; the third has (2, 1) against it.
     assert float(found[2]) == pytest.approx(-3.0 * 2.0 / 5.0**0.5 / 2.0)
     assert float(found[1]) == pytest.approx(0.0)
-    # For the first the others' directions sum to (0, 1); for the fourth as well.
-    assert float(found[0]) == pytest.approx(0.0)
+    # The first and the fourth go the same way: those unlike them sum to (-1, 1).
+    assert float(found[0]) == pytest.approx(-1.0 / 2.0**0.5 / 2.0)
+    assert float(found[3]) == pytest.approx(-2.0 / 2.0**0.5 / 2.0)
+
+
+def test_a_coalition_does_not_vouch_for_itself():
+    """However many go the same way, each is measured against those unlike it."""
+    honest = torch.randn(9, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    honest[:, 0] += 2.0
+    honest /= honest.norm(dim=1, keepdim=True)
+    liar = torch.tensor([[-1.0, 0.1, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    liar /= liar.norm()
+    alone, four = (torch.cat([honest, liar.expand(count, -1)]) for count in (1, 4))
+    expected = float(pulls(alone @ alone.T)[9])
+    assert expected < -0.8
+    assert pulls(four @ four.T)[9:].tolist() == pytest.approx([expected] * 4)
+
+
+def test_a_majority_that_goes_one_way_is_measured_against_everybody():
+    rows = torch.tensor([[1.0, 0.0]] * 5 + [[-1.0, 0.0]] * 3, dtype=torch.float64)
+    found = pulls(rows @ rows.T)
+    assert found[:5].tolist() == pytest.approx([1.0] * 5)
+    assert found[5:].tolist() == pytest.approx([-1.0] * 3)

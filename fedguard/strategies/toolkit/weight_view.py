@@ -21,6 +21,9 @@ FEWEST_TO_OPPOSE = 5
 OPPOSED = 0.4
 """Median norms by which an update may pull against the others, whatever the evidence."""
 
+ALIKE = 0.9
+"""Cosine above which an update goes the same way as another."""
+
 COPY_BLOCK = 3
 """So many near-identical updates or more are rejected: honest training does not repeat itself."""
 
@@ -114,11 +117,13 @@ def reject_far_third(state: JudgedRound, euclidean: Tensor) -> None:
 
 
 def pulls(gram: Tensor) -> Tensor:
-    """Return how far each update goes along what the others together do: (K,), in median norms.
+    """Return how far each update goes along what those unlike it together do: (K,).
 
-    ``p_i = <d_i, s - u_i> / (|s - u_i| median|d|)`` with ``u_i = d_i / |d_i|`` and
-    ``s = sum_j u_j``, so that a long update is no more than one vote for the direction and is
-    measured with its length all the same.
+    ``p_i = <d_i, s_i> / (|s_i| median|d|)`` with ``s_i = sum_j u_j`` over the clients j whose
+    update has a cosine of at most `ALIKE` with that of i, and ``u_j = d_j / |d_j|``, so that a long
+    update is no more than one vote for the direction and is measured with its length all the same:
+    in median norms. Who goes the same way is no witness, or a coalition would vouch for itself;
+    where those alike are more than half, all others are asked.
 
     Parameters
     ----------
@@ -128,13 +133,18 @@ def pulls(gram: Tensor) -> Tensor:
     norms = gram.diagonal().clamp(min=0.0).sqrt()
     scale = torch.where(norms > 0.0, 1.0 / norms.clamp(min=1e-300), 0.0)
     unit = gram * scale[:, None] * scale[None, :]
-    along, own = unit.sum(dim=1), unit.diagonal()
-    others = (unit.sum() - 2.0 * along + own).clamp(min=1e-300).sqrt()
-    return (along - own) / others * norms / median(norms).clamp(min=1e-300)
+    alike = unit > ALIKE
+    alike[2 * alike.sum(dim=1) > len(gram)] = False
+    same = alike.fill_diagonal_(True).to(unit.dtype)
+    along = unit.sum(dim=1)
+    left_out = (same * unit).sum(dim=1)
+    squared = unit.sum() - 2.0 * (same @ along) + ((same @ unit) * same).sum(dim=1)
+    rest = squared.clamp(min=1e-300).sqrt()
+    return (along - left_out) / rest * norms / median(norms).clamp(min=1e-300)
 
 
 def reject_opposed(state: JudgedRound, gram: Tensor, evidence: float) -> None:
-    """Reject updates that pull against what the others together do, beyond honest disagreement.
+    """Reject updates that pull against what those unlike them do, beyond honest disagreement.
 
     One at a time, the worst first, as long as its `pulls` is below -0.4, and below the median by
     `evidence` robust standard deviations, whose spread is that of the better half; half of the
