@@ -46,7 +46,8 @@ class GeminiGuard(TwoViews):
        often, than a typical class' patch does; that without the client the average would lose
        more of the patch than of the class itself, which who merely holds much of the class takes
        along; and that its model does not lean to the class without the patch. Half of last round's
-       evidence counts on. Down to half of the clients, most evidence first. See `Verification`.
+       evidence counts on, and who stands alone goes on half as much again. Down to half of the
+       clients, most evidence first. See `Verification`.
     3. Aggregation: updates clipped to 1.5 median norms, averaged by claimed examples, at most three
        times their median; up to ten times, and by as much longer as the square root of the claim's
        ratio, where that lowers the loss on the labels by consensus.

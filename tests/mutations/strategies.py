@@ -290,8 +290,14 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (  # an honest majority is asked what liars think of it
         f"{_S}/toolkit/weight_view.py",
-        "    alike[2 * alike.sum(dim=1) > len(gram)] = False\n",
-        "",
+        "(count < COPY_BLOCK) | (2 * count > len(gram))",
+        "count < COPY_BLOCK",
+        f"{_T}/test_weight_view.py",
+    ),
+    (  # two honest clients of the same labels are taken for a coalition
+        f"{_S}/toolkit/weight_view.py",
+        "(count < COPY_BLOCK) | (2 * count > len(gram))",
+        "2 * count > len(gram)",
         f"{_T}/test_weight_view.py",
     ),
     (  # who stands alone goes on as little as who stands in company

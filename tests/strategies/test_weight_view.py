@@ -146,9 +146,8 @@ def test_pulls_are_projections_on_the_others_directions_in_median_norms():
     # Directions (1, 0), (0, 1), (-1, 0), (1, 0); median norm 2; the third has (2, 1) against it.
     assert float(found[2]) == pytest.approx(-3.0 * 2.0 / 5.0**0.5 / 2.0)
     assert float(found[1]) == pytest.approx(0.0)
-    # The first and the fourth go the same way: those unlike them sum to (-1, 1).
-    assert float(found[0]) == pytest.approx(-1.0 / 2.0**0.5 / 2.0)
-    assert float(found[3]) == pytest.approx(-2.0 / 2.0**0.5 / 2.0)
+    # For the first the others' directions sum to (0, 1); for the fourth as well.
+    assert float(found[0]) == pytest.approx(0.0)
 
 
 def test_a_coalition_does_not_vouch_for_itself():
@@ -169,3 +168,9 @@ def test_a_majority_that_goes_one_way_is_measured_against_everybody():
     found = pulls(rows @ rows.T)
     assert found[:5].tolist() == pytest.approx([1.0] * 5)
     assert found[5:].tolist() == pytest.approx([-1.0] * 3)
+
+
+def test_two_clients_of_the_same_labels_are_witnesses_of_each_other():
+    rows = torch.tensor([[1.0, 0.0]] * 2 + [[0.0, 1.0], [0.0, -1.0], [0.0, 1.0]])
+    found = pulls((rows @ rows.T).double())
+    assert found[:2].tolist() == pytest.approx([0.5**0.5] * 2)

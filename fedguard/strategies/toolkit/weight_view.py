@@ -25,7 +25,7 @@ ALIKE = 0.9
 """Cosine above which an update goes the same way as another."""
 
 COPY_BLOCK = 3
-"""So many near-identical updates or more are rejected: honest training does not repeat itself."""
+"""So many updates or more that are alike make a block; near-identical ones are rejected."""
 
 
 def scaled(distances: np.ndarray) -> np.ndarray:
@@ -122,8 +122,9 @@ def pulls(gram: Tensor) -> Tensor:
     ``p_i = <d_i, s_i> / (|s_i| median|d|)`` with ``s_i = sum_j u_j`` over the clients j whose
     update has a cosine of at most `ALIKE` with that of i, and ``u_j = d_j / |d_j|``, so that a long
     update is no more than one vote for the direction and is measured with its length all the same:
-    in median norms. Who goes the same way is no witness, or a coalition would vouch for itself;
-    where those alike are more than half, all others are asked.
+    in median norms. Who goes the same way is no witness, or a coalition would vouch for itself. All
+    others are asked where fewer than three go the same way, as two honest clients of the same few
+    labels do, or more than half.
 
     Parameters
     ----------
@@ -134,7 +135,8 @@ def pulls(gram: Tensor) -> Tensor:
     scale = torch.where(norms > 0.0, 1.0 / norms.clamp(min=1e-300), 0.0)
     unit = gram * scale[:, None] * scale[None, :]
     alike = unit > ALIKE
-    alike[2 * alike.sum(dim=1) > len(gram)] = False
+    count = alike.sum(dim=1)
+    alike[(count < COPY_BLOCK) | (2 * count > len(gram))] = False
     same = alike.fill_diagonal_(True).to(unit.dtype)
     along = unit.sum(dim=1)
     left_out = (same * unit).sum(dim=1)
