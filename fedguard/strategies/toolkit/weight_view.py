@@ -137,10 +137,13 @@ def pulls(gram: Tensor) -> Tensor:
     alike = unit > ALIKE
     count = alike.sum(dim=1)
     alike[(count < COPY_BLOCK) | (2 * count > len(gram))] = False
-    same = alike.fill_diagonal_(True).to(unit.dtype)
-    along = unit.sum(dim=1)
-    left_out = (same * unit).sum(dim=1)
-    squared = unit.sum() - 2.0 * (same @ along) + ((same @ unit) * same).sum(dim=1)
+    along, own = unit.sum(dim=1), unit.diagonal()
+    left_out, squared = own.clone(), unit.sum() - 2.0 * along + own
+    if (blocks := alike.any(dim=1)).any():
+        same = alike[blocks].to(unit.dtype)
+        left_out[blocks] = (same * unit[blocks]).sum(dim=1)
+        within = ((same @ unit) * same).sum(dim=1)
+        squared[blocks] = unit.sum() - 2.0 * (same @ along) + within
     rest = squared.clamp(min=1e-300).sqrt()
     return (along - left_out) / rest * norms / median(norms).clamp(min=1e-300)
 
