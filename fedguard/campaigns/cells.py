@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fedguard.config import parse
+from fedguard.config import SimulationConfig, parse
 from fedguard.errors import ConfigurationError, RunError
 from fedguard.records import writer as files
 from fedguard.records.writer import jsonable, write_atomically
@@ -132,28 +132,34 @@ def run_cell(
         if not held:
             return CellResult("busy")
         try:
-            summary = _finish(values, directory, threads, track)
+            config = parse(values)
+            summary = finished_summary(directory, config.digest())
+            if summary is None:
+                summary = _run(config, directory, threads, track)
         except Exception as error:  # the campaign goes on without this run
             seconds = time.monotonic() - started
             record_error(directory, error, seconds)
             return CellResult("failed", seconds=seconds, error=one_line(error))
-        finally:
-            # Tensors in reference cycles would wait for Python's collector, which cannot see
-            # their size.
-            gc.collect()
     headline = summary.get("headline")
     figure = summary["final"].get(headline["name"] if headline else "accuracy")
     seconds = time.monotonic() - started
     return CellResult("done", figure, summary["rounds"], seconds, headline=headline)
 
 
-def _finish(
-    values: Mapping[str, Any], directory: Path, threads: int, track: tuple[str, ...]
+def _run(
+    config: SimulationConfig, directory: Path, threads: int, track: tuple[str, ...]
 ) -> dict[str, Any]:
-    config = parse(values)
-    done = finished_summary(directory, config.digest())
-    if done is not None:
-        return done
+    try:
+        return _finish(config, directory, threads, track)
+    finally:
+        # Tensors in reference cycles would wait for Python's collector, which cannot see their
+        # size.
+        gc.collect()
+
+
+def _finish(
+    config: SimulationConfig, directory: Path, threads: int, track: tuple[str, ...]
+) -> dict[str, Any]:
     from fedguard.reporting.tracking import Tracking
     from fedguard.runs.simulation import Simulation
 
