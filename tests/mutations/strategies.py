@@ -86,7 +86,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (  # geminiguard alone does not search for patches; sentinel still does
         f"{_S}/geminiguard.py",
-        "        return self._aggregate(state, search.run())\n",
+        "        return self._aggregate(state, self._search(self.tools, state).run())\n",
         "        return self._aggregate(state, claimed_shares(updates, CLAIM_CAP))\n",
         f"{_T}/test_geminiguard.py {_T}/test_verification.py",
     ),
@@ -350,7 +350,7 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (  # each round judges patches for itself
         f"{_S}/toolkit/verification.py",
-        "        evidence += self.memory.carried(nodes, classes)\n",
+        "        evidence += carried\n",
         "",
         f"{_T}/test_verification.py",
     ),
