@@ -57,7 +57,8 @@ def forms(data_dir: str) -> dict[str, dict[str, Any]]:
         "patches asked of clusters": {"strategy": f"{_HERE}:OnAggregates"},
         "rows of noise": {"strategy": f"{_HERE}:Elsewhere"},
         "rows of MNIST": {
-            "strategy": {"name": f"{_HERE}:Elsewhere", "rows": "mnist", "folder": data_dir}
+            "strategy": {"name": f"{_HERE}:Elsewhere", "rows": "mnist", "folder": data_dir},
+            "check_plugins": False,  # they try it on rows of another shape
         },
     }
 

@@ -17,6 +17,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor, nn
 
 from fedguard.data.vision import Mnist
+from fedguard.errors import check_choice
 from fedguard.models.build import latent_activations
 from fedguard.strategies.geminiguard import GeminiGuard
 from fedguard.strategies.toolkit.averaging import average, clip_factors, median
@@ -30,6 +31,7 @@ from fedguard.strategies.toolkit.distances import (
 from fedguard.strategies.toolkit.judged_round import JudgedRound
 from fedguard.strategies.toolkit.latent import client_activations, squared_mmd
 from fedguard.strategies.toolkit.patch_memory import PatchMemory
+from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.strategies.toolkit.weight_view import scaled
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -207,12 +209,19 @@ class Elsewhere(GeminiGuard):
 
     def __init__(self, *, rows: str = "noise", folder: str = "", **options: Any) -> None:
         super().__init__(**options)
-        if self.tools is not None:
-            shape = self.tools.x.shape
-            if rows == "mnist":
-                data = Mnist().load(Path(folder))
-                x = torch.as_tensor(data.x_train[: len(self.tools.x)]).to(self.tools.x)
-            else:
-                draw = torch.Generator().manual_seed(0)
-                x = torch.randn(shape, generator=draw).to(self.tools.x)
-            self.tools = replace(self.tools, x=x)
+        check_choice("rows", rows, ("noise", "mnist"))
+        self.rows, self.folder = rows, folder
+        self._elsewhere: ServerTools | None = None
+
+    def combine(self, updates: ClientUpdates) -> Verdict:
+        """Decide as geminiguard does, on the other rows."""
+        if self._elsewhere is None and self.tools is not None:
+            self._elsewhere = replace(self.tools, x=self._other(self.tools.x))
+        self.tools = self._elsewhere
+        return super().combine(updates)
+
+    def _other(self, x: Tensor) -> Tensor:
+        if self.rows == "mnist":
+            data = Mnist().load(Path(self.folder))
+            return ((data.x_train[: len(x)] - Mnist.mean[0]) / Mnist.std[0]).to(x)
+        return torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
