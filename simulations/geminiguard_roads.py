@@ -137,11 +137,12 @@ def table(grouped: Grouped, data_dir: str = "") -> str:
 
 def report(grouped: Grouped, seeds: int, rounds: int) -> str:
     """Return the section in Markdown."""
+    told = "seed" if seeds == 1 else f"seeds {FIRST_SEED} to"
     return f"""## Roads measured
 
 Fashion-MNIST, 6,000 training and 2,000 test images, mlp with 64 hidden units, {BASE["clients"]}
 clients, {BASE["malicious"]:.0%} malicious, {rounds} rounds, {BASE["server_samples"]} rows of the
-server as they come; seeds {FIRST_SEED} to {FIRST_SEED + seeds - 1}. What each sign tells of who
+server as they come; {told} {FIRST_SEED + seeds - 1}. What each sign tells of who
 attacks: area under the curve, mean over rounds from the third, nobody rejected (.5 tells nothing,
 below it honest clients look worse). `mmd` is the median discrepancy of a client's latent
 activations from the others', `change` that of their difference from the global model's, `class` the
