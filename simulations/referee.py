@@ -61,6 +61,8 @@ RULES: dict[str, dict[str, Any]] = {
 
 TABLES = ("iscxtor2016", "cicids2017-web", "adult", "bank-marketing", "credit-default")
 IMAGES = ("gtsrb",)
+TWO_CLASSES = ("adult", "bank-marketing", "credit-default")
+"""Data of which no client can hold three labels: judged on the other split alone."""
 
 # None at a strength, or with a trigger, that a default was tuned on.
 ATTACKS: dict[str, dict[str, Any]] = {
@@ -155,6 +157,11 @@ def attacks_on(data: str) -> dict[str, dict[str, Any]]:
     return {**ATTACKS, **(BACKDOORS if data in IMAGES else {})}
 
 
+def splits_of(data: str, size: Size) -> list[str]:
+    """Return the splits of a size that a data set has the classes for."""
+    return [split for split in size.splits if split != "three labels" or data not in TWO_CLASSES]
+
+
 def cells(folder: str, size: Size, only: Sequence[str] = ()) -> Iterator[Cell]:
     """Yield every run, by (rule, data, split, attack, share of malicious clients).
 
@@ -172,7 +179,7 @@ def cells(folder: str, size: Size, only: Sequence[str] = ()) -> Iterator[Cell]:
             dataset = named(name)
             own = dataset["name"] == name
             base = {**BASE, "dataset": dataset, "data_dir": f"{folder}/{name}" if own else folder}
-            for split in size.splits:
+            for split in splits_of(name, size):
                 more = {"partition": PARTITIONS[split], "seed": seed, "rounds": size.rounds}
                 yield from _of_split({**base, **more}, (name, split), size)
 

@@ -41,6 +41,16 @@ def test_no_attack_has_the_setting_of_a_table_that_defaults_were_tuned_on():
         assert len(spec) > 1  # no bare name: its defaults were looked at
 
 
+def test_no_client_is_to_hold_more_labels_than_there_are():
+    wanted = {cell.key[1:3] for cell in referee.cells("data", referee.SIZES["whole"])}
+    assert {data for data, split in wanted if split == "three labels"} == {
+        "gtsrb",
+        "iscxtor2016",
+        "cicids2017-web",
+    }
+    assert {data for data, _ in wanted} == {*referee.IMAGES, *referee.TABLES}
+
+
 def test_triggers_go_on_images_alone_and_their_floor_is_measured():
     wanted = list(referee.cells("data", referee.SIZES["quick"]))
     floors = {cell.key[1] for cell in wanted if cell.key[3] == "badnets" and cell.key[4] == "0"}
