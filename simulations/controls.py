@@ -27,7 +27,8 @@ class CopiesAlone(RobustStrategy):
         kept = np.ones(len(updates), dtype=bool)
         state = JudgedRound(updates, norms, kept, {}, {}, torch.ones_like(norms))
         if len(updates) >= 4:
-            reject_copies(state, copy_votes(np.asarray(shared_distances(updates).sqrt())))
+            distance = np.asarray(shared_distances(updates).sqrt())
+            reject_copies(state, copy_votes(distance, np.asarray(norms)))
         return _mean_of(updates, torch.as_tensor(state.keep), state.reasons, clip=False)
 
 

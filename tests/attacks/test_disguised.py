@@ -33,10 +33,21 @@ def test_members_are_no_copies_and_their_mean_is_the_inner_attacks():
     wanted = 0.3 * (1.0 - 1.0 / 4.0) ** 0.5  # of random directions, less their mean
     torch.testing.assert_close(noise, torch.full((4,), wanted), atol=0.02, rtol=0.0)
     together = torch.cat([sent, seen.updates.deltas[4:]])
-    votes = copy_votes(np.asarray(torch.cdist(together, together)))
+    votes = copy_votes(
+        np.asarray(torch.cdist(together, together)), np.asarray(together.norm(dim=1))
+    )
     assert len(set(votes.tolist())) == 12
     copies = torch.cat([plain, seen.updates.deltas[4:]])
-    assert len(set(copy_votes(np.asarray(torch.cdist(copies, copies))).tolist())) == 9
+    assert (
+        len(
+            set(
+                copy_votes(
+                    np.asarray(torch.cdist(copies, copies)), np.asarray(copies.norm(dim=1))
+                ).tolist()
+            )
+        )
+        == 9
+    )
 
 
 def test_one_member_sends_what_the_inner_attack_crafts():

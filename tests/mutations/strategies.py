@@ -68,8 +68,8 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (  # far clients make the honest ones copies of each other
         f"{_S}/toolkit/weight_view.py",
-        "    radius = COPY_RADIUS * usual_distance(distance)\n",
-        "    radius = COPY_RADIUS * off_diagonal_median(distance)\n",
+        "    radius = COPY_RADIUS * np.minimum(usual_distance(distance), norms)\n",
+        "    radius = COPY_RADIUS * np.minimum(off_diagonal_median(distance), norms)\n",
         f"{_T}/test_weight_view.py",
     ),
     (  # an honest majority that agrees is rejected

@@ -42,15 +42,39 @@ def test_distances_are_scaled_to_a_median_of_one_half():
 
 
 def test_copies_share_a_vote_and_others_have_one_each():
-    votes = copy_votes(between([0.0, 0.01, 10.0, 20.0, 20.02, 20.01]))
+    votes = copy_votes(between([0.0, 0.01, 10.0, 20.0, 20.02, 20.01]), np.full(6, 20.0))
     assert votes.tolist() == [0, 0, 1, 2, 2, 2]
 
 
 def test_how_near_a_copy_lies_is_in_units_of_the_usual_distance():
     # The lower medians of each one's distances are 21, 20, 20, 20 and 40: within 0.05 is within 1.
     assert usual_distance(between([0.0, 1.0, 21.0, 41.0, 61.0])) == 20.0
-    assert copy_votes(between([0.0, 1.0, 21.0, 41.0, 61.0])).tolist() == [0, 0, 1, 2, 3]
-    assert copy_votes(between([0.0, 1.1, 21.1, 41.1, 61.1])).tolist() == [0, 1, 2, 3, 4]
+    assert copy_votes(between([0.0, 1.0, 21.0, 41.0, 61.0]), np.full(5, 30.0)).tolist() == [
+        0,
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert copy_votes(between([0.0, 1.1, 21.1, 41.1, 61.1]), np.full(5, 30.0)).tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_updates_of_clients_that_have_nothing_left_to_learn_are_no_copies():
+    """Next to nothing, each in its own direction; copies of each other at that length are."""
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(12, 30))
+    rows[:4] *= 1e-3
+    distance = np.linalg.norm(rows[:, None] - rows[None, :], axis=2)
+    assert copy_votes(distance, np.linalg.norm(rows, axis=1)).tolist() == list(range(12))
+    rows[:4] = rows[0]
+    distance = np.linalg.norm(rows[:, None] - rows[None, :], axis=2)
+    assert copy_votes(distance, np.linalg.norm(rows, axis=1)).tolist() == [0, 0, 0, 0, *range(1, 9)]
 
 
 @pytest.mark.parametrize(("count", "far"), [(3, 1), (5, 2), (10, 4), (20, 6), (20, 9)])
@@ -63,7 +87,7 @@ def test_a_minority_however_far_does_not_set_the_usual_distance(count, far, wher
     distances = np.linalg.norm(points[:, None] - points[None, :], axis=2)
     honest = distances[far:, far:][~np.eye(count - far, dtype=bool)]
     assert honest.min() <= usual_distance(distances) <= honest.max()
-    assert len(set(copy_votes(distances)[far:])) == count - far
+    assert len(set(copy_votes(distances, np.linalg.norm(points, axis=1))[far:])) == count - far
 
 
 def test_one_client_is_at_no_distance():

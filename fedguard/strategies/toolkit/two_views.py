@@ -149,7 +149,7 @@ class TwoViews(RobustStrategy):
 
     def _by_weights(self, state: JudgedRound, combined: np.ndarray, distance: np.ndarray) -> Labels:
         """Reject by the (K, K) distances; return each client's cluster (K,)."""
-        votes = copy_votes(distance)
+        votes = copy_votes(distance, np.asarray(state.norms))
         labels = self._clusters_of_votes(combined, votes)
         if self.tools is None:
             chosen = majority_clusters(labels, votes, state.updates)

@@ -50,6 +50,9 @@ FEWEST = 3
 LOOKED = 16
 """So many classes at most are looked at, those whose patch moves most examples."""
 
+FEWEST_CLASSES = 3
+"""With fewer classes there is no typical one that a patch's could be unlike."""
+
 OWN_ROWS = 2
 """Clients' own models are asked on so many times `aux_samples` examples at most."""
 
@@ -161,7 +164,8 @@ class Verification:
         shares = self._widen(shares)
         x = self.tools.x
         positions = x[0, :1].numel() if x.ndim == 4 else x[0].numel()
-        if self.trigger_margin > 0.0 and self.trigger_budget * positions >= SMALLEST_PATCH:
+        fits = self.trigger_budget * positions >= SMALLEST_PATCH
+        if self.trigger_margin > 0.0 and fits and self.tools.num_classes >= FEWEST_CLASSES:
             self._search_backdoor(shares)
         return shares
 

@@ -13,7 +13,7 @@ from fedguard.strategies.toolkit.judged_round import JudgedRound
 from fedguard.updates import ClientUpdates
 
 COPY_RADIUS = 0.05
-"""Updates closer than this share of `usual_distance` count as copies of one vote."""
+"""Updates closer than this share of `usual_distance`, and of their length, are one vote."""
 
 FEWEST_TO_OPPOSE = 5
 """Clients still in with fewer of which none is told to oppose the others."""
@@ -67,14 +67,25 @@ def usual_distance(distance: np.ndarray) -> float:
     return float(np.sort(others[:, (count - 2) // 2])[(count - 1) // 2])
 
 
-def copy_votes(distance: np.ndarray) -> Labels:
-    """Return which vote each client belongs to: near-identical updates share one."""
-    radius = COPY_RADIUS * usual_distance(distance)
+def copy_votes(distance: np.ndarray, norms: np.ndarray) -> Labels:
+    """Return which vote each client belongs to: near-identical updates share one.
+
+    Closer than `COPY_RADIUS` of `usual_distance`, and of their own length: clients that have
+    nothing left to learn send next to nothing, all of them, and are no copies for it.
+
+    Parameters
+    ----------
+    distance : ndarray
+        (K, K) symmetric, zero diagonal.
+    norms : ndarray
+        (K,) lengths of the updates.
+    """
+    radius = COPY_RADIUS * np.minimum(usual_distance(distance), norms)
     votes = np.full(len(distance), -1, dtype=np.int64)
     vote = 0
     for row in range(len(distance)):
         if votes[row] < 0:
-            votes[(distance[row] <= radius) & (votes < 0)] = vote
+            votes[(distance[row] <= radius[row]) & (votes < 0)] = vote
             vote += 1
     return votes
 
