@@ -78,6 +78,7 @@ FORMS: dict[str, dict[str, dict[str, Any]]] = {
 
 DIRICHLET = {"name": "dirichlet", "alpha": 0.5}
 TWO_LABELS = {"name": "label-quantity", "labels_per_client": 2}
+SPLITS: dict[str, dict[str, Any]] = {"Dirichlet .5": DIRICHLET, "2 labels": TWO_LABELS}
 
 # Attack and split of each cell.
 CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -100,8 +101,24 @@ BASE: dict[str, Any] = {
     "server_samples": 100,
     "device": "cpu",
 }
+PEACE: dict[str, Any] = {"attack": "none", "malicious": 0.0}
 FIRST_SEED = 40
 POINT, SUCCESS = 0.01, 0.1
+
+
+def in_splits(
+    data_dir: str, first_seed: int, seeds: int, rounds: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each split's name and what its runs share, the first seed of all first."""
+    for seed in range(first_seed, first_seed + seeds):
+        more = {"seed": seed, "rounds": rounds, "data_dir": data_dir or None}
+        for split, partition in SPLITS.items():
+            yield split, {**BASE, **more, "partition": partition}
+
+
+def threats(attacks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the fields of peace, as ``none``, and of each attack, by name."""
+    return {"none": PEACE, **{name: {"attack": attack} for name, attack in attacks.items()}}
 
 
 def cells(data_dir: str, rule: str, seeds: int, rounds: int) -> Iterator[Cell]:

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 
 from simulations.common import ROOT, Cell, fashion_command, machine, markdown_table, spread
-from simulations.geminiguard_ablation import BASE, DIRICHLET, TWO_LABELS, Grouped
+from simulations.geminiguard_ablation import BASE, SPLITS, Grouped, in_splits, threats
 
 PAGE = ROOT / "docs" / "geminiguard.md"
 
@@ -38,7 +38,6 @@ ATTACKS: dict[str, Any] = {
     "badnets": "badnets",
     "blended .2": {"name": "blended", "alpha": 0.2},
 }
-SPLITS: dict[str, dict[str, Any]] = {"Dirichlet .5": DIRICHLET, "2 labels": TWO_LABELS}
 FIRST_SEED = 110
 FIRST_ROUND = 3
 """Signs are judged from here on: a first model has learnt nothing."""
@@ -65,18 +64,13 @@ def forms(data_dir: str) -> dict[str, dict[str, Any]]:
 
 def cells(data_dir: str, seeds: int, rounds: int) -> Iterator[Cell]:
     """Yield every run by (form, split, attack), the first seed of all first."""
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        more = {"seed": seed, "rounds": rounds, "data_dir": data_dir or None}
-        for split, partition in SPLITS.items():
-            common = {**BASE, **more, "partition": partition}
-            peace: dict[str, Any] = {"attack": "none", "malicious": 0.0}
-            threats = {"none": peace, **{name: {"attack": spec} for name, spec in ATTACKS.items()}}
-            for name, threat in threats.items():
-                for form, fields in forms(data_dir).items():
-                    yield Cell((form, split, name), {**common, **threat, **fields})
-                if name != "none":
-                    signs = {**common, **threat, "strategy": f"{_HERE}:Signs"}
-                    yield Cell(("signs", split, name), signs)
+    for split, common in in_splits(data_dir, FIRST_SEED, seeds, rounds):
+        for name, threat in threats(ATTACKS).items():
+            for form, fields in forms(data_dir).items():
+                yield Cell((form, split, name), {**common, **threat, **fields})
+            if name != "none":
+                signs = {**common, **threat, "strategy": f"{_HERE}:Signs"}
+                yield Cell(("signs", split, name), signs)
 
 
 def _areas(run: dict[str, Any]) -> dict[str, list[float]]:
@@ -116,11 +110,11 @@ def signs(grouped: Grouped) -> str:
     return markdown_table(("sign", *(f"{attack}, {split}" for split, attack in areas)), rows)
 
 
-def table(grouped: Grouped, data_dir: str = "") -> str:
+def table(grouped: Grouped) -> str:
     """Return what each form leaves: accuracy, success beside it, the honest rejected in peace."""
     rows = []
     for split in SPLITS:
-        for form in forms(data_dir):
+        for form in forms(""):
             row = [split, form]
             for attack in ("none", *ATTACKS):
                 runs = grouped[form, split, attack]

@@ -105,7 +105,7 @@ class Size:
     Attributes
     ----------
     seeds : tuple of int
-        Of `SEEDS`; no size looks at those of a smaller one first.
+        Of `SEEDS`: `quick` and `medium` have one each, `whole` has all.
     rounds : int
         Of a run.
     data, rules, attacks, splits : tuple of str
@@ -340,14 +340,16 @@ def _short_of(what: str, found: Mapping[tuple[str, ...], float], bar: float) -> 
     )
 
 
-def report(grouped: Grouped, name: str) -> str:
+def report(grouped: Grouped, name: str, only: Sequence[str] = ()) -> str:
     """Return the section of this version, of a size by name, in Markdown."""
     size = SIZES[name]
+    part = f"; **of its data sets only {', '.join(only)}**" if only else ""
+    command = f"--size {name}" + (f" --only {','.join(only)}" if only else "")
     ours = ("geminiguard", "sentinel")
     parts = [
         f"## Version {version()}, {name}",
         f"""{BASE["clients"]} clients, mlp with 64 hidden units, {size.rounds}
-rounds, {BASE["server_samples"]} examples of the server, drawn as they come; {size.proof}
+rounds, {BASE["server_samples"]} examples of the server, drawn as they come; {size.proof}{part}
 ({", ".join(map(str, size.seeds))}). Images: accuracy; tables: macro F1; in percent. `copies alone`,
 `length alone` and `server alone` are controls: one filter, or no client at all.""",
         "Without attackers:",
@@ -356,7 +358,7 @@ rounds, {BASE["server_samples"]} examples of the server, drawn as they come; {si
         "\n".join(bars(grouped)),
         *tables(grouped),
         f"Data: {', '.join(sorted({key[1] for key in grouped}))}. Made by "
-        f"`python -m simulations.referee --size {name}`; {machine()}.",
+        f"`python -m simulations.referee {command}`; {machine()}.",
     ]
     return "\n\n".join(parts)
 
@@ -371,10 +373,14 @@ def main(
     """Run the battery, go on where it stopped, and write docs/referee.md."""
     if size not in SIZES:
         raise typer.BadParameter(f"{size!r} is none of {', '.join(SIZES)}", param_hint="--size")
-    chosen = cells(data_dir, SIZES[size], only.split(",") if only else ())
-    found = run_cells(chosen, folder, jobs)
-    name = f"referee {version()}" + ("" if size == "whole" else f" {size}")
-    write_section(name, report(found, size), PAGE)
+    wanted = only.split(",") if only else []
+    for name in wanted:
+        if name not in SIZES[size].data:
+            told = f"{name!r} is none of {', '.join(SIZES[size].data)}"
+            raise typer.BadParameter(told, param_hint="--only")
+    found = run_cells(cells(data_dir, SIZES[size], wanted), folder, jobs)
+    section = f"referee {version()}" + ("" if size == "whole" else f" {size}")
+    write_section(section, report(found, size, wanted), PAGE)
 
 
 if __name__ == "__main__":

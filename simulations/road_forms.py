@@ -71,12 +71,12 @@ def means_of(updates: ClientUpdates, labels: Labels) -> ClientUpdates:
 
 
 class Signs(GeminiGuard):
-    """Average everybody, clipped; score each client by five latent signs and two of its weights.
+    """Average everybody, clipped; score each client by five latent signs and its distance.
 
     ``mmd``, of the latent activations of clients' models, and what may say more: ``change``, of
     their difference from the global model's; ``class``, the same, the worst predicted class of
     each client; ``output``, of the class probabilities; ``aggregate``, the change of the mean of
-    a client's cluster. ``weights`` is the median distance, ``pull`` the rule's own.
+    a client's cluster. ``weights`` is the median distance of its update.
     """
 
     def combine(self, updates: ClientUpdates) -> Verdict:

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 
 from simulations.common import ROOT, Cell, fashion_command, machine, markdown_table, spread
-from simulations.geminiguard_ablation import BASE, DIRICHLET, TWO_LABELS, Grouped
+from simulations.geminiguard_ablation import SPLITS, Grouped, in_splits, threats
 
 PAGE = ROOT / "docs" / "sentinel.md"
 
@@ -36,7 +36,6 @@ BACKDOORS: dict[str, dict[str, Any]] = {
     "dba": {"name": "dba"},
 }
 ATTACKS: dict[str, dict[str, Any]] = {**BACKDOORS, "sign-flip x 2": {"name": "sign-flip"}}
-SPLITS: dict[str, dict[str, Any]] = {"Dirichlet .5": DIRICHLET, "2 labels": TWO_LABELS}
 WRONG = "30 % of the labels wrong"
 FIRST_SEED = 90
 
@@ -48,22 +47,17 @@ def applies(rule: str, rows: str) -> bool:
 
 def cells(data_dir: str, seeds: int, rounds: int) -> Iterator[Cell]:
     """Yield every run by (rule, rows, split, attack), the first seed of all first."""
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        more = {"seed": seed, "rounds": rounds, "data_dir": data_dir or None}
-        for split, partition in SPLITS.items():
-            common = {**BASE, **more, "partition": partition}
-            peace: dict[str, Any] = {"attack": "none", "malicious": 0.0}
-            for name, attack in BACKDOORS.items():
-                clean = {**common, "attack": attack, "strategy": "fedavg", "malicious": 0.0}
-                yield Cell(("floor", "", split, name), clean)
-            attacked = {name: {"attack": attack} for name, attack in ATTACKS.items()}
-            for name, threat in {"none": peace, **attacked}.items():
-                plain = {**common, **threat, "strategy": "fedavg"}
-                yield Cell(("fedavg", "", split, name), plain)
-                for rows, fields in ROWS.items():
-                    for rule in (rule for rule in RULES if applies(rule, rows)):
-                        values = {**common, **fields, **threat, "strategy": rule}
-                        yield Cell((rule, rows, split, name), values)
+    for split, common in in_splits(data_dir, FIRST_SEED, seeds, rounds):
+        for name, attack in BACKDOORS.items():
+            clean = {**common, "attack": attack, "strategy": "fedavg", "malicious": 0.0}
+            yield Cell(("floor", "", split, name), clean)
+        for name, threat in threats(ATTACKS).items():
+            plain = {**common, **threat, "strategy": "fedavg"}
+            yield Cell(("fedavg", "", split, name), plain)
+            for rows, fields in ROWS.items():
+                for rule in (rule for rule in RULES if applies(rule, rows)):
+                    values = {**common, **fields, **threat, "strategy": rule}
+                    yield Cell((rule, rows, split, name), values)
 
 
 def _figure(grouped: Grouped, key: tuple[str, ...], name: str) -> list[float | None]:

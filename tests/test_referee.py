@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import typer
 
 from fedguard import registry
 from fedguard.config import parse
@@ -21,6 +22,24 @@ def summary(value: float, *, success: float | None = None, rejected: float = 0.0
         "dataset": "gtsrb",
         "final": final,
         "detection": {"false_positive_rate": rejected, "true_positive_rate": None},
+    }
+
+
+PEACE = (("fedavg", 0.8, 0.0), ("geminiguard", 0.77, 0.02), ("sentinel", 0.79, 0.04))
+
+
+def judged(**attacks) -> dict:
+    """Return runs by key: of each attack, by rule, a value, a success and the honest rejected."""
+    return {
+        (
+            rule,
+            "gtsrb",
+            "dirichlet 0.3",
+            attack.replace("_", "-"),
+            "0" if attack == "none" else "0.2",
+        ): [summary(value, success=success, rejected=rejected)]
+        for attack, by_rule in attacks.items()
+        for rule, (value, success, rejected) in by_rule.items()
     }
 
 
@@ -73,15 +92,10 @@ def test_leagues_are_those_that_the_rules_declare():
 
 
 def test_the_page_ranks_league_by_league_and_names_the_worst_of_peace():
-    grouped = {}
-    for rule, value, lost in (
-        ("fedavg", 0.8, 0.0),
-        ("geminiguard", 0.77, 0.02),
-        ("sentinel", 0.79, 0.04),
-    ):
-        where = (rule, "gtsrb", "dirichlet 0.3")
-        grouped[*where, "none", "0"] = [summary(value, rejected=lost)]
-        grouped[*where, "badnets", "0.2"] = [summary(value, success=0.5)]
+    grouped = judged(
+        none={rule: (value, None, lost) for rule, value, lost in PEACE},
+        badnets={rule: (value, 0.5, 0.0) for rule, value, _ in PEACE},
+    )
     grouped["fedavg", "gtsrb", "dirichlet 0.3", "badnets", "0"] = [summary(0.8, success=0.031)]
     text = referee.report(grouped, "quick")
     assert "`geminiguard`: -3.0 points against plain averaging at its worst" in text
@@ -95,17 +109,27 @@ def test_the_page_ranks_league_by_league_and_names_the_worst_of_peace():
     assert "at worst 46.9 (gtsrb, dirichlet 0.3, badnets)" in text
 
 
+def test_the_page_says_which_part_of_a_size_was_run():
+    grouped = judged(none={rule: (value, None, lost) for rule, value, lost in PEACE})
+    assert "only" not in referee.report(grouped, "medium")
+    text = referee.report(grouped, "medium", ["gtsrb", "adult"])
+    assert "**of its data sets only gtsrb, adult**" in text
+    assert "--size medium --only gtsrb,adult`" in text
+
+
+@pytest.mark.parametrize(("option", "value"), [("only", "gtsrp"), ("size", "middle")])
+def test_a_name_that_the_referee_does_not_know_is_refused(option, value):
+    with pytest.raises(typer.BadParameter, match=f"'{value}' is none of"):
+        referee.main("data", **{"size": "medium", option: value})
+
+
 def test_a_bar_counts_only_cells_that_it_is_about():
-    grouped = {}
-    for rule, value, passed in (
-        ("fedavg", 0.4, 0.9),
-        ("geminiguard", 0.7, 0.1),
-        ("fltrust", 0.75, 0.0),
-    ):
-        where = (rule, "gtsrb", "dirichlet 0.3")
-        grouped[*where, "badnets", "0.2"] = [summary(value, success=passed)]
-        grouped[*where, "sig", "0.2"] = [summary(value, success=0.3)]  # averaging has no half of it
-        grouped[*where, "label-flip", "0.2"] = [summary(value)]
+    found = {"fedavg": (0.4, 0.9, 0.0), "geminiguard": (0.7, 0.1, 0.0), "fltrust": (0.75, 0.0, 0.0)}
+    grouped = judged(
+        badnets=found,
+        sig={rule: (value, 0.3, 0.0) for rule, (value, _, _) in found.items()},  # half for nobody
+        label_flip=found,
+    )
     grouped["fedavg", "gtsrb", "dirichlet 0.3", "badnets", "0"] = [summary(0.8, success=0.03)]
     untargeted, backdoors = referee.bars(grouped)
     assert untargeted.endswith("behind the best rule without labels in none of 1 cells")

@@ -306,6 +306,18 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "ENOUGH",
         f"{_T}/test_verification.py",
     ),
+    (  # one of two classes is taken for typical
+        f"{_S}/toolkit/verification.py",
+        "FEWEST_CLASSES = 3\n",
+        "FEWEST_CLASSES = 2\n",
+        f"{_T}/test_verification.py",
+    ),
+    (  # updates that are short are copies of each other
+        f"{_S}/toolkit/weight_view.py",
+        "    radius = COPY_RADIUS * np.minimum(usual_distance(distance), norms)\n",
+        "    radius = COPY_RADIUS * usual_distance(distance) * np.ones_like(norms)\n",
+        f"{_T}/test_weight_view.py",
+    ),
     (  # company of the last round is forgotten
         f"{_S}/toolkit/verification.py",
         "(evidence > ENOUGH) | (carried > CARRIED * ENOUGH)",

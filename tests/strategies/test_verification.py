@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -162,6 +163,17 @@ def test_company_of_the_last_round_counts(accused):
     _, rejected = accused()
     assert rejected(r3=(ENOUGH + ALONE) / 2.0) == set()
     assert rejected(r5=(ENOUGH + ALONE) / 2.0) == {5}
+
+
+def test_among_two_classes_no_patch_is_searched(accused):
+    """None of them is typical: what is unlike it says nothing."""
+    rule, rejected = accused()
+    assert rejected(r3=5.0 * ALONE) == {3}
+    rule.reset()
+    rule.tools = replace(rule.tools, y=rule.tools.y % 2, num_classes=2)
+    assert rejected(r3=5.0 * ALONE) == set()
+    rule.tools = replace(rule.tools, num_classes=3)
+    assert rejected(r3=5.0 * ALONE) == {3}
 
 
 def test_memory_fades_in_rounds_that_say_nothing_and_waits_for_who_is_away():
