@@ -78,7 +78,7 @@ class GeminiGuard(TwoViews):
         none.
     trigger_budget : float
         Consensus mode: share of the input positions that a patch may cover, above 0 to 1; inputs
-        of so few positions that this is less than two are not searched.
+        of so few positions that this is less than two are not searched, nor is among two classes.
     clip_ratio : float
         Multiple of the median norm that updates are clipped to, above 0. Left out, 1 in paper mode
         and 1.5 in consensus.

@@ -57,7 +57,7 @@ class Sentinel(TwoViews):
         rejected, as a difference of probabilities, 0 to below 1; 0 does not search.
     trigger_budget : float
         Share of the input positions that a patch may cover, above 0 to 1; inputs of so few
-        positions that this is less than two are not searched.
+        positions that this is less than two are not searched, nor is among two classes.
     **views : Any
         ``vector``, ``max_clusters``, ``min_silhouette``, ``tau``, ``max_norm_ratio``,
         ``clip_ratio``, ``opposition`` and ``aux_samples`` of `TwoViews`.
