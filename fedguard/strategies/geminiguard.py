@@ -36,8 +36,9 @@ class GeminiGuard(TwoViews):
     more than the attack costs. So the views reject only what honest training does not produce:
 
     1. Model-weight analysis: near-identical updates collapse into one vote, and blocks of three or
-       more are rejected; so are updates longer than `max_norm_ratio` times the median norm, and
-       those that pull against the others by more than `opposition` allows; see `reject_opposed`.
+       more are rejected; so are updates longer than `max_norm_ratio` times the median norm, unless
+       lengths differ by more and they go the way of the others, and those that pull against the
+       others by more than `opposition` allows; see `reject_long` and `reject_opposed`.
     2. Latent-space analysis: clients whose activations are not finite are rejected. The server's
        examples take the labels that the mean of all updates, clipped to their median norm, gives
        them; see `with_consensus_labels`. For every class the small patch is searched for that moves

@@ -16,8 +16,9 @@ class Sentinel(TwoViews):
     r"""Reject copies, excess length, whoever harms unlike the others, and whoever teaches a patch.
 
     1. Near-identical updates collapse into one vote, and blocks of three or more are rejected;
-       updates longer than `max_norm_ratio` times the median norm are rejected, and by choice those
-       that pull against the others; see `TwoViews`.
+       so are updates longer than `max_norm_ratio` times the median norm, unless lengths differ by
+       more and they go the way of the others, and by choice those that pull against the others; see
+       `TwoViews`.
     2. Loss: in the average of what remains, clipped to 1.5 median norms and weighted by claimed
        examples (at most three times their median), clients are dropped one at a time as long as the
        loss on the server's labelled examples falls by more than `margin` asks; see `prune_harmful`.

@@ -278,8 +278,38 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
     ),
     (
         f"{_S}/toolkit/weight_view.py",
-        "return (along - left_out) / rest * norms / median(norms)",
+        "return (along - left_out) / rest * lengths / median(norms)",
         "return (along - left_out) / rest / median(norms)",
+        f"{_T}/test_weight_view.py",
+    ),
+    (  # any length counts in full
+        f"{_S}/toolkit/weight_view.py",
+        "lengths = norms if longest is None else torch.minimum(norms, longest)",
+        "lengths = norms",
+        f"{_T}/test_weight_view.py",
+    ),
+    (  # who goes the way of the others may be as long as it likes
+        f"{_S}/toolkit/weight_view.py",
+        "agrees & (norms <= length_spread(norms[inside]) ** 2 * usual)",
+        "agrees",
+        f"{_T}/test_weight_view.py",
+    ),
+    (  # whoever is long is a liar
+        f"{_S}/toolkit/weight_view.py",
+        "(long & ~stays)",
+        "long",
+        f"{_T}/test_weight_view.py",
+    ),
+    (  # who is as long as lengths differ need not agree
+        f"{_S}/toolkit/weight_view.py",
+        "(length > 0.0) & (along >= AGREES * length * norms)",
+        "(length > 0.0)",
+        f"{_T}/test_weight_view.py",
+    ),
+    (  # long liars widen what lengths may differ by
+        f"{_S}/toolkit/weight_view.py",
+        "float(min(sides))",
+        "float(max(sides))",
         f"{_T}/test_weight_view.py",
     ),
     (  # a coalition vouches for itself

@@ -12,10 +12,12 @@ from fedguard.strategies.toolkit.judged_round import JudgedRound
 from fedguard.strategies.toolkit.weight_view import (
     central_largest_cluster,
     copy_votes,
+    length_spread,
     majority_clusters,
     pulls,
     reject_copies,
     reject_far_third,
+    reject_long,
     scaled,
     usual_distance,
 )
@@ -198,3 +200,53 @@ def test_two_clients_of_the_same_labels_are_witnesses_of_each_other():
     rows = torch.tensor([[1.0, 0.0]] * 2 + [[0.0, 1.0], [0.0, -1.0], [0.0, 1.0]])
     found = pulls((rows @ rows.T).double())
     assert found[:2].tolist() == pytest.approx([0.5**0.5] * 2)
+
+
+def test_longer_updates_than_asked_for_pull_no_harder():
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [-8.0, 0.0]])
+    gram = (rows @ rows.T).double()
+    short = pulls(gram, torch.full((5,), 2.0, dtype=torch.float64))
+    assert short[:4].tolist() == pulls(gram)[:4].tolist()
+    assert float(short[4]) == pytest.approx(float(pulls(gram)[4]) / 4.0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([1.0, 2.0, 4.0, 8.0, 16.0], 2.0 ** (1.5 * 1.4826)),
+        ([0.0, 1.0, 2.0, 4.0, 8.0, 16.0], 2.0 ** (1.5 * 1.4826)),  # who sends nothing
+        ([4.0, 4.0, 4.0, 32.0, 32.0], 1.0),  # long liars widen one side alone
+        ([1.0, 4.0, 4.0, 4.0, 4.0], 1.0),
+        ([1.0, 2.0, 4.0, 8.0], 1.0),  # too few to tell
+        ([0.0] * 6, 1.0),
+    ],
+)
+def test_how_much_lengths_differ(lengths, expected):
+    norms = torch.tensor(lengths, dtype=torch.float64)
+    assert length_spread(norms) == pytest.approx(expected)
+
+
+LENGTHS = {"differ": [0.3, 0.5, 0.8, 1.0, 1.0, 1.3, 2.0, 2.4], "alike": [0.9] * 4 + [1.1] * 4}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "way", "stays"),
+    [("differ", 1.0, True), ("differ", -1.0, False), ("differ", 0.0, False), ("alike", 1.0, False)],
+)
+def test_a_long_update_stays_where_lengths_differ_and_it_goes_the_way_of_the_others(
+    lengths, way, stays
+):
+    """One class each and little left to learn: who holds both is no liar for being longer."""
+    rows = [[length, 0.1 * (-1.0) ** k, 0.0] for k, length in enumerate(LENGTHS[lengths])]
+    state = judged([*rows, [3.5 * way, 0.0, 0.0 if way else 3.5]])
+    gram = (state.updates.deltas @ state.updates.deltas.T).double()
+    limits = reject_long(state, gram, 2.5)
+    assert limits.tolist() == pytest.approx([2.5 * float(state.norms.median())] * 9)
+    assert state.keep.tolist() == [True] * 8 + [stays]
+
+
+def test_no_length_excuses_more_than_lengths_differ_by():
+    rows = [[length, 0.1 * (-1.0) ** k] for k, length in enumerate(LENGTHS["differ"])]
+    state = judged([*rows, [1000.0, 0.0]])
+    reject_long(state, (state.updates.deltas @ state.updates.deltas.T).double(), 2.5)
+    assert "times as long" in state.reasons[8]

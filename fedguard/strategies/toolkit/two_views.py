@@ -11,7 +11,6 @@ from torch import Tensor
 from fedguard.errors import check_choice, check_number
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.toolkit.averaging import average, clip_factors, median
-from fedguard.strategies.toolkit.claims import claimed_reach
 from fedguard.strategies.toolkit.clustering import Labels, adaptive_clusters
 from fedguard.strategies.toolkit.distances import (
     cosine_distances,
@@ -27,6 +26,7 @@ from fedguard.strategies.toolkit.weight_view import (
     majority_clusters,
     reject_copies,
     reject_far_third,
+    reject_long,
     reject_opposed,
     scaled,
 )
@@ -41,8 +41,9 @@ class TwoViews(RobustStrategy):
     blocks of three or more are rejected; average-linkage clusters of the votes' D are recorded, and
     decide where there is no model (`tools` is None): clusters are then kept in order of their
     distance to the coordinate-wise median until more than half of the votes are in. Updates longer
-    than `max_norm_ratio` times the median norm are rejected, and, if `opposition` says so, those
-    that pull against the others by more than honest updates disagree; see `reject_opposed`.
+    than `max_norm_ratio` times the median norm are rejected, unless lengths differ by more and they
+    go the way of the others, see `reject_long`, and, if `opposition` says so, those that pull
+    against the others by more than honest updates disagree; see `reject_opposed`.
 
     Latent view: activations of each remaining client's model on the server's examples, squared MMD
     ``M_ij`` between clients, ``m_i = median_j M_ij``, trust ``T_i = exp(-m_i / (tau median m))``;
@@ -60,7 +61,8 @@ class TwoViews(RobustStrategy):
     tau : float
         Temperature of the trust, above 0; small is strict.
     max_norm_ratio : float
-        Multiple of the median norm beyond which an update is rejected, above 1.
+        Multiple of the median norm beyond which an update is rejected, or, where lengths differ
+        much, must go along with the others; above 1.
     clip_ratio : float
         Multiple of the median norm that updates are clipped to, above 0.
     opposition : float
@@ -156,19 +158,12 @@ class TwoViews(RobustStrategy):
         else:
             chosen = set(labels.tolist())
         reject_copies(state, votes)
-        self._reject_long(state)
+        gram = shared_gram(state.updates)
+        limits = reject_long(state, gram, self.max_norm_ratio)
         if self.opposition > 0.0:
-            reject_opposed(state, shared_gram(state.updates), self.opposition)
+            reject_opposed(state, gram, self.opposition, limits)
         reject_clusters(state, labels, chosen)
         return labels
-
-    def _reject_long(self, state: JudgedRound) -> None:
-        """Reject updates that are too long for the median norm of those still in."""
-        typical = float(median(state.norms[torch.as_tensor(state.keep)]))
-        limits = (self.max_norm_ratio * typical * claimed_reach(state.updates)).tolist()
-        for row, norm in enumerate(state.norms.tolist()):
-            if norm > limits[row] > 0.0:
-                state.reject(row, f"{norm / typical:.1f} times as long as the median update")
 
     def _clusters_of_votes(self, combined: np.ndarray, votes: Labels) -> Labels:
         """Return each client's cluster, near-identical updates counted once."""

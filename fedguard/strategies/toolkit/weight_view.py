@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedguard.strategies.toolkit.averaging import beyond_the_others, median
+from fedguard.strategies.toolkit.averaging import beyond_the_others, clip_factors, median
+from fedguard.strategies.toolkit.claims import claimed_reach
 from fedguard.strategies.toolkit.clustering import Labels, off_diagonal_median
 from fedguard.strategies.toolkit.coordinates import coordinate_median
 from fedguard.strategies.toolkit.judged_round import JudgedRound
@@ -23,6 +26,12 @@ OPPOSED = 0.4
 
 ALIKE = 0.9
 """Cosine above which an update goes the same way as another."""
+
+AGREES = 0.5
+"""Cosine with the average of the others from which an update may be as long as lengths differ."""
+
+FEWEST_TO_SPREAD = 5
+"""Lengths of so many clients tell how much lengths differ."""
 
 COPY_BLOCK = 3
 """So many updates or more that are alike make a block; near-identical ones are rejected."""
@@ -118,6 +127,62 @@ def majority_clusters(labels: Labels, votes: Labels, updates: ClientUpdates) -> 
     return chosen
 
 
+def length_spread(norms: Tensor) -> float:
+    """Return by what factor lengths usually differ from their median, at least 1.
+
+    ``exp(1.48 min(a, b))`` with a and b the median distances of logarithms above and below their
+    median to it: the smaller, since a minority of long liars widens the upper side alone.
+
+    Parameters
+    ----------
+    norms : Tensor
+        (N,) at least 0; those of 0 are left out.
+    """
+    logs = norms[norms > 0.0].log()
+    if len(logs) < FEWEST_TO_SPREAD:
+        return 1.0
+    off = logs - median(logs)
+    sides = [median(side) for side in (off[off > 0.0], -off[off < 0.0]) if len(side)]
+    return math.exp(1.4826 * float(min(sides))) if len(sides) == 2 else 1.0
+
+
+def reject_long(state: JudgedRound, gram: Tensor, ratio: float) -> Tensor:
+    """Reject updates longer than `ratio` median norms, unless lengths differ and they agree.
+
+    Where most clients hold one class they soon have little left to learn, and whoever holds more
+    is many times as long as the median. So an update stays, to be clipped, that is no longer than
+    the squared `length_spread` allows and goes along with the average of those within `ratio`,
+    themselves clipped, from a cosine of `AGREES` on. Who claims more examples may be longer; see
+    `claimed_reach`.
+
+    Parameters
+    ----------
+    gram : Tensor
+        (K, K) inner products of the updates, float64.
+    ratio : float
+        Above 1.
+
+    Returns
+    -------
+    Tensor
+        (K,) the `ratio` median norms of each, by its claim.
+    """
+    inside = torch.as_tensor(state.keep)
+    norms = state.norms
+    typical = float(median(norms[inside]))
+    usual = typical * claimed_reach(state.updates)
+    long = inside & (norms > ratio * usual) & (usual > 0.0)
+    factors = torch.where(inside & ~long, clip_factors(norms, typical * state.reach), 0.0)
+    along = gram @ factors
+    length = (factors @ along).clamp(min=0.0).sqrt()
+    agrees = (length > 0.0) & (along >= AGREES * length * norms)
+    stays = agrees & (norms <= length_spread(norms[inside]) ** 2 * usual)
+    for row in (long & ~stays).nonzero().flatten().tolist():
+        excess = float(norms[row]) / typical
+        state.reject(row, f"{excess:.1f} times as long as the median update")
+    return ratio * usual
+
+
 def reject_far_third(state: JudgedRound, euclidean: Tensor) -> None:
     """Of three clients reject one that is over three times as far from both as they are apart."""
     for row in range(3):
@@ -127,20 +192,22 @@ def reject_far_third(state: JudgedRound, euclidean: Tensor) -> None:
             state.reject(row, "far from the two others")
 
 
-def pulls(gram: Tensor) -> Tensor:
+def pulls(gram: Tensor, longest: Tensor | None = None) -> Tensor:
     """Return how far each update goes along what those unlike it together do: (K,).
 
     ``p_i = <d_i, s_i> / (|s_i| median|d|)`` with ``s_i = sum_j u_j`` over the clients j whose
     update has a cosine of at most `ALIKE` with that of i, and ``u_j = d_j / |d_j|``, so that a long
     update is no more than one vote for the direction and is measured with its length all the same:
-    in median norms. Who goes the same way is no witness, or a coalition would vouch for itself. All
-    others are asked where fewer than three go the same way, as two honest clients of the same few
-    labels do, or more than half.
+    in median norms, up to `longest`. Who goes the same way is no witness, or a coalition would
+    vouch for itself. All others are asked where fewer than three go the same way, as two honest
+    clients of the same few labels do, or more than half.
 
     Parameters
     ----------
     gram : Tensor
         (K, K) inner products of the updates, float64.
+    longest : Tensor, optional
+        (K,) norms as which longer updates count; none if left out.
     """
     norms = gram.diagonal().clamp(min=0.0).sqrt()
     scale = torch.where(norms > 0.0, 1.0 / norms.clamp(min=1e-300), 0.0)
@@ -156,23 +223,25 @@ def pulls(gram: Tensor) -> Tensor:
         within = ((same @ unit) * same).sum(dim=1)
         squared[blocks] = unit.sum() - 2.0 * (same @ along) + within
     rest = squared.clamp(min=1e-300).sqrt()
-    return (along - left_out) / rest * norms / median(norms).clamp(min=1e-300)
+    lengths = norms if longest is None else torch.minimum(norms, longest)
+    return (along - left_out) / rest * lengths / median(norms).clamp(min=1e-300)
 
 
-def reject_opposed(state: JudgedRound, gram: Tensor, evidence: float) -> None:
+def reject_opposed(state: JudgedRound, gram: Tensor, evidence: float, longest: Tensor) -> None:
     """Reject updates that pull against what those unlike them do, beyond honest disagreement.
 
     One at a time, the worst first, as long as its `pulls` is below -0.4, and below the median by
     `evidence` robust standard deviations, whose spread is that of the better half; half of the
     clients are kept. Where clients hold few labels an honest one can disagree with all others, by
     up to 0.8, but then others do too, and the evidence is 5 at most in what was seen
-    (``docs/geminiguard.md``). Who is out already counts in none of it.
+    (``docs/geminiguard.md``). Who is out already counts in none of it, and who is longer than
+    `longest`, (K,), counts as that long: it is clipped.
     """
     count = len(state.keep)
     state.scores["pull"] = torch.zeros(count, dtype=torch.float64)
     while (kept := int(state.keep.sum())) > max(count // 2, FEWEST_TO_OPPOSE - 1):
         rows = torch.as_tensor(np.flatnonzero(state.keep))
-        found = pulls(gram[rows][:, rows])
+        found = pulls(gram[rows][:, rows], longest[rows])
         state.scores["pull"][rows] = found
         worst = int(found.argmin())
         if float(found[worst]) >= min(-beyond_the_others(-found, evidence), -OPPOSED):
