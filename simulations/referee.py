@@ -137,7 +137,7 @@ SIZES = {
         splits=("dirichlet 0.3",),
     ),
     "medium": Size(
-        seeds=SEEDS[2:3],
+        seeds=SEEDS[3:4],
         rounds=10,
         proof="the medium size: every data set, split and attack, one seed and one share",
     ),
