@@ -485,7 +485,7 @@ class HorizontalWorld:
             "executor_reason": plan.reason if plan else None,
             "device": str(self.device),
             "replies": total(rounds),
-            "notes": list(self.dataset.notes),
+            "notes": [*self.dataset.notes, *self.strategy.notes()],
             "split": split_told(federation),
             **({"aim": aims} if (aims := aim(self.attack, federation)) else {}),
             **chosen_parts(config, federation, self.audited),

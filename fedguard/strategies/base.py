@@ -150,6 +150,10 @@ class RobustStrategy(FedAvg):
         """Return one line on what is hidden from the server; empty where nothing is."""
         return ""
 
+    def notes(self) -> list[str]:
+        """Return in a line each what it leaves out on this task's data; mostly nothing."""
+        return []
+
     def client_side(self, grid: Grid) -> Grid:
         """Return a grid whose clients do what the strategy wants of them, in this process.
 

@@ -15,7 +15,7 @@ from fedguard.strategies.toolkit.consensus import with_consensus_labels
 from fedguard.strategies.toolkit.judged_round import JudgedRound
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.strategies.toolkit.two_views import TwoViews, reject_clusters
-from fedguard.strategies.toolkit.verification import Verification
+from fedguard.strategies.toolkit.verification import Verification, why_unsearched
 from fedguard.strategies.toolkit.weight_view import central_largest_cluster
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -166,6 +166,12 @@ class GeminiGuard(TwoViews):
         self.min_trust = min_trust
         self.trigger_margin = trigger_margin
         self.trigger_budget = trigger_budget
+
+    def notes(self) -> list[str]:
+        """Return that no patch is searched for, and why, where that is so."""
+        if self.tools is None or self.mode == "paper" or self.trigger_margin == 0.0:
+            return []
+        return [why] if (why := why_unsearched(self.tools, self.trigger_budget)) else []
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Take both views and average what remains; see `RobustStrategy.combine`."""

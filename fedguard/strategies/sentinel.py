@@ -8,7 +8,7 @@ from fedguard.errors import check_number
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.toolkit.claims import CLAIM_CAP, claimed_shares
 from fedguard.strategies.toolkit.two_views import TwoViews
-from fedguard.strategies.toolkit.verification import Verification
+from fedguard.strategies.toolkit.verification import Verification, why_unsearched
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -114,6 +114,12 @@ class Sentinel(TwoViews):
         self.evidence = evidence
         self.trigger_margin = trigger_margin
         self.trigger_budget = trigger_budget
+
+    def notes(self) -> list[str]:
+        """Return that no patch is searched for, and why, where that is so."""
+        if self.tools is None or self.trigger_margin == 0.0:
+            return []
+        return [why] if (why := why_unsearched(self.tools, self.trigger_budget)) else []
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Verify on the examples and average what remains; see `RobustStrategy.combine`."""

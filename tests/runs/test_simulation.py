@@ -354,3 +354,11 @@ class TestNoOracle:
                 text = path.read_text()
                 for other in others:
                     assert f"fedguard.{other}" not in text, f"{path} imports {other}"
+
+
+def test_what_a_strategy_leaves_out_stands_in_the_summary(tmp_path):
+    """Digits are too small for the usual patch: nobody is to believe that one was looked for."""
+    told = "no search for backdoor patches: trigger_budget below 0.04"
+    assert told in run(tmp_path / "a", strategy="geminiguard", rounds=1)["notes"]
+    wide = {"name": "geminiguard", "trigger_budget": 0.04}
+    assert told not in run(tmp_path / "b", strategy=wide, rounds=1)["notes"]

@@ -176,6 +176,31 @@ def test_among_two_classes_no_patch_is_searched(accused):
     assert rejected(r3=5.0 * ALONE) == {3}
 
 
+@pytest.mark.parametrize(
+    ("shape", "classes", "budget", "told"),
+    [
+        ((1, 8, 8), 10, 0.02, ": trigger_budget below 0.04"),
+        ((41,), 5, 0.02, ": trigger_budget below 0.05"),
+        ((100,), 2, 0.02, " among two classes"),
+        ((1,), 3, 1.0, ": inputs of one position"),
+        ((1, 8, 8), 10, 0.04, ""),
+        ((41,), 5, 0.05, ""),
+        ((3, 10, 10), 3, 0.02, ""),
+    ],
+)
+def test_why_no_patch_is_searched_is_told_with_what_to_set(shape, classes, budget, told):
+    model = torch.nn.Linear(2, classes)
+    x, y = torch.zeros(4, *shape), torch.zeros(4, dtype=torch.int64)
+    tools = ServerTools(model, x, y, "", classes)
+    for rule in (GeminiGuard(trigger_budget=budget), Sentinel(trigger_budget=budget)):
+        assert rule.notes() == []
+        rule.tools = tools
+        assert rule.notes() == ([f"no search for backdoor patches{told}"] if told else [])
+    for rule in (GeminiGuard(mode="paper"), GeminiGuard(trigger_margin=0.0)):
+        rule.tools = tools
+        assert rule.notes() == []  # nobody expects a search there
+
+
 def test_memory_fades_in_rounds_that_say_nothing_and_waits_for_who_is_away():
     memory, said = PatchMemory(), torch.tensor([[True, True]])
     memory.learn([7, 9], [4], torch.tensor([[1.2, 9.0]], dtype=torch.float64), said)

@@ -5,6 +5,8 @@ The labels are the tools' own: true ones, or what the clients together believe.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -162,10 +164,7 @@ class Verification:
             self.state.scores["harm"] = harm.harm
             self._reject_pruned(harm, "raises the loss on the server's examples")
         shares = self._widen(shares)
-        x = self.tools.x
-        positions = x[0, :1].numel() if x.ndim == 4 else x[0].numel()
-        fits = self.trigger_budget * positions >= SMALLEST_PATCH
-        if self.trigger_margin > 0.0 and fits and self.tools.num_classes >= FEWEST_CLASSES:
+        if self.trigger_margin > 0.0 and not why_unsearched(self.tools, self.trigger_budget):
             self._search_backdoor(shares)
         return shares
 
@@ -324,6 +323,19 @@ class Verification:
         gone = torch.as_tensor(self.state.keep) & ~pruned.keep
         for row in gone.nonzero().flatten().tolist():
             self.state.reject(row, reason)
+
+
+def why_unsearched(tools: ServerTools, trigger_budget: float) -> str:
+    """Return why no patch is searched for on such inputs, in a line; empty where one is."""
+    x = tools.x
+    positions = x[0, :1].numel() if x.ndim == 4 else x[0].numel()
+    if tools.num_classes < FEWEST_CLASSES:
+        return "no search for backdoor patches among two classes"
+    if trigger_budget * positions >= SMALLEST_PATCH:
+        return ""
+    enough = math.ceil(100.0 * SMALLEST_PATCH / positions) / 100.0
+    why = f"trigger_budget below {enough:g}" if enough <= 1.0 else "inputs of one position"
+    return f"no search for backdoor patches: {why}"
 
 
 def _log_ratio(value: Tensor, typical: Tensor, floor: float) -> Tensor:
