@@ -52,7 +52,14 @@ from fedguard.runs.length import bound_to, check_audits
 from fedguard.runs.measuring import Measuring
 from fedguard.runs.observed import ObservedStrategy, Outcome, unveiled
 from fedguard.runs.personal import Personalised
-from fedguard.runs.records import aim, chosen_parts, client_records, split_told, threat_model
+from fedguard.runs.records import (
+    aim,
+    chosen_parts,
+    client_records,
+    left_out,
+    split_told,
+    threat_model,
+)
 from fedguard.runs.rule_copy import copy_of_rule
 from fedguard.runs.tally import tally, total
 from fedguard.runs.tending import Tending
@@ -485,7 +492,7 @@ class HorizontalWorld:
             "executor_reason": plan.reason if plan else None,
             "device": str(self.device),
             "replies": total(rounds),
-            "notes": [*self.dataset.notes, *self.strategy.notes()],
+            "notes": [*self.dataset.notes, *left_out(self.strategy)],
             "split": split_told(federation),
             **({"aim": aims} if (aims := aim(self.attack, federation)) else {}),
             **chosen_parts(config, federation, self.audited),

@@ -221,6 +221,11 @@ def _named(config: SimulationConfig) -> dict[str, str]:
     return found
 
 
+def left_out(strategy: Any) -> list[str]:
+    """Return in a line each what a rule of ours leaves out on this data; others say nothing."""
+    return list(strategy.left_out()) if traits_of(strategy).rule else []
+
+
 def _protection(strategy: Any, clients: int, *, encrypted: bool) -> dict[str, str]:
     """Return what a strategy whose server reads no updates says of its security."""
     told = strategy.describe(clients) if encrypted else ""

@@ -150,7 +150,7 @@ class RobustStrategy(FedAvg):
         """Return one line on what is hidden from the server; empty where nothing is."""
         return ""
 
-    def notes(self) -> list[str]:
+    def left_out(self) -> list[str]:
         """Return in a line each what it leaves out on this task's data; mostly nothing."""
         return []
 

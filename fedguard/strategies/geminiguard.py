@@ -167,7 +167,7 @@ class GeminiGuard(TwoViews):
         self.trigger_margin = trigger_margin
         self.trigger_budget = trigger_budget
 
-    def notes(self) -> list[str]:
+    def left_out(self) -> list[str]:
         """Return that no patch is searched for, and why, where that is so."""
         if self.tools is None or self.mode == "paper" or self.trigger_margin == 0.0:
             return []

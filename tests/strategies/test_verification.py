@@ -193,12 +193,12 @@ def test_why_no_patch_is_searched_is_told_with_what_to_set(shape, classes, budge
     x, y = torch.zeros(4, *shape), torch.zeros(4, dtype=torch.int64)
     tools = ServerTools(model, x, y, "", classes)
     for rule in (GeminiGuard(trigger_budget=budget), Sentinel(trigger_budget=budget)):
-        assert rule.notes() == []
+        assert rule.left_out() == []
         rule.tools = tools
-        assert rule.notes() == ([f"no search for backdoor patches{told}"] if told else [])
+        assert rule.left_out() == ([f"no search for backdoor patches{told}"] if told else [])
     for rule in (GeminiGuard(mode="paper"), GeminiGuard(trigger_margin=0.0)):
         rule.tools = tools
-        assert rule.notes() == []  # nobody expects a search there
+        assert rule.left_out() == []  # nobody expects a search there
 
 
 def test_memory_fades_in_rounds_that_say_nothing_and_waits_for_who_is_away():
