@@ -12,6 +12,7 @@ def grouped(lost: float = 0.0):
     for cell in table.cells("data", 2, 3):
         rule, rows, _, attack = cell.key
         accuracy = 0.8 - (lost if rows == "half of the classes" and attack == "dba" else 0.0)
+        accuracy = 0.7 if attack == "silent" else accuracy
         run = {
             "final": {
                 "accuracy": accuracy,
@@ -36,4 +37,5 @@ def test_the_lines_tell_the_cell_in_which_most_is_lost():
     assert "3.0 points behind plain averaging at its worst (Dirichlet .5, dba)" in text
     assert "| 80.0 ± 0.0 [4.0 ± 0.0] |" in text
     assert "80.0 ± 0.0 / 90.0 ± 0.0" in text
+    assert "| Dirichlet .5 | fedavg, the attackers silent | - | 70.0 ± 0.0 | - |" in text
     assert "| Dirichlet .5 | clean floor | - | - | success 10.0 ± 0.0 |" in text
