@@ -56,7 +56,7 @@ def _densest(block: Tensor, harmonics: int) -> Tensor:
             (cosines * first_cos).addcmul_(sines, first_sin, value=-1.0),
             (sines * first_cos).addcmul_(cosines, first_sin),
         )
-    density.masked_fill_(~inside, -math.inf)
+    # Who is outside has a density of 0, and the peak, which half of the values are near, more.
     peak = density.amax(dim=0)
     best = density >= peak - _TIE * peak.abs()
     value = torch.where(best, block, 0.0).sum(dim=0) / best.sum(dim=0)

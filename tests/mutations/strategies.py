@@ -180,10 +180,10 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "damping = 1.0",
         f"{_T}/test_fedrdf.py",
     ),
-    (
+    (  # values out of reach count
         f"{_S}/fedrdf.py",
-        "density.masked_fill_(~inside, -math.inf)",
-        "pass",
+        "angle.cos() * inside, angle.sin() * inside",
+        "angle.cos(), angle.sin()",
         f"{_T}/test_fedrdf.py",
     ),
     (
