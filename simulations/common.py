@@ -77,6 +77,8 @@ def run_cells(
             for position, cell in enumerate(wanted)
         }
         for future in as_completed(futures):
+            if future.exception() is not None:
+                pool.shutdown(cancel_futures=True)  # what is wrong with one mostly is with all
             results[futures[future]] = future.result()
             progress.advance(task)
     grouped: dict[tuple[str, ...], list[dict[str, Any]]] = {}

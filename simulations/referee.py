@@ -38,8 +38,9 @@ Grouped = dict[tuple[str, ...], list[dict[str, Any]]]
 
 PAGE = ROOT / "docs" / "referee.md"
 
-SEEDS = (3001, 3011, 3019, 3023, 3037)
-"""Looked at by nobody while a default was chosen; a new version takes new ones."""
+SEEDS = (3037, 3041, 3049, 3061, 3067)
+"""Of the whole size: looked at by nobody while a default was chosen. A new version takes new ones,
+and so does a default that is changed after a look; see docs/protocol.md."""
 
 HALF = 0.5
 """Success that plain averaging must have for a backdoor to count."""
@@ -105,7 +106,7 @@ class Size:
     Attributes
     ----------
     seeds : tuple of int
-        Of `SEEDS`: `quick` and `medium` have one each, `whole` has all.
+        `quick` and `medium` have one each, which `whole` has not.
     rounds : int
         Of a run.
     data, rules, attacks, splits : tuple of str
@@ -128,7 +129,7 @@ class Size:
 
 SIZES = {
     "quick": Size(
-        seeds=SEEDS[:1],
+        seeds=(3001,),
         rounds=10,
         proof="the quick size: one seed, a hint and no proof",
         data=("cicids2017-web", "iscxtor2016", "gtsrb"),
@@ -137,7 +138,7 @@ SIZES = {
         splits=("dirichlet 0.3",),
     ),
     "medium": Size(
-        seeds=SEEDS[3:4],
+        seeds=(3023,),
         rounds=10,
         proof="the medium size: every data set, split and attack, one seed and one share",
     ),
