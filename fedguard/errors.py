@@ -36,8 +36,12 @@ class RunError(RuntimeError):
 
 
 def _short(value: object, limit: int = 80) -> str:
+    """Return `value` in at most `limit` characters; a longer one keeps both of its ends."""
     text = " ".join(repr(value).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    if len(text) <= limit:
+        return text
+    tail = limit // 2  # what is wrong with a path mostly is at its end
+    return text[: limit - tail - 3] + "..." + text[-tail:]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
