@@ -49,13 +49,24 @@ class StoredUpdates:
     cohort: int
     parameters: int
     memory: int
-    kind: str
+    kind: Literal["float32", "bfloat16"]
     place: Literal["file", "workers"] = "file"
 
     @property
     def bytes(self) -> int:
         """Size of the file."""
         return self.cohort * self.parameters * TYPES[self.kind].itemsize
+
+    def undeployable(self, config: SimulationConfig) -> ConfigurationError:
+        """Return what is said where clients are machines of their own."""
+        field = "updates_on" if self.place == "workers" else "update_memory"
+        allowed = "nothing in a deployment, whose server keeps a round's updates in memory"
+        return ConfigurationError(field, getattr(config, field), allowed)
+
+    def opening(self, folder: Path) -> str:
+        """Return what is told before round 1; refuse a place without room."""
+        check_room(self, folder)
+        return self.told(folder)
 
     def told(self, folder: Path) -> str:
         """Return in one line what the updates will take; measures the place of a file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from fedguard.traits import Traits
 
 if TYPE_CHECKING:
     from fedguard.data.dataset import Dataset
-    from fedguard.updates import ClientUpdates
+    from fedguard.updates import ClientUpdates, Verdict
 
 
 def source_to_target(attack: object, confusion: Tensor | None) -> float | None:
@@ -73,6 +73,9 @@ class Knowledge:
     last_update : Tensor, optional
         (D,) what the server added to the global model in the round before; None in the first
         round or where the caller does not know.
+    verdicts : callable
+        Maps `ClientUpdates` of several rounds in a row to what a copy of the deployed rule would
+        decide in each, from what the deployed one remembers now; None where `aggregate` is.
     """
 
     scope: KnowledgeScope
@@ -84,6 +87,7 @@ class Knowledge:
     defence: str = ""
     aggregate: Callable[[ClientUpdates], Tensor] | None = None
     last_update: Tensor | None = None
+    verdicts: Callable[[Sequence[ClientUpdates]], list[Verdict]] | None = None
 
     @property
     def mean(self) -> Tensor:

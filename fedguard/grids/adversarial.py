@@ -15,7 +15,7 @@ from fedguard.grids.history import History
 from fedguard.grids.messages import arrays_of, server_round_of
 from fedguard.layout import ParameterLayout
 from fedguard.randomness import SERVER, generator
-from fedguard.updates import ClientUpdates, StackedReplies
+from fedguard.updates import ClientUpdates, StackedReplies, Verdict
 
 
 class AdversarialGrid(WrappedGrid):
@@ -50,6 +50,8 @@ class AdversarialGrid(WrappedGrid):
         Models of the last rounds; one of its own if left out.
     prepare : callable, optional
         Shows an attack that reads the global model the round's (D,) model before it crafts.
+    verdicts : callable, optional
+        What that copy decides in several rounds in a row; see `Knowledge`.
     joined : callable
         Whether the coalition has joined the federation by a given server round; instructions to
         clients that have not are lost.
@@ -68,6 +70,7 @@ class AdversarialGrid(WrappedGrid):
         aggregate: Callable[[ClientUpdates], Tensor] | None = None,
         history: History | None = None,
         prepare: Callable[[int, Tensor], None] = lambda _round, _model: None,
+        verdicts: Callable[[Sequence[ClientUpdates]], list[Verdict]] | None = None,
         joined: Callable[[int], bool] = lambda _: True,
     ) -> None:
         super().__init__(inner)
@@ -80,6 +83,7 @@ class AdversarialGrid(WrappedGrid):
         self.aggregate = aggregate
         self.history = history or History()
         self.prepare = prepare
+        self.verdicts = verdicts
         self.joined = joined
         self._calls = 0
 
@@ -134,6 +138,7 @@ class AdversarialGrid(WrappedGrid):
             defence=self.defence,
             aggregate=self.aggregate,
             last_update=self.history.last_update(server_round, global_vector),
+            verdicts=self.verdicts,
         )
         if "model" in self.attack.needs:
             self.prepare(server_round, global_vector)

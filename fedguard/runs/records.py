@@ -168,6 +168,41 @@ def aim(attack: Attack, federation: Federation) -> dict[str, str]:
     return found
 
 
+def parts(
+    config: SimulationConfig,
+    federation: Federation,
+    attack: Attack,
+    strategy: Any,
+    nameless: bool,
+) -> dict[str, Any]:
+    """Return for the summary what every run has.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+        The run.
+    federation : Federation
+        Who is malicious.
+    attack : Attack
+        What they do.
+    strategy : object
+        What aggregates.
+    nameless : bool
+        Whether nobody knows whose updates are whose; places in the records are nobody's then.
+    """
+    attacked = federation.malicious or federation.poisoned
+    return {
+        "attack": config.attack.name if attacked else "none",
+        "partition": config.partition.name,
+        "model": config.model.name,
+        "training": config.training.name,
+        "malicious": len(federation.malicious),
+        "malicious_clients": [] if nameless else sorted(federation.malicious),
+        "league": traits_of(strategy).server_data,
+        **({"aim": aims} if (aims := aim(attack, federation)) else {}),
+    }
+
+
 def chosen_parts(
     config: SimulationConfig, federation: Federation, audited: Mapping[str, Any]
 ) -> dict[str, Any]:

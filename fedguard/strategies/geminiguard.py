@@ -15,7 +15,7 @@ from fedguard.strategies.toolkit.consensus import with_consensus_labels
 from fedguard.strategies.toolkit.judged_round import JudgedRound
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.strategies.toolkit.two_views import TwoViews, reject_clusters
-from fedguard.strategies.toolkit.verification import Verification, why_unsearched
+from fedguard.strategies.toolkit.verification import Verification, search_left_out
 from fedguard.strategies.toolkit.weight_view import central_largest_cluster
 from fedguard.updates import ClientUpdates, Verdict
 
@@ -169,9 +169,8 @@ class GeminiGuard(TwoViews):
 
     def left_out(self) -> list[str]:
         """Return that no patch is searched for, and why, where that is so."""
-        if self.tools is None or self.mode == "paper" or self.trigger_margin == 0.0:
-            return []
-        return [why] if (why := why_unsearched(self.tools, self.trigger_budget)) else []
+        margin = 0.0 if self.mode == "paper" else self.trigger_margin
+        return search_left_out(self.tools, margin, self.trigger_budget)
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Take both views and average what remains; see `RobustStrategy.combine`."""

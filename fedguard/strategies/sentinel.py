@@ -8,7 +8,7 @@ from fedguard.errors import check_number
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.toolkit.claims import CLAIM_CAP, claimed_shares
 from fedguard.strategies.toolkit.two_views import TwoViews
-from fedguard.strategies.toolkit.verification import Verification, why_unsearched
+from fedguard.strategies.toolkit.verification import Verification, search_left_out
 from fedguard.updates import ClientUpdates, Verdict
 
 
@@ -117,9 +117,7 @@ class Sentinel(TwoViews):
 
     def left_out(self) -> list[str]:
         """Return that no patch is searched for, and why, where that is so."""
-        if self.tools is None or self.trigger_margin == 0.0:
-            return []
-        return [why] if (why := why_unsearched(self.tools, self.trigger_budget)) else []
+        return search_left_out(self.tools, self.trigger_margin, self.trigger_budget)
 
     def combine(self, updates: ClientUpdates) -> Verdict:
         """Verify on the examples and average what remains; see `RobustStrategy.combine`."""

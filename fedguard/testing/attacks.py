@@ -16,7 +16,7 @@ from fedguard.testing.outcome import Conformance, every_failure, run_checks
 from fedguard.testing.parameters import check_arguments_of
 from fedguard.testing.worlds import honest_updates
 from fedguard.training.base import LocalStep
-from fedguard.updates import ClientUpdates
+from fedguard.updates import ClientUpdates, Verdict
 
 AttackFactory = Callable[[], Attack]
 
@@ -58,8 +58,14 @@ def _knowledge(
         generator=generator(2, 1, 0, "coalition"),
         defence="median",
         aggregate=lambda updates: coordinate_median(updates.deltas),
+        verdicts=lambda rounds: [_median(updates) for updates in rounds],
     )
     return coalition, knowledge
+
+
+def _median(updates: ClientUpdates) -> Verdict:
+    shares = torch.full((len(updates),), 1.0 / len(updates))
+    return Verdict(coordinate_median(updates.deltas), shares)
 
 
 def check_attack_parameters(make: AttackFactory) -> None:

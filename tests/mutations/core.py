@@ -101,9 +101,9 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         _TENDING,
     ),
     (
-        "fedguard/runs/horizontal.py",
-        "            self.trainer.memories = of_state(checkpoint.client_state)\n",
-        "            of_state(checkpoint.client_state)\n",
+        "fedguard/runs/memories.py",
+        "        trainer.memories = of_state(checkpoint.client_state)\n",
+        "        of_state(checkpoint.client_state)\n",
         _MEMORY,
     ),
     (

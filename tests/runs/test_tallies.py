@@ -254,7 +254,7 @@ def test_the_last_update_after_resuming_is_that_of_the_uninterrupted_run(tmp_pat
 
         def opened(*arguments):
             original(*arguments)
-            seen["grid"].history = world.history
+            seen["grid"].history = world.layers.history
 
         seen["grid"] = Remembering(simulation.trainer, None)
         world.open = opened

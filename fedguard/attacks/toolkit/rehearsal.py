@@ -34,6 +34,7 @@ class Rehearsal:
         self.others = benign_updates(coalition, knowledge)
         self.mean = self.others.trainable.mean(dim=0)
         self._aggregate = knowledge.aggregate or (lambda updates: updates.deltas.mean(dim=0))
+        self._verdicts = knowledge.verdicts
         self._crafted_rows = self._number_of_crafted(knowledge)
         self._server_round = knowledge.server_round
 
@@ -55,17 +56,42 @@ class Rehearsal:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """Return the (T,) trainable part of the rule's delta, given (T,) or (F, T) vectors."""
+        return self._aggregate(self._cohort(vectors, 0))[: self.coalition.layout.num_trainable]
+
+    def ahead(self, vectors: Sequence[Tensor]) -> Tensor:
+        """Return the (T,) sum of the rule's deltas over rounds in a row, others' updates as now.
+
+        Parameters
+        ----------
+        vectors : sequence of Tensor
+            (T,) or (F, T) of each round.
+        """
+        rounds = [self._cohort(each, later) for later, each in enumerate(vectors)]
+        if self._verdicts is None:
+            deltas = [self._aggregate(cohort) for cohort in rounds]
+        else:
+            deltas = [verdict.delta for verdict in self._verdicts(rounds)]
+        return torch.stack(deltas).sum(dim=0)[: self.coalition.layout.num_trainable]
+
+    def kept(self, vectors: Tensor) -> float | None:
+        """Return the share of the others' updates that the rule accepts; None without a copy."""
+        if self._verdicts is None:
+            return None
+        weights = self._verdicts([self._cohort(vectors, 0)])[0].weights[: len(self.others)]
+        return float((weights > 0.0).sum()) / max(len(self.others), 1)
+
+    def _cohort(self, vectors: Tensor, later: int) -> ClientUpdates:
+        """Return the round as imagined, a number of rounds later, others first."""
         crafted = send(self.coalition, vectors)[: self._crafted_rows]
         claims = self.coalition.num_examples[: self._crafted_rows]
-        cohort = ClientUpdates.from_matrix(
+        return ClientUpdates.from_matrix(
             torch.cat([self.others.deltas, crafted]),
             torch.cat([self.others.num_examples, claims]),
             [*self.others.node_ids, *self._names(len(crafted))],
             self.coalition.global_vector,
             self.coalition.layout,
-            server_round=self._server_round,
+            server_round=self._server_round + later,
         )
-        return self._aggregate(cohort)[: self.coalition.layout.num_trainable]
 
 
 def line_search(damage: Callable[[float], float], largest: float, evaluations: int) -> float:

@@ -164,7 +164,7 @@ class Verification:
             self.state.scores["harm"] = harm.harm
             self._reject_pruned(harm, "raises the loss on the server's examples")
         shares = self._widen(shares)
-        if self.trigger_margin > 0.0 and not why_unsearched(self.tools, self.trigger_budget):
+        if self.trigger_margin > 0.0 and not _why_unsearched(self.tools, self.trigger_budget):
             self._search_backdoor(shares)
         return shares
 
@@ -325,7 +325,17 @@ class Verification:
             self.state.reject(row, reason)
 
 
-def why_unsearched(tools: ServerTools, trigger_budget: float) -> str:
+def search_left_out(
+    tools: ServerTools | None, trigger_margin: float, trigger_budget: float
+) -> list[str]:
+    """Return that no patch is searched for, and why, where a server with rows would have one."""
+    if tools is None or trigger_margin == 0.0:
+        return []
+    why = _why_unsearched(tools, trigger_budget)
+    return [why] if why else []
+
+
+def _why_unsearched(tools: ServerTools, trigger_budget: float) -> str:
     """Return why no patch is searched for on such inputs, in a line; empty where one is."""
     x = tools.x
     positions = x[0, :1].numel() if x.ndim == 4 else x[0].numel()
