@@ -80,6 +80,30 @@ BACKDOORS: dict[str, dict[str, Any]] = {
     "wanet": {"name": "wanet", "pattern_seed": 7, "target_class": 3},
 }
 
+# What is told beside the attack; its rounds are a window, or drawn.
+TIMED: dict[str, dict[str, Any]] = {
+    "sign-flip, rounds 4 to 7": {
+        "attack": {"name": "sign-flip", "scale": 2.5},
+        "attack_rounds": {"window": [4, 7]},
+    },
+    "label-flip, random rounds": {
+        "attack": {"name": "label-flip", "mode": "cyclic"},
+        "attack_rounds": {"probability": 0.6},
+    },
+}
+
+# They rehearse the deployed rule; framing sees every client's update too.
+KNOWING: dict[str, dict[str, Any]] = {
+    "adaptive-gemini": {"attack": {"name": "adaptive-gemini", "stretch": 6.0}},
+    "boiling-frog": {"attack": {"name": "boiling-frog", "growth": 2.0}},
+    "framing": {"attack": {"name": "framing", "noise": 0.02}, "attack_knowledge": "full"},
+}
+REHEARSED = ("fedavg", "trimmed-mean", "multi-krum", "geminiguard", "fltrust", "sentinel")
+"""Rules that are judged against attackers that know them."""
+
+MOST_LOST = 0.05
+"""What an attacker that knows a rule of ours may cost it, against peace."""
+
 PARTITIONS: dict[str, dict[str, Any]] = {
     "dirichlet 0.3": {"name": "dirichlet", "alpha": 0.3},
     "three labels": {"name": "label-quantity", "labels_per_client": 3},
@@ -111,6 +135,10 @@ class Size:
         Of a run.
     data, rules, attacks, splits : tuple of str
         Which of them.
+    timed : tuple of str
+        Which attacks that come and go.
+    knowing : tuple of str
+        On which data there are attackers that know the rule; they take a tenfold of time.
     shares : tuple of float
         Shares of malicious clients.
     proof : str
@@ -124,6 +152,8 @@ class Size:
     rules: tuple[str, ...] = tuple(RULES)
     attacks: tuple[str, ...] = (*ATTACKS, *BACKDOORS)
     splits: tuple[str, ...] = tuple(PARTITIONS)
+    timed: tuple[str, ...] = tuple(TIMED)
+    knowing: tuple[str, ...] = (*IMAGES, *TABLES)
     shares: tuple[float, ...] = (0.2,)
 
 
@@ -135,11 +165,14 @@ SIZES = {
         data=("cicids2017-web", "iscxtor2016", "gtsrb"),
         rules=QUICK_RULES,
         attacks=QUICK_ATTACKS,
+        timed=(),
+        knowing=(),
         splits=("dirichlet 0.3",),
     ),
     "medium": Size(
         seeds=(3023,),
         rounds=10,
+        knowing=TABLES,
         proof="the medium size: every data set, split and attack, one seed and one share",
     ),
     "whole": Size(seeds=SEEDS, rounds=20, shares=FRACTIONS, proof="every share and seed"),
@@ -154,8 +187,9 @@ def league(rule: str) -> ServerData:
 
 
 def attacks_on(data: str) -> dict[str, dict[str, Any]]:
-    """Return the attacks that a data set can carry: triggers are for images."""
-    return {**ATTACKS, **(BACKDOORS if data in IMAGES else {})}
+    """Return the fields of the attacks that a data set can carry: triggers are for images."""
+    plain = {**ATTACKS, **(BACKDOORS if data in IMAGES else {})}
+    return {**{name: {"attack": spec} for name, spec in plain.items()}, **TIMED, **KNOWING}
 
 
 def splits_of(data: str, size: Size) -> list[str]:
@@ -187,18 +221,19 @@ def cells(folder: str, size: Size, only: Sequence[str] = ()) -> Iterator[Cell]:
 
 def _of_split(common: Mapping[str, Any], where: tuple[str, str], size: Size) -> Iterator[Cell]:
     known = attacks_on(where[0])
-    attacks = {attack: dict(known[attack]) for attack in size.attacks if attack in known}
+    wanted = (*size.attacks, *size.timed, *(KNOWING if where[0] in size.knowing else ()))
+    attacks = {attack: known[attack] for attack in wanted if attack in known}
     for rule in size.rules:
         values = {**common, "strategy": RULES[rule]}
         yield Cell((rule, *where, "none", "0"), {**values, "attack": "none", "malicious": 0})
-        for attack, spec in attacks.items():
-            if rule == "server alone":
-                continue  # no client moves it
+        for attack, fields in attacks.items():
+            if rule == "server alone" or (attack in KNOWING and rule not in REHEARSED):
+                continue  # no client moves the former
             for share in size.shares:
-                attacked = {**values, "attack": spec, "malicious": share}
+                attacked = {**values, **fields, "malicious": share}
                 yield Cell((rule, *where, attack, f"{share:g}"), attacked)
     for attack in (attack for attack in attacks if attack in BACKDOORS):
-        floor = {**common, "strategy": RULES["fedavg"], "attack": attacks[attack]}
+        floor = {**common, "strategy": RULES["fedavg"], **attacks[attack]}
         yield Cell(("fedavg", *where, attack, "0"), {**floor, "malicious": 0})
 
 
@@ -315,6 +350,8 @@ def bars(grouped: Grouped) -> Iterator[str]:
             ]
             best = max(_mean(grouped, key, headline) for key in rivals)
             mine = _mean(grouped, (rule, *where), headline)
+            if where[2] in KNOWING:
+                continue
             if where[2] not in BACKDOORS:
                 behind[where] = best - mine
             elif _mean(grouped, ("fedavg", *where), success) >= HALF:
@@ -328,6 +365,15 @@ def bars(grouped: Grouped) -> Iterator[str]:
             yield _short_of(
                 f"`{rule}`, backdoors: success more than 15 points over the floor", passed, 0.15
             )
+        lost = {
+            where: _mean(grouped, (rule, *where[:2], "none", "0"), headline)
+            - _mean(grouped, (rule, *where), headline)
+            for where in attacked
+            if where[2] in KNOWING
+        }
+        if lost:
+            told = f"more than {100 * MOST_LOST:.0f} points behind peace"
+            yield _short_of(f"`{rule}`, attackers that know it: {told}", lost, MOST_LOST)
 
 
 def _short_of(what: str, found: Mapping[tuple[str, ...], float], bar: float) -> str:

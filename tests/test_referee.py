@@ -56,7 +56,9 @@ def test_every_cell_is_a_configuration_with_a_seed_that_no_other_table_uses(size
 
 def test_no_attack_has_the_setting_of_a_table_that_defaults_were_tuned_on():
     tuned = [spec for table in (heat_map, geminiguard_table) for spec in table.ATTACKS.values()]
-    for spec in (*referee.ATTACKS.values(), *referee.BACKDOORS.values()):
+    fields = (*referee.TIMED.values(), *referee.KNOWING.values())
+    own = (*referee.ATTACKS.values(), *referee.BACKDOORS.values(), *(f["attack"] for f in fields))
+    for spec in own:
         assert spec not in tuned
         assert len(spec) > 1  # no bare name: its defaults were looked at
 
@@ -69,6 +71,34 @@ def test_no_client_is_to_hold_more_labels_than_there_are():
         "cicids2017-web",
     }
     assert {data for data, _ in wanted} == {*referee.IMAGES, *referee.TABLES}
+
+
+def test_attackers_come_and_go_and_some_know_the_rule():
+    wanted = list(referee.cells("data", referee.SIZES["medium"]))
+    timed = {cell.key[0] for cell in wanted if cell.key[3] in referee.TIMED}
+    assert timed == set(referee.RULES) - {"server alone"}
+    rounds = [c.values["attack_rounds"] for c in wanted if c.key[3] in referee.TIMED]
+    assert {"window": [4, 7]} in rounds
+    assert {"probability": 0.6} in rounds
+    knowing = {cell.key[:2] for cell in wanted if cell.key[3] in referee.KNOWING}
+    assert knowing == {(rule, data) for rule in referee.REHEARSED for data in referee.TABLES}
+    whole = list(referee.cells("data", referee.SIZES["whole"]))
+    assert ("sentinel", "gtsrb") in {c.key[:2] for c in whole if c.key[3] in referee.KNOWING}
+
+
+def test_attackers_that_know_a_rule_have_a_bar_of_their_own():
+    found = {rule: (value - 0.1, None, 0.1) for rule, value, _ in PEACE}
+    grouped = judged(
+        none={rule: (value, None, lost) for rule, value, lost in PEACE}, label_flip=found
+    )
+    for key, runs in list(grouped.items()):
+        if key[3] == "label-flip":
+            grouped[*key[:3], "framing", "0.2"] = runs
+    untargeted, known, *_ = referee.bars(grouped)
+    assert untargeted.endswith("in 1 of 1 cells, at worst 3.0 (gtsrb, dirichlet 0.3, label-flip)")
+    assert known.endswith(
+        "behind peace in 1 of 1 cells, at worst 10.0 (gtsrb, dirichlet 0.3, framing)"
+    )
 
 
 def test_triggers_go_on_images_alone_and_their_floor_is_measured():

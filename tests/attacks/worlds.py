@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from fedguard.attacks.base import Knowledge, KnowledgeScope
 from fedguard.randomness import generator
-from fedguard.updates import ClientUpdates, ParameterLayout
+from fedguard.updates import ClientUpdates, ParameterLayout, Verdict
 
 
 def rows(count: int, size: int = 300, *, mean: float = 0.05, std: float = 0.1) -> Tensor:
@@ -24,6 +24,7 @@ def a_round(
     *,
     scope: KnowledgeScope = "full",
     aggregate: Callable[[ClientUpdates], Tensor] | None = None,
+    verdicts: Callable[[Sequence[ClientUpdates]], list[Verdict]] | None = None,
     last_update: Tensor | None = None,
     layout: ParameterLayout | None = None,
     global_vector: Tensor | None = None,
@@ -51,6 +52,7 @@ def a_round(
         server_round=server_round,
         generator=generator(7, server_round, 0, "coalition"),
         aggregate=aggregate,
+        verdicts=verdicts,
         last_update=last_update,
     )
     return coalition, knowledge

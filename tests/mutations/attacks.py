@@ -37,6 +37,36 @@ MUTATIONS: list[tuple[str, str, str, str]] = [
         "tests/attacks/test_adaptive.py",
     ),
     (
+        f"{_A}/toolkit/rehearsal.py",
+        "        return float((weights > 0.0).sum()) / max(len(self.others), 1)\n",
+        "        return 1.0 - float((weights > 0.0).sum()) / max(len(self.others), 1)\n",
+        "tests/attacks/test_framing.py",
+    ),
+    (
+        f"{_A}/framing.py",
+        "argsort(descending=True, stable=True)",
+        "argsort(descending=False, stable=True)",
+        "tests/attacks/test_framing.py",
+    ),
+    (
+        f"{_A}/boiling_frog.py",
+        "        push = -length / norm(gone) * gone",
+        "        push = length / norm(gone) * gone",
+        "tests/attacks/test_boiling_frog.py",
+    ),
+    (
+        f"{_A}/boiling_frog.py",
+        "here if before is None else before + here",
+        "here",
+        "tests/attacks/test_boiling_frog.py",
+    ),
+    (
+        "fedguard/runs/rule_copy.py",
+        "load_state({name: value.clone() for name, value in remembered.items()})",
+        "load_state({})",
+        "tests/runs/test_rule_copy.py",
+    ),
+    (
         f"{_C}/outcome.py",
         "            failed += [",
         "            failed = [",

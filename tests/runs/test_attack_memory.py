@@ -19,6 +19,7 @@ ATTACKED = {"malicious": 0.34, "rounds": 6}
         {"name": "soda", "epochs": 1},
         {"name": "dpot", "pixels": 4, "steps": 3},
         {"name": "copycat"},
+        {"name": "boiling-frog", "start": 0.5},
         {"name": "sybils"},
     ],
     ids=lambda attack: attack["name"],

@@ -48,6 +48,19 @@ def test_a_try_is_not_remembered_and_the_deployed_rules_memory_is_the_copys():
     assert torch.equal(rule.decide(veiled(1)).delta, first), "the deployed rule heard no rehearsal"
 
 
+def test_rounds_in_a_row_are_decided_each_with_all_before_it():
+    config, rule = deployed("foolsgold")
+    rule.decide(veiled(0))
+    copied = copy_of_rule(config, rule, HANDLES)
+    found = copied.verdicts([updates(1), updates(2)])
+    assert torch.equal(copied(updates(2)), copied.verdicts([updates(2)])[0].delta)
+    assert not torch.allclose(copied(updates(2)), found[1].delta)
+    after = [rule.decide(veiled(seed)) for seed in (1, 2)]
+    for mine, theirs in zip(found, after, strict=True):
+        assert torch.equal(mine.delta, theirs.delta)
+        assert torch.equal(mine.weights, theirs.weights)
+
+
 @pytest.mark.parametrize("name", registry.names("strategy"))
 def test_every_rule_that_can_be_copied_takes_its_first_state(name):
     config, rule = deployed(name)
