@@ -49,8 +49,8 @@ class BoilingFrog(Attack):
        d_a' = d_a + \beta_t \ell_t u, \qquad
        u = - \frac{\sum_{s \le t} \bar{d}_s}{\lVert \sum_{s \le t} \bar{d}_s \rVert}, \qquad
        \beta_t = \operatorname{argmax}_{\beta \in \{\beta_{t-1} g^k: -2 \le k \le 1\}}
-       \Big\langle \sum_{s=0}^{H-1} R_s\big(d_1, \ldots, d_h, d_a + \beta g^s \ell_t u, \ldots\big),
-       u \Big\rangle
+       \left\langle \sum_{s=0}^{H-1} R_s(d_1, \ldots, d_h, d_a + \beta g^s \ell_t u, \ldots),
+       u \right\rangle
 
     where :math:`d_a` are the coalition's honest updates, :math:`d_1, \ldots, d_h` others',
     :math:`\bar{d}_s` is the mean of the visible ones in round s, :math:`\ell_t` their mean length

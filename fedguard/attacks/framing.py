@@ -51,7 +51,7 @@ class Framing(Attack):
     -----
     .. math::
        (d_1', \ldots, d_f') = \operatorname{argmin}_{V} \left| \left\{ i \le h :
-       w_i\big(R(d_1, \ldots, d_h, V)\big) > 0 \right\} \right|, \qquad
+       w_i(R(d_1, \ldots, d_h, V)) > 0 \right\} \right|, \qquad
        V_a = v_a + q \lVert v_a \rVert u_a
 
     where :math:`d_i` are the h honest updates, :math:`w_i` their shares after the copied rule R,
