@@ -262,3 +262,13 @@ def _climbs(replies: list[Message]) -> list[Message]:
 
 def _measurements(replies: list[Message]) -> list[Message]:
     return [m for m in replies if not m.has_error() and "activations" in m.content]
+
+
+def training_loads(updates: ClientUpdates, epochs: int) -> list[ClientLoad]:
+    """Return what clients did and sent in a round in which they trained for some epochs."""
+    model = BYTES * updates.layout.size
+    claims = updates.num_examples.tolist()
+    return [
+        ClientLoad(node, epochs * examples, 0.0, model, model)
+        for node, examples in zip(updates.node_ids, claims, strict=True)
+    ]

@@ -82,6 +82,34 @@ class Memory:
         self.refused.append({"request": request.told(), "reason": reason})
         return reason
 
+    def carry_out(
+        self,
+        requests: Sequence[UnlearnRequest],
+        server_round: int,
+        keep: Tensor | None,
+        waiting: Sequence[int],
+    ) -> None:
+        """Enter requests that were carried out in a round.
+
+        Parameters
+        ----------
+        requests : sequence of UnlearnRequest
+            They.
+        server_round : int
+            The round.
+        keep : Tensor or None
+            (D,) bool, what is False is to stay zero; None if nothing was silenced.
+        waiting : sequence of int
+            Stored rounds to be calibrated from now on.
+        """
+        for request in requests:
+            self.carried_out.append(request.model_copy(update={"round": server_round}))
+            self.last_models.pop(request.client if request.client is not None else -1, None)
+        if keep is not None:
+            self.keep = keep if self.keep is None else self.keep & keep
+        self.calibrating = list(waiting)
+        self.erased_round = server_round + len(self.calibrating)
+
     def learn(
         self, updates: ClientUpdates, verdict: Verdict, requests: Sequence[UnlearnRequest]
     ) -> None:

@@ -22,8 +22,8 @@ from fedguard.randomness import SERVER, generator
 from fedguard.strategies.base import RobustStrategy
 from fedguard.strategies.toolkit.server_tools import ServerTools
 from fedguard.unlearning.climbing import AscentSettings
-from fedguard.unlearning.costs import ClientLoad, CostLedger, LinkModel, forward_flops
-from fedguard.unlearning.erasure import Bounds, Erasure
+from fedguard.unlearning.costs import CostLedger, LinkModel, forward_flops
+from fedguard.unlearning.erasure import Bounds, Erasure, training_loads
 from fedguard.unlearning.federaser import FedEraser, UpdateStore
 from fedguard.unlearning.grid import UnlearningClients
 from fedguard.unlearning.inner_rule import make_inner_rule
@@ -32,7 +32,6 @@ from fedguard.unlearning.memory import Memory
 from fedguard.unlearning.method import Options, Situation
 from fedguard.unlearning.methods import METHODS, MethodName
 from fedguard.unlearning.pruning import PruningRule, prunable_layers
-from fedguard.unlearning.replies import BYTES
 from fedguard.updates import ClientUpdates, Verdict
 
 _MOST_CONDEMNED = 0.5
@@ -319,7 +318,7 @@ class SoUL(RobustStrategy):
 
     def _learn(self, server_round: int, updates: ClientUpdates, verdict: Verdict) -> None:
         """Remember of a round what later requests may need."""
-        self._charge(server_round, updates, self.local_epochs)
+        self.ledger.add(server_round, training_loads(updates, self.local_epochs))
         if isinstance(self.method, FedEraser) and self.method.store is not None:
             self.method.store.add(updates)
         self.memory.learn(updates, verdict, self.requests)
@@ -327,15 +326,6 @@ class SoUL(RobustStrategy):
         if limits:
             most = int(_MOST_CONDEMNED * self.min_available_nodes)
             self.memory.condemn(server_round + 1, min(limits), most)
-
-    def _charge(self, server_round: int, updates: ClientUpdates, epochs: int) -> None:
-        model = BYTES * updates.layout.size
-        claims = updates.num_examples.tolist()
-        loads = [
-            ClientLoad(node, epochs * examples, 0.0, model, model)
-            for node, examples in zip(updates.node_ids, claims, strict=True)
-        ]
-        self.ledger.add(server_round, loads)
 
     # --- rounds of a request -----------------------------------------------------------------
 
@@ -365,26 +355,15 @@ class SoUL(RobustStrategy):
         assert erasure is not None
         self.ledger.add(server_round, erasure.loads(replies))
         erased = erasure.erase(replies, server_round)
-        self._carry_out(server_round, erased.keep)
+        store = self.method.store if isinstance(self.method, FedEraser) else None
+        waiting = store.rounds[1:] if store is not None else []
+        self.memory.carry_out(self._due, server_round, erased.keep, waiting)
         vector = erased.vector
         if self.memory.keep is not None:
             vector = vector * self.memory.keep
         metrics = MetricRecord({"forgotten": len(self._due)})
         self._due, self._erasure = (), None
         return erasure.situation.layout.to_arrays(vector), metrics
-
-    def _carry_out(self, server_round: int, keep: Tensor | None) -> None:
-        memory = self.memory
-        for request in self._due:
-            done = request.model_copy(update={"round": server_round})
-            memory.carried_out.append(done)
-            memory.last_models.pop(request.client if request.client is not None else -1, None)
-        if keep is not None:
-            memory.keep = keep if memory.keep is None else memory.keep & keep
-        memory.erased_round = server_round
-        if isinstance(self.method, FedEraser) and self.method.store is not None:
-            memory.calibrating = self.method.store.rounds[1:]
-            memory.erased_round = server_round + len(memory.calibrating)
 
     def _calibrate(
         self, server_round: int, replies: Iterable[Message]
@@ -400,7 +379,8 @@ class SoUL(RobustStrategy):
             server_round=server_round,
         )
         method = self.method
-        self._charge(server_round, updates, method.calibration_epochs(self.local_epochs))
+        epochs = method.calibration_epochs(self.local_epochs)
+        self.ledger.add(server_round, training_loads(updates, epochs))
         stored_round = self.memory.calibrating.pop(0)
         delta = torch.zeros(layout.size)
         if isinstance(method, FedEraser) and method.store is not None:
