@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "fedguard"
 
 FLOORS = [
-    {"errors", "randomness", "_moved", "late_imports"},
+    {"errors", "randomness", "_moved", "late_imports", "part_names"},
     {"layout", "traits", "update_store"},
     {"metrics", "training"},
     {"updates", "registry", "data"},
@@ -36,6 +36,7 @@ ROOT_FILES = {
     "flower_app",
     "late_imports",
     "layout",
+    "part_names",
     "randomness",
     "registry",
     "simulate",
