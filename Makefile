@@ -25,7 +25,7 @@ demo: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY)
+test-all: $(READY) .venv/.docs
 	$(PYTEST)
 
 # Needs no virtual environment of its own: the image holds what runs, Debian's PyYAML reads.
