@@ -108,7 +108,12 @@ def tagged_keys(guarded: bool) -> AttackOutcome:
     Control: members take any signature. Protocol: they check it under the key that all are told.
     """
     parties = tokens()
-    told, tagged = parties.issuer.open(1), make_key()
+    parties.issuer.open(1)
+    # All are told the smaller one: a request above the other's modulus could not be signed with it.
+    common, tagged = sorted(
+        (make_key(), make_key()), key=lambda key: key.public_key().public_numbers().n
+    )
+    told = common.public_key()
     parties.issuer._keys[1] = tagged
     holder = parties.holders[3]
     raw, request = holder.request(1, told if guarded else tagged.public_key())
