@@ -237,6 +237,10 @@ class Attack:
             "source_to_target": source_to_target(self, scene.found.get("confusion")),
         }
 
+    def remarks(self, scope: KnowledgeScope) -> list[str]:
+        """Return in a line each what a run's summary should say of it, with what it sees."""
+        return []
+
     def meet(self, dataset: Dataset) -> None:
         """Learn the data set before the first round, after `bind`.
 

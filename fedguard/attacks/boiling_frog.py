@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -122,7 +123,7 @@ class BoilingFrog(Attack):
             lengths = [min(level * self.growth**later, self.most) for later in range(self.ahead)]
             moved = rehearse.ahead([coalition.trainable + each * push for each in lengths])
             found = float(moved.to(torch.float64) @ push.to(torch.float64))
-            return found if found == found else 0.0
+            return found if math.isfinite(found) else -math.inf
 
         return max(sorted({min(last * self.growth**k, self.most) for k in _STEPS}), key=gain)
 

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from fedguard import registry
 from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.toolkit.crafting import norm
+from fedguard.attacks.toolkit.crafting import directions, norm
 from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import ConfigurationError, check_number
 from fedguard.updates import ClientUpdates
 
 _PASSED_ON = (
     *("prepare", "poison", "local_step", "state", "load_state", "trigger", "measure"),
-    *("bind", "meet"),
+    *("bind", "meet", "remarks"),
 )
 """Hooks that are the inner attack's own."""
 
@@ -102,8 +102,7 @@ class Disguised(Attack):
         rows = crafted[:, : coalition.layout.num_trainable]
         if len(rows) < 2 or not bool(torch.isfinite(rows).all()):
             return crafted
-        drawn = torch.randn(rows.shape, generator=knowledge.generator).to(rows)
-        drawn /= torch.linalg.vector_norm(drawn, dim=1, keepdim=True).clamp(min=1e-30)
+        drawn = directions(rows.shape, knowledge.generator).to(rows)
         drawn -= drawn.mean(dim=0)
         length = sum(norm(row) for row in rows) / len(rows)
         disguised = crafted.clone()

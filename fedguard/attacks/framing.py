@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedguard.attacks.base import Attack, Knowledge
-from fedguard.attacks.toolkit.crafting import centred_gram, send
+from fedguard.attacks.base import Attack, Knowledge, KnowledgeScope
+from fedguard.attacks.toolkit.crafting import centred_gram, directions, send
 from fedguard.attacks.toolkit.rehearsal import Rehearsal
 from fedguard.attacks.toolkit.survey import Tags
 from fedguard.errors import check_number
@@ -86,13 +86,14 @@ class Framing(Attack):
         if not len(coalition):
             return coalition.deltas
         rehearse = Rehearsal(coalition, knowledge)
-        noise = self._directions(coalition, knowledge)
+        noise = directions(coalition.trainable.shape, knowledge.generator).to(coalition.deltas)
         ways = (self._noisy(each, noise) for each in self._ways(rehearse.others, len(coalition)))
-        if knowledge.verdicts is None:
-            return send(coalition, next(ways))
-        # The first of equally good ones.
-        best = min(ways, key=lambda each: _found(rehearse.kept(each)))
-        return send(coalition, best)
+        return send(coalition, min(ways, key=rehearse.kept))  # the first of equally good ones
+
+    def remarks(self, scope: KnowledgeScope) -> list[str]:
+        """Say that without the others' updates there is nobody to shadow."""
+        told = "framing copies its own members without attack_knowledge=full"
+        return [] if scope == "full" else [told]
 
     def _ways(self, others: ClientUpdates, members: int) -> Iterator[Tensor]:
         """Yield (F, T) vectors to try."""
@@ -107,19 +108,7 @@ class Framing(Attack):
         for scale in _SCALES:
             yield (scale * mean).expand(members, -1)
 
-    def _directions(self, coalition: ClientUpdates, knowledge: Knowledge) -> Tensor:
-        """Return (F, T) random directions of length 1."""
-        shape = coalition.trainable.shape
-        drawn = torch.randn(shape, generator=knowledge.generator)
-        lengths = torch.linalg.vector_norm(drawn, dim=1, keepdim=True).clamp(min=1e-30)
-        unit: Tensor = (drawn / lengths).to(coalition.deltas.device)
-        return unit
-
-    def _noisy(self, vectors: Tensor, directions: Tensor) -> Tensor:
+    def _noisy(self, vectors: Tensor, noise: Tensor) -> Tensor:
         lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        noisy: Tensor = vectors + self.noise * lengths * directions
+        noisy: Tensor = vectors + self.noise * lengths * noise
         return noisy
-
-
-def _found(kept: float | None) -> float:
-    return 1.0 if kept is None else kept

@@ -48,10 +48,7 @@ from fedguard.runs.memories import Memories
 from fedguard.runs.observed import ObservedStrategy, Outcome
 from fedguard.runs.personal import Personalised
 from fedguard.runs.records import (
-    chosen_parts,
-    left_out,
     parts,
-    split_told,
     threat_model,
 )
 from fedguard.runs.tally import tally, total
@@ -258,9 +255,8 @@ class HorizontalWorld:
 
     def opening(self, out: Path) -> list[str]:
         """Return what is told before round 1; refuse a place without room for the updates."""
-        if self.stored is None:
-            return []
-        return [self.stored.opening(self.config.update_dir or out)]
+        folder = self.config.update_dir or out
+        return [] if self.stored is None else [self.stored.opening(folder)]
 
     def serve(self, grid: Grid, record: Record) -> None:
         """Run the strategy's own loop on a grid, with the coalition and all else around it."""
@@ -387,13 +383,17 @@ class HorizontalWorld:
         plan = self.plan
         self._load_global()
         return {
-            **parts(self.config, self.federation, self.attack, self.strategy, self.layers.nameless),
+            **parts(
+                self.config,
+                self.federation,
+                self.attack,
+                self.strategy,
+                self.audited,
+                nameless=self.layers.nameless,
+            ),
             "executor": plan.executor if plan else None,
             "executor_reason": plan.reason if plan else None,
             "device": str(self.device),
             "replies": total(rounds),
-            "notes": [*self.dataset.notes, *left_out(self.strategy)],
-            "split": split_told(self.federation),
-            **chosen_parts(self.config, self.federation, self.audited),
             **self.measuring.summary(clients.parent, rounds[-1]["round"]),
         }

@@ -173,25 +173,29 @@ def parts(
     federation: Federation,
     attack: Attack,
     strategy: Any,
+    audited: Mapping[str, Any],
+    *,
     nameless: bool,
 ) -> dict[str, Any]:
-    """Return for the summary what every run has.
+    """Return the parts of a run for its summary: what every run has, then what it need not have.
 
     Parameters
     ----------
     config : SimulationConfig
         The run.
     federation : Federation
-        Who is malicious.
+        Who is malicious, and whose data a third party may have poisoned.
     attack : Attack
         What they do.
     strategy : object
         What aggregates.
+    audited : mapping
+        What audits told at its end.
     nameless : bool
         Whether nobody knows whose updates are whose; places in the records are nobody's then.
     """
     attacked = federation.malicious or federation.poisoned
-    return {
+    found: dict[str, Any] = {
         "attack": config.attack.name if attacked else "none",
         "partition": config.partition.name,
         "model": config.model.name,
@@ -199,25 +203,15 @@ def parts(
         "malicious": len(federation.malicious),
         "malicious_clients": [] if nameless else sorted(federation.malicious),
         "league": traits_of(strategy).server_data,
-        **({"aim": aims} if (aims := aim(attack, federation)) else {}),
+        "notes": [
+            *federation.dataset.notes,
+            *left_out(strategy),
+            *(attack.remarks(config.attack_knowledge) if federation.malicious else ()),
+        ],
+        "split": split_told(federation),
     }
-
-
-def chosen_parts(
-    config: SimulationConfig, federation: Federation, audited: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return for the summary what a run need not have, of what it has.
-
-    Parameters
-    ----------
-    config : SimulationConfig
-        The run.
-    federation : Federation
-        Whose clients' data a third party may have poisoned.
-    audited : mapping
-        What audits told at its end.
-    """
-    found: dict[str, Any] = {}
+    if aims := aim(attack, federation):
+        found["aim"] = aims
     if federation.poisoned:
         found["poisoned_clients"] = sorted(federation.poisoned)
     if config.repair is not None:
@@ -227,10 +221,8 @@ def chosen_parts(
     if audited:
         found["audits"] = dict(audited)
     if config.start_from is not None:
-        found["start_from"] = {
-            "path": str(config.start_from),
-            "sha256": sha256_of(config.start_from),
-        }
+        path = config.start_from
+        found["start_from"] = {"path": str(path), "sha256": sha256_of(path)}
     return found
 
 

@@ -71,7 +71,6 @@ def test_it_steps_back_where_the_next_rounds_would_be_turned_away():
     rule = known(limited(1.6 * usual))
     found = lengths_of_pushes(BoilingFrog(start=0.4, growth=1.5), 8, deltas, **rule)
     assert max(found) < 2.5
-    assert found[-1] < max(found) or found[-1] == pytest.approx(found[-2])
     blind = lengths_of_pushes(BoilingFrog(start=0.4, growth=1.5), 8, deltas)
     assert blind[-1] > 2.0 * max(found)
 

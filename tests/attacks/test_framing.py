@@ -69,3 +69,9 @@ def test_more_members_than_others_shadow_the_same_ones_again():
 def test_no_two_vectors_are_equal():
     crafted, _ = sent(loners_rejected, rows(12), malicious=7, noise=0.05)
     assert float(torch.pdist(crafted).min()) > 0.0
+
+
+def test_who_sees_no_others_is_told_that_nobody_is_shadowed():
+    assert Framing().remarks("full") == []
+    (told,) = Framing().remarks("partial")
+    assert "attack_knowledge=full" in told

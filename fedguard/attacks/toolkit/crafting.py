@@ -70,6 +70,13 @@ def send(coalition: ClientUpdates, vectors: Tensor) -> Tensor:
     return crafted
 
 
+def directions(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Return (F, T) random directions of length 1, on the CPU."""
+    drawn = torch.randn(shape, generator=rng)
+    drawn /= torch.linalg.vector_norm(drawn, dim=1, keepdim=True).clamp(min=1e-30)
+    return drawn
+
+
 def centred_blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield (columns, (K, B) float64 block) of the rows minus their mean, a block at a time."""
     for start in range(0, rows.shape[1], _COORDINATES_PER_BLOCK):

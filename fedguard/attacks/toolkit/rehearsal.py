@@ -73,10 +73,10 @@ class Rehearsal:
             deltas = [verdict.delta for verdict in self._verdicts(rounds)]
         return torch.stack(deltas).sum(dim=0)[: self.coalition.layout.num_trainable]
 
-    def kept(self, vectors: Tensor) -> float | None:
-        """Return the share of the others' updates that the rule accepts; None without a copy."""
+    def kept(self, vectors: Tensor) -> float:
+        """Return the share of the others' updates that the rule accepts: all without a copy."""
         if self._verdicts is None:
-            return None
+            return 1.0
         weights = self._verdicts([self._cohort(vectors, 0)])[0].weights[: len(self.others)]
         return float((weights > 0.0).sum()) / max(len(self.others), 1)
 
